@@ -1,0 +1,196 @@
+"""What varies between MUSIQ models (MusiqConfig) and between programs that run the same weights (Conventions)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, get_args, get_type_hints
+
+
+@dataclass(frozen=True)
+class Conventions:
+    """Every place where the authors' code, the PyTorch port pyiqa and the paper's text compute different numbers.
+
+    Each field can be set by itself (`dataclasses.replace(OFFICIAL, gelu="erf")`). The defaults are the authors'
+    code; source: SPEC table 5, condensed in each comment below.
+
+    >>> from dataclasses import replace
+    >>> replace(OFFICIAL, gelu="erf").gelu
+    'erf'
+    >>> Conventions(resize="nearest")
+    Traceback (most recent call last):
+    ValueError: Conventions.resize is 'nearest'; choose one of 'gaussian', 'bicubic'
+    """
+
+    # Filter of the resized scales. official: Gaussian (sigma 0.5, radius 1.5, no antialiasing), applied even when the
+    # size does not change. pyiqa: bicubic (a = -0.75), image untouched when the size does not change.
+    resize: Literal["gaussian", "bicubic"] = "gaussian"
+    # Arithmetic of the resized side lengths, rounded half to even. official: float32. pyiqa: float64.
+    resized_sides: Literal["float32", "float64"] = "float32"
+    # official: tanh approximation. pyiqa: exact, with the error function.
+    gelu: Literal["tanh", "erf"] = "tanh"
+    # Divisor n - ddof of the standard deviation that standardises the convolution kernels. official: 0. pyiqa: 1.
+    weight_std_ddof: Literal[0, 1] = 0
+    # How a logit between an invalid pair of tokens is treated. official: -1e10 added. pyiqa: replaced by -1e3.
+    # paper (Eq. 10): -inf added.
+    mask: Literal["add", "fill"] = "add"
+    mask_value: float = -1e10
+    # Grid cell of patch i of n. official, pyiqa: floor(i·G/n) in float32. paper: nearest integer (clipped to G - 1).
+    hash: Literal["floor", "round"] = "floor"
+    # Order and numbering of the scales. official, pyiqa: ascending sizes, native last. paper: native first (k = 0).
+    scale_order: Literal["native_last", "native_first"] = "native_last"
+    # Order in which a patch's values lie in memory when it is written flat (no effect on the score).
+    # official: row, column, channel. pyiqa: channel, row, column.
+    patch_layout: Literal["row_column_channel", "channel_row_column"] = "row_column_channel"
+
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(Conventions).items():
+            choices, value = get_args(kind), getattr(self, name)
+            if choices and value not in choices:
+                raise ValueError(
+                    f"Conventions.{name} is {value!r}; choose one of {', '.join(repr(c) for c in choices)}"
+                )
+        if not self.mask_value <= -100:
+            raise ValueError(
+                f"Conventions.mask_value is {self.mask_value!r}; it must be -100 or below (or -inf) to hide a token"
+            )
+
+
+OFFICIAL = Conventions()
+"""The authors' released Flax code (SPEC table 5, column "official")."""
+
+PYIQA = Conventions(
+    resize="bicubic",
+    resized_sides="float64",
+    gelu="erf",
+    weight_std_ddof=1,
+    mask="fill",
+    mask_value=-1e3,
+    patch_layout="channel_row_column",
+)
+"""The PyTorch port pyiqa (SPEC table 5, column "pyiqa")."""
+
+PAPER = Conventions(resized_sides="float64", mask_value=-math.inf, hash="round", scale_order="native_first")
+"""The text of the paper; where it is silent, the authors' code (SPEC table 5, column "paper text")."""
+
+NAMED_CONVENTIONS = {"official": OFFICIAL, "pyiqa": PYIQA, "paper": PAPER}
+
+
+@dataclass(frozen=True)
+class MusiqConfig:
+    """Shape and conventions of one MUSIQ model. The defaults are the published one (appendix table 1, "small").
+
+    Raises ValueError, in one sentence, for a field that cannot be.
+
+    >>> config = MusiqConfig.preset("small", outputs=10)
+    >>> config.layers, config.width, config.scales
+    (14, 384, 3)
+    >>> MusiqConfig(width=100, heads=6)
+    Traceback (most recent call last):
+    ValueError: MusiqConfig.width is 100, which does not split into 6 heads; choose a multiple of heads
+    """
+
+    layers: int = 14  # L, encoder blocks (appendix table 1)
+    width: int = 384  # D, hidden size (appendix table 1)
+    mlp_width: int = 1152  # hidden size of the MLP (appendix table 1)
+    heads: int = 6  # H (appendix table 1)
+    outputs: int = 1  # C: 1 for a score, 10 for AVA's distribution, 1000 for ImageNet pre-training (SPEC 2)
+    patch_size: int = 32  # P, a multiple of 4 because the stem halves twice (appendix C)
+    grid_size: int = 10  # G of the hash-based spatial embedding (appendix B.1)
+    longer_sides: tuple[int, ...] = (224, 384)  # longer side of each resized scale, ascending (SPEC 3)
+    native: bool = True  # whether the native-resolution image is a scale, too
+    max_native_patches: int = -1  # l: -1 keeps all; 512 in the published training (appendix D)
+    spatial: Literal["learnable", "sinusoidal"] = "learnable"  # the HSE table (appendix B.2)
+    conventions: Conventions = field(default=OFFICIAL)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "longer_sides", tuple(self.longer_sides))
+        for name in ("layers", "width", "mlp_width", "heads", "outputs", "patch_size", "grid_size"):
+            _require_positive(name, getattr(self, name))
+        for side in self.longer_sides:
+            _require_positive("longer_sides", side)
+        problem = None
+        if self.width % self.heads:
+            problem = (
+                f"width is {self.width}, which does not split into {self.heads} heads; choose a multiple of heads"
+            )
+        elif self.patch_size % 4:
+            problem = f"patch_size is {self.patch_size}; choose a multiple of 4, because the stem halves it twice"
+        elif list(self.longer_sides) != sorted(set(self.longer_sides)):
+            problem = f"longer_sides is {self.longer_sides}; list each length once, in ascending order"
+        elif not self.scales:
+            problem = "longer_sides is empty and native is False; a model needs at least one scale"
+        elif not isinstance(self.max_native_patches, int) or self.max_native_patches < -1:
+            problem = f"max_native_patches is {self.max_native_patches!r}; choose -1 (keep all) or a count"
+        elif not self.longer_sides and self.max_native_patches == 0:
+            problem = "max_native_patches is 0 and longer_sides is empty; no token would be left"
+        elif self.spatial not in ("learnable", "sinusoidal"):
+            problem = f"spatial is {self.spatial!r}; choose 'learnable' or 'sinusoidal'"
+        elif not isinstance(self.conventions, Conventions):
+            problem = f"conventions is {self.conventions!r}; pass OFFICIAL, PYIQA, PAPER or a Conventions"
+        if problem:
+            raise ValueError(f"MusiqConfig.{problem}")
+
+    @property
+    def head_width(self) -> int:
+        """D_h = D / H."""
+        return self.width // self.heads
+
+    @property
+    def scales(self) -> int:
+        """S, the number of scales: the resized ones and the native one."""
+        return len(self.longer_sides) + self.native
+
+    @property
+    def stem_side(self) -> int:
+        """Rows (and columns) of the stem's output for one patch: P/4."""
+        return self.patch_size // 4
+
+    @classmethod
+    def preset(cls, name: str, outputs: int = 1, conventions: Conventions = OFFICIAL, **changes: Any) -> MusiqConfig:
+        """The variants of appendix table 1 ("small", "medium", "large") and "tiny" (SPEC 10), with `changes` applied.
+
+        >>> MusiqConfig.preset("large").heads
+        12
+        """
+        if name not in PRESETS:
+            raise ValueError(f"no preset is called {name!r}; choose one of {', '.join(PRESETS)}")
+        return cls(**{**PRESETS[name], "outputs": outputs, "conventions": conventions, **changes})
+
+    def replace(self, **changes: Any) -> MusiqConfig:
+        """A copy with some fields changed.
+
+        >>> MusiqConfig().replace(outputs=10).outputs
+        10
+        """
+        return replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values (JSON-ready but for infinities), conventions nested; `from_dict` reads them back.
+
+        >>> MusiqConfig.from_dict(MusiqConfig().to_dict()) == MusiqConfig()
+        True
+        """
+        return {**asdict(self), "longer_sides": list(self.longer_sides)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> MusiqConfig:
+        """The inverse of `to_dict`; a field it does not know is an error that names it."""
+        for kind, given in ((cls, values), (Conventions, values.get("conventions", {}))):
+            unknown = sorted(set(given) - {f.name for f in fields(kind)})
+            if unknown:
+                raise ValueError(f"{kind.__name__} has no field {unknown[0]!r}")
+        return cls(**{**values, "conventions": Conventions(**values.get("conventions", {}))})
+
+
+PRESETS: dict[str, dict[str, int]] = {
+    "small": {"layers": 14, "width": 384, "mlp_width": 1152, "heads": 6},
+    "medium": {"layers": 8, "width": 768, "mlp_width": 2358, "heads": 8},
+    "large": {"layers": 12, "width": 768, "mlp_width": 3072, "heads": 12},
+    "tiny": {"layers": 2, "width": 48, "mlp_width": 96, "heads": 4},
+}
+
+
+def _require_positive(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"MusiqConfig.{name} is {value!r}; it must be a whole number of at least 1")

@@ -1,0 +1,148 @@
+"""The parameters of a model: a nested dict of arrays, its shapes, and its initial values (SPEC 4, 6)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from musiq_ref.backend import Array
+from musiq_ref.config import MusiqConfig
+
+Params = dict[str, Any]
+"""Nested dict whose leaves are arrays; gradients have the same keys. "a/b/c" is the path of params["a"]["b"]["c"]."""
+
+STEM_WIDTH = 64  # channels of the root convolution and inside the bottleneck (SPEC 4)
+STEM_OUT = 256  # channels that leave the bottleneck
+
+
+def parameter_shapes(config: MusiqConfig) -> dict[str, tuple[int, ...]]:
+    """Path and shape of every parameter of a model, in the order in which an image meets them.
+
+    >>> parameter_shapes(MusiqConfig())["encoder/block_13/attention/query/kernel"]
+    (384, 6, 64)
+    """
+    D, H, D_h, M = config.width, config.heads, config.head_width, config.mlp_width
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def norm(path: str, n: int) -> None:
+        shapes[f"{path}/scale"] = (n,)
+        shapes[f"{path}/bias"] = (n,)
+
+    def linear(path: str, kernel: tuple[int, ...], bias: tuple[int, ...]) -> None:
+        shapes[f"{path}/kernel"] = kernel
+        shapes[f"{path}/bias"] = bias
+
+    def convolution(name: str, size: int, c_in: int, c_out: int) -> None:
+        shapes[f"stem/conv{name}/kernel"] = (size, size, c_in, c_out)
+        norm(f"stem/gn{name}", c_out)
+
+    convolution("_root", 7, 3, STEM_WIDTH)
+    convolution("_proj", 1, STEM_WIDTH, STEM_OUT)
+    convolution("1", 1, STEM_WIDTH, STEM_WIDTH)
+    convolution("2", 3, STEM_WIDTH, STEM_WIDTH)
+    convolution("3", 1, STEM_WIDTH, STEM_OUT)
+    linear("patch_embedding", (config.stem_side**2 * STEM_OUT, D), (D,))
+    if config.spatial == "learnable":
+        shapes["spatial_embedding/table"] = (config.grid_size**2, D)
+    shapes["scale_embedding/table"] = (config.scales, D)
+    shapes["class_token"] = (D,)
+    for i in range(config.layers):
+        block = f"encoder/block_{i:02d}"
+        norm(f"{block}/norm1", D)
+        for name in ("query", "key", "value"):
+            linear(f"{block}/attention/{name}", (D, H, D_h), (H, D_h))
+        linear(f"{block}/attention/out", (H, D_h, D), (D,))
+        norm(f"{block}/norm2", D)
+        linear(f"{block}/mlp/fc1", (D, M), (M,))
+        linear(f"{block}/mlp/fc2", (M, D), (D,))
+    norm("encoder/norm", D)
+    linear("head", (D, config.outputs), (config.outputs,))
+    return shapes
+
+
+def flatten(params: Params, prefix: str = "") -> Iterator[tuple[str, Array]]:
+    """Every (path, array) of a nested dict, in its order.
+
+    >>> list(flatten({"head": {"bias": 1, "kernel": 2}}))
+    [('head/bias', 1), ('head/kernel', 2)]
+    """
+    for key, value in params.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{key}/")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def nest(leaves: dict[str, Array]) -> Params:
+    """The nested dict of {path: array}; the inverse of `flatten`.
+
+    >>> nest({"head/bias": 1, "head/kernel": 2})
+    {'head': {'bias': 1, 'kernel': 2}}
+    """
+    params: Params = {}
+    for path, array in leaves.items():
+        *parents, last = path.split("/")
+        node = params
+        for key in parents:
+            node = node.setdefault(key, {})
+        node[last] = array
+    return params
+
+
+def map_params(f: Callable[[Array], Array], params: Params) -> Params:
+    """f applied to every array of a nested dict.
+
+    >>> map_params(abs, {"head": {"bias": -1}})
+    {'head': {'bias': 1}}
+    """
+    return {k: map_params(f, v) if isinstance(v, dict) else f(v) for k, v in params.items()}
+
+
+def fan_in(path: str, shape: tuple[int, ...]) -> int:
+    """How many inputs one output of a kernel sums over: D for the query, key and value, else all axes but the last."""
+    per_head = path.endswith(("query/kernel", "key/kernel", "value/kernel"))
+    return shape[0] if per_head else math.prod(shape[:-1])
+
+
+def init_params(config: MusiqConfig, seed: int = 0, dtype: str = "float32") -> Params:
+    """Initial values as the authors draw them (SPEC 4), from `numpy.random.default_rng(seed)`.
+
+    Convolutions and the patch embedding are LeCun-normal, attention and MLP kernels Xavier-uniform, MLP biases
+    N(0, 1e-6²), the two embedding tables N(0, 0.02²); the class token, the head and the last GroupNorm's scale are 0.
+
+    >>> params = init_params(MusiqConfig.preset("tiny"), seed=0)
+    >>> params["head"]["kernel"].shape, params["stem"]["conv1"]["kernel"].dtype
+    ((48, 1), dtype('float32'))
+    """
+    rng = np.random.default_rng(seed)
+    return nest(
+        {path: _initial(path, shape, rng).astype(dtype) for path, shape in parameter_shapes(config).items()}
+    )
+
+
+def _initial(path: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    parent, _, name = path.rpartition("/")
+    if path == "class_token" or parent == "head" or path == "stem/gn3/scale":
+        return np.zeros(shape)
+    if name == "table":
+        return 0.02 * rng.standard_normal(shape)
+    if name == "scale":
+        return np.ones(shape)
+    if name == "bias":
+        return 1e-6 * rng.standard_normal(shape) if "/mlp/" in path else np.zeros(shape)
+    inputs = fan_in(path, shape)
+    if parent.startswith("encoder"):
+        bound = math.sqrt(6 / (inputs + math.prod(shape) // inputs))  # Xavier: fan in + fan out
+        return rng.uniform(-bound, bound, shape)
+    return _truncated_normal(rng, shape) / math.sqrt(inputs)
+
+
+def _truncated_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Standard normal cut at ±2 and rescaled to standard deviation 1, as LeCun-normal is drawn in JAX."""
+    x = rng.standard_normal(shape)
+    while (outside := np.abs(x) > 2).any():
+        x[outside] = rng.standard_normal(outside.sum())
+    return x / 0.87962566103423978
