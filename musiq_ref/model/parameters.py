@@ -101,6 +101,34 @@ def map_params(f: Callable[[Array], Array], params: Params) -> Params:
     return {k: map_params(f, v) if isinstance(v, dict) else f(v) for k, v in params.items()}
 
 
+def check_params(params: Params, config: MusiqConfig) -> np.dtype:
+    """That the parameters are those of such a model, all of one floating dtype, which it returns.
+
+    Raises ValueError, in one sentence, for the first that is missing, unexpected or misshapen.
+
+    >>> config = MusiqConfig.preset("tiny")
+    >>> check_params(init_params(config), config.replace(outputs=10))
+    Traceback (most recent call last):
+    ValueError: parameter head/kernel has shape (48, 1); this configuration needs (48, 10)
+    """
+    shapes, dtype = parameter_shapes(config), None
+    leaves = dict(flatten(params))
+    for path in [*shapes, *leaves]:
+        if path not in leaves:
+            raise ValueError(f"parameter {path} is missing; this configuration needs it with shape {shapes[path]}")
+        if path not in shapes:
+            raise ValueError(f"parameter {path} is unexpected; this configuration has none of that name")
+        array = leaves[path]
+        if tuple(array.shape) != shapes[path]:
+            raise ValueError(
+                f"parameter {path} has shape {tuple(array.shape)}; this configuration needs {shapes[path]}"
+            )
+        dtype = dtype or array.dtype
+        if array.dtype != dtype or dtype not in (np.float32, np.float64):
+            raise ValueError(f"parameter {path} is {array.dtype}; make all parameters float32, or all float64")
+    return np.dtype(dtype)
+
+
 def fan_in(path: str, shape: tuple[int, ...]) -> int:
     """How many inputs one output of a kernel sums over: D for the query, key and value, else all axes but the last."""
     per_head = path.endswith(("query/kernel", "key/kernel", "value/kernel"))

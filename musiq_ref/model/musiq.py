@@ -1,0 +1,137 @@
+"""The whole model: tokens to logits and back, and from an image's pixels to the gradient of its score to them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from musiq_ref.backend import Array, namespace, on_host
+from musiq_ref.config import MusiqConfig
+from musiq_ref.image.decode import decode
+from musiq_ref.image.tokenize import Tokens, batch, tokenize, tokenize_backward
+from musiq_ref.model.embeddings import embed, embed_backward, patch_embedding, patch_embedding_backward
+from musiq_ref.model.encoder import encoder, encoder_backward
+from musiq_ref.model.head import expected_score, expected_score_backward, head, head_backward
+from musiq_ref.model.noise import Noise
+from musiq_ref.model.parameters import Params, check_params
+from musiq_ref.model.stem import stem, stem_backward
+from musiq_ref.model.taps import Tap, no_tap, within
+
+
+class Gradients(NamedTuple):
+    """Gradients of a scalar: to the parameters (the same keys as `params`) and to the patches (B, N, P, P, 3)."""
+
+    params: Params
+    patches: Array
+
+
+def forward(
+    params: Params, tokens: Tokens, config: MusiqConfig, tap: Tap | None = None, noise: Noise | None = None
+) -> tuple[Array, Any]:
+    """The logits of a batch, and what `backward` needs                       (Eq. 1–11)
+
+    tokens: (B, N, …) from `batch`;  tap: sees and may replace every intermediate;  noise: dropout in training
+    returns logits (B, C), cache
+
+    Everything is computed in the dtype of the parameters. Raises ValueError when tokens and model do not fit.
+
+    >>> import musiq_ref as mq
+    >>> config = mq.MusiqConfig.preset("tiny", outputs=10)
+    >>> tokens = mq.batch([mq.tokenize(np.zeros((60, 80, 3), np.uint8), config)])
+    >>> logits, cache = mq.forward(mq.init_params(config), tokens, config)
+    >>> logits.shape, mq.backward(logits, cache).patches.shape
+    ((1, 10), (1, 199, 32, 32, 3))
+    """
+    tap = tap or no_tap
+    dtype = check_tokens(params, tokens, config, axes=2)
+    patches = tokens.patches.astype(dtype)
+    B, N = tokens.mask.shape
+
+    features, cache_stem = stem(
+        tap("patches", patches).reshape(B * N, *patches.shape[2:]), params["stem"], config.conventions, within(tap, "stem")
+    )  # (B·N, P/4, P/4, 256)
+    features = features.reshape(B, N, *features.shape[1:])
+    x, cache_patch = patch_embedding(features, params["patch_embedding"])  # (B, N, D)
+    x = tap("patch_embedding", x)
+    z, cache_embed = embed(x, tokens.hash_index, tokens.scale_index, params, config, tap, noise)  # (B, 1 + N, D)
+    valid = with_class_token(tokens.mask)  # (B, 1 + N)
+    y, cache_encoder = encoder(z, valid, params["encoder"], config.conventions, within(tap, "encoder"), noise)
+    logits, cache_head = head(y, params["head"], within(tap, "head"))  # (B, C)
+    return logits, (patches.shape, cache_stem, cache_patch, cache_embed, cache_encoder, cache_head)
+
+
+def backward(dlogits: Array, cache: Any, tap: Tap | None = None) -> Gradients:
+    """The lines of `forward` from the last to the first.
+
+    dlogits: (B, C), gradient of a scalar to the logits;  tap: sees and may replace the gradient to every intermediate,
+    under the names of the forward
+    """
+    tap = tap or no_tap
+    shape, cache_stem, cache_patch, cache_embed, cache_encoder, cache_head = cache
+    dparams: Params = {}
+    dy, dparams["head"] = head_backward(dlogits, cache_head, within(tap, "head"))
+    dz, dparams["encoder"] = encoder_backward(dy, cache_encoder, within(tap, "encoder"))
+    dx, dembed = embed_backward(dz, cache_embed, tap)
+    dparams.update(dembed)
+    dfeatures, dparams["patch_embedding"] = patch_embedding_backward(tap("patch_embedding", dx), cache_patch)
+    dfeatures = dfeatures.reshape(-1, *dfeatures.shape[2:])  # (B·N, P/4, P/4, 256)
+    dpatches, dparams["stem"] = stem_backward(dfeatures, cache_stem, within(tap, "stem"))
+    return Gradients(dparams, tap("patches", dpatches.reshape(shape)))
+
+
+def image_gradient(
+    image: Any, params: Params, config: MusiqConfig, token_dtype: Any = None
+) -> tuple[float, np.ndarray]:
+    """The score of an image and its gradient to every pixel, in the dtype of the parameters.
+
+    image: whatever `decode` reads: uint8 or floating in [0, 1] (H, W, 3), a path, a file object;  token_dtype: in which
+    the pixels are resized: by default the parameters', but float32 for 8-bit images through the authors' filter, which
+    is defined in float32
+    returns score, d score/d image (H, W, 3), for an image measured in [0, 1]
+
+    >>> import musiq_ref as mq
+    >>> config = mq.MusiqConfig.preset("tiny")
+    >>> params = mq.verify.deterministic_params(config, seed=1, dtype="float64")
+    >>> value, dimage = mq.image_gradient(np.full((40, 50, 3), 0.5), params, config)
+    >>> dimage.shape, dimage.dtype
+    ((40, 50, 3), dtype('float64'))
+    """
+    image, dtype = decode(image), check_params(params, config)
+    authors = image.dtype == np.uint8 and config.conventions.resize == "gaussian"
+    tokens = batch([tokenize(image, config, token_dtype or (np.float32 if authors else dtype))])
+    logits, cache = forward(params, tokens, config)
+    expected, cache_score = expected_score(logits)
+    dlogits = expected_score_backward(np.ones_like(expected.score), cache_score)
+    dpatches = backward(dlogits, cache).patches[0]
+    return float(expected.score[0]), tokenize_backward(dpatches, *image.shape[:2], config)
+
+
+def with_class_token(mask: Array) -> Array:
+    """The mask of the sequence with the class token, always valid, in front.  (B, N) -> (B, 1 + N)"""
+    return namespace(mask).pad(mask.astype(bool), ((0, 0), (1, 0)), constant_values=True)
+
+
+def check_tokens(params: Params, tokens: Tokens, config: MusiqConfig, axes: int) -> np.dtype:
+    """That tokens of one image (axes 1) or of a batch (axes 2) fit the model; returns the parameters' dtype.
+
+    Raises ValueError in one sentence. The values of indices are checked only in host memory (looking at them elsewhere
+    would wait for the device).
+    """
+    dtype = check_params(params, config)
+    P = config.patch_size
+    shape = tokens.mask.shape
+    if len(shape) != axes:
+        hint = "pass musiq_ref.batch([tokens, …])" if axes == 2 else "pass the tokens of one image"
+        raise ValueError(f"tokens.mask has shape {shape}, but {axes} axes are needed; {hint}")
+    wanted = {"patches": (*shape, P, P, 3), "hash_index": shape, "scale_index": shape}
+    for name, expected in wanted.items():
+        if getattr(tokens, name).shape != expected:
+            raise ValueError(f"tokens.{name} has shape {getattr(tokens, name).shape}; the model needs {expected}")
+    for name, limit in (("hash_index", config.grid_size**2), ("scale_index", config.scales)):
+        index = getattr(tokens, name)
+        if on_host(index) and index.size and not (0 <= index.min() and index.max() < limit):
+            raise ValueError(
+                f"tokens.{name} runs from {index.min()} to {index.max()}; this model has rows 0 to {limit - 1}"
+            )
+    return dtype
