@@ -1,0 +1,123 @@
+"""Aspect-preserving resize. A separable filter is two sparse matrices: y = R_rows · x · R_columnsᵀ; its backward is
+their transposes. Two filters: the authors' Gaussian, and the bicubic one that pyiqa inherits from PyTorch (SPEC 3, 5).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.sparse import csr_array
+
+RADIUS, SIGMA = 1.5, 0.5  # of the Gaussian, in pixels of the input
+CUBIC_A = -0.75  # PyTorch's bicubic kernel
+
+
+def resized_sides(height: int, width: int, longer_side: int, arithmetic: str = "float32") -> tuple[int, int]:
+    """Height and width after the longer side has become `longer_side`, rounded half to even   (SPEC 3)
+
+    arithmetic: "float32" (official) or "float64" (pyiqa); they differ for some sizes. Raises ValueError for an image so
+    elongated that a side would become 0.
+
+    >>> resized_sides(1375, 1600, 224), resized_sides(1375, 1600, 224, "float64")
+    ((193, 224), (192, 224))
+    """
+    real = np.dtype(arithmetic).type
+    ratio = real(longer_side) / real(max(height, width))
+    sides = int(np.rint(real(height) * ratio)), int(np.rint(real(width) * ratio))
+    if 0 in sides:
+        raise ValueError(
+            f"an image of {height}×{width} pixels is too elongated: resized to a longer side of {longer_side}, its "
+            f"shorter side would be 0 pixels; crop it, or use a model without that scale"
+        )
+    return sides
+
+
+def gaussian_matrix(n_in: int, n_out: int, dtype="float32") -> csr_array:
+    """R (n_out, n_in): a Gaussian of sigma 0.5 and radius 1.5 input pixels around each output position, without
+    antialiasing, every row divided by its sum (SPEC 3). With n_out = n_in it is a blur, not the identity.
+
+    >>> gaussian_matrix(3, 3).toarray()[1].round(4)
+    array([0.1065, 0.787 , 0.1065], dtype=float32)
+    """
+    real = np.dtype(dtype).type
+    scale = real(1) / (real(n_out) / real(n_in))
+    centre = (np.arange(n_out, dtype=dtype) + real(0.5)) * scale  # s, in input coordinates
+    first = np.clip(np.ceil(centre - real(RADIUS) - real(0.5)).astype(int), 0, n_in - 1)
+    last = np.clip(np.floor(centre + real(RADIUS) - real(0.5)).astype(int), 0, n_in - 1)
+    tap = first[:, None] + np.arange(4)  # the filter spans at most four input pixels
+    distance = np.abs(tap.astype(dtype) + real(0.5) - centre[:, None])
+    weight = np.exp(-distance * distance / real(2 * SIGMA**2))
+    weight[(distance >= RADIUS) | (tap > last[:, None])] = 0
+    weight = weight / weight.sum(axis=1, keepdims=True)
+    return _sparse(np.minimum(tap, n_in - 1), weight, n_in)
+
+
+def bicubic_matrix(n_in: int, n_out: int, dtype="float64") -> csr_array:
+    """R (n_out, n_in): cubic convolution with a = −0.75 at half-pixel centres, taps beyond the edge moved onto it,
+    without antialiasing; the identity when n_out = n_in (SPEC 5, pyiqa).
+
+    >>> bicubic_matrix(4, 2).toarray()[0]
+    array([ 0.48828125,  0.609375  , -0.09765625,  0.        ])
+    """
+    real = np.dtype(dtype).type
+    centre = (np.arange(n_out, dtype=dtype) + real(0.5)) * (real(n_in) / real(n_out)) - real(0.5)
+    left = np.floor(centre)
+    t = (centre - left)[:, None]  # how far the centre lies beyond the second of the four taps
+    near, far = _cubic_near, _cubic_far
+    weight = np.concatenate([far(t + 1), near(t), near(1 - t), far(2 - t)], axis=1)
+    tap = np.clip(left.astype(int)[:, None] + np.arange(-1, 3), 0, n_in - 1)
+    return _sparse(tap, weight, n_in)
+
+
+def _cubic_near(d):
+    """Cubic convolution kernel for 0 ≤ d ≤ 1."""
+    return ((CUBIC_A + 2) * d - (CUBIC_A + 3)) * d * d + 1
+
+
+def _cubic_far(d):
+    """Cubic convolution kernel for 1 ≤ d ≤ 2."""
+    return ((CUBIC_A * d - 5 * CUBIC_A) * d + 8 * CUBIC_A) * d - 4 * CUBIC_A
+
+
+def _sparse(tap: np.ndarray, weight: np.ndarray, n_in: int) -> csr_array:
+    rows = np.repeat(np.arange(len(tap)), tap.shape[1])
+    matrix = csr_array((weight.ravel(), (rows, tap.ravel())), shape=(len(tap), n_in))  # adds up repeated taps
+    matrix.eliminate_zeros()
+    return matrix
+
+
+FILTER = {"gaussian": gaussian_matrix, "bicubic": bicubic_matrix}
+"""The matrix for each value of `Conventions.resize`."""
+
+
+def resize(image: np.ndarray, height: int, width: int, kind: str = "gaussian") -> np.ndarray:
+    """The image at another size, filtered first along its rows' direction (vertically), then along its columns'.
+
+    image: (H, W, 3), floating;  returns (height, width, 3) of the same dtype
+
+    >>> resize(np.ones((5, 7, 3)), 3, 4, "bicubic").round(12).min()
+    1.0
+    """
+    rows, columns = _matrices(image.shape[:2], (height, width), kind, image.dtype)
+    return _along_columns(columns, _along_rows(rows, image))
+
+
+def resize_backward(dy: np.ndarray, shape: tuple[int, ...], kind: str = "gaussian") -> np.ndarray:
+    """dx = R_rowsᵀ · dy · R_columns.  dy: (height, width, 3);  shape: (H, W, 3) of the original;  dx: (H, W, 3)"""
+    rows, columns = _matrices(shape[:2], dy.shape[:2], kind, dy.dtype)
+    return _along_rows(rows.T, _along_columns(columns.T, dy))
+
+
+def _matrices(old, new, kind: str, dtype) -> tuple[csr_array, csr_array]:
+    if kind == "bicubic" and tuple(old) == tuple(new):  # the identity in exact arithmetic; here to the bit
+        return tuple(csr_array((np.ones(n, dtype), (np.arange(n),) * 2), shape=(n, n)) for n in new)
+    return FILTER[kind](old[0], new[0], dtype), FILTER[kind](old[1], new[1], dtype)
+
+
+def _along_rows(matrix, image: np.ndarray) -> np.ndarray:
+    """matrix (n, H) times image (H, W, 3)."""
+    return (matrix @ image.reshape(len(image), -1)).reshape(-1, *image.shape[1:])
+
+
+def _along_columns(matrix, image: np.ndarray) -> np.ndarray:
+    """matrix (n, W) times image (H, W, 3) along its second axis."""
+    return np.ascontiguousarray(_along_rows(matrix, image.swapaxes(0, 1)).swapaxes(0, 1))

@@ -1,0 +1,154 @@
+"""From pixels to tokens: the image at every scale, in patches, each with its place and its scale (SPEC 3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from musiq_ref.config import MusiqConfig
+from musiq_ref.image.decode import decode
+from musiq_ref.image.hash import hash_index
+from musiq_ref.image.patches import extract_patches, extract_patches_backward, patch_grid
+from musiq_ref.image.resize import resize, resize_backward, resized_sides
+
+
+class Tokens(NamedTuple):
+    """What the model reads: N tokens of one image, or (B, N) of a batch.
+
+    patches: (N, P, P, 3), floating, −1 … 1;  hash_index: (N,) in 0 … G² − 1;  scale_index: (N,) in 0 … S − 1;
+    mask: (N,), True where a token is valid and False where it is padding
+    """
+
+    patches: Any
+    hash_index: Any
+    scale_index: Any
+    mask: Any
+
+
+class Scale(NamedTuple):
+    """One scale of the multi-scale input: its place in the token sequence and its size.
+
+    longer_side: 0 for the native image;  index: into the scale embedding;  height, width: in pixels;
+    rows, columns: of patches;  length: tokens of this scale;  kept: how many of the rows·columns patches are used
+    """
+
+    longer_side: int
+    index: int
+    height: int
+    width: int
+    rows: int
+    columns: int
+    length: int
+    kept: int
+
+
+def scales_of(height: int, width: int, config: MusiqConfig) -> list[Scale]:
+    """The scales of an image of that size, in the order of their tokens.
+
+    >>> [(s.height, s.width, s.kept, s.length) for s in scales_of(480, 640, MusiqConfig())]
+    [(168, 224, 42, 49), (288, 384, 108, 144), (480, 640, 300, 300)]
+    """
+    native_first = config.conventions.scale_order == "native_first"
+    sides = list(config.longer_sides)
+    if config.native:
+        sides = [0, *sides] if native_first else [*sides, 0]
+    scales = []
+    for index, side in enumerate(sides):
+        h, w = resized_sides(height, width, side, config.conventions.resized_sides) if side else (height, width)
+        rows, columns = patch_grid(h, w, config.patch_size)
+        length = math.ceil(side / config.patch_size) ** 2 if side else config.max_native_patches
+        length = rows * columns if length < 0 else length
+        scales.append(Scale(side, index, h, w, rows, columns, length, min(rows * columns, length)))
+    return scales
+
+
+def normalize(image: np.ndarray, dtype: Any = "float32") -> np.ndarray:
+    """x = −1 + 2·(u/255) of 8-bit values u, or −1 + 2·v of floating values v in 0 … 1   (SPEC 3)
+
+    image, x: (H, W, 3)
+    """
+    unit = image.astype(dtype) / np.dtype(dtype).type(255) if image.dtype == np.uint8 else image.astype(dtype)
+    return -1 + 2 * unit
+
+
+def tokenize(image: Any, config: MusiqConfig, dtype: Any = None) -> Tokens:
+    """The tokens of one image.
+
+    image: whatever `decode` reads: uint8 or floating (H, W, 3), a path, a file object;  dtype: of the pixels and of the
+    resize: by default float32 for 8-bit images, as the authors compute, and the image's own for floating ones
+
+    >>> tokens = tokenize(np.zeros((480, 640, 3), np.uint8), MusiqConfig())
+    >>> tokens.patches.shape, int(tokens.mask.sum())
+    ((493, 32, 32, 3), 450)
+    """
+    image = decode(image)
+    x = normalize(image, dtype or (np.float64 if image.dtype == np.float64 else np.float32))
+    P, G = config.patch_size, config.grid_size
+    parts = []
+    for scale in scales_of(*x.shape[:2], config):
+        resized = resize(x, scale.height, scale.width, config.conventions.resize) if scale.longer_side else x
+        index = hash_index(scale.rows, scale.columns, G, config.conventions.hash)
+        parts.append(
+            Tokens(
+                _fit(extract_patches(resized, P), scale.length),
+                _fit(index, scale.length),
+                _fit(np.full(len(index), scale.index), scale.length),
+                _fit(np.ones(len(index), bool), scale.length),
+            )
+        )
+    return Tokens(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def tokenize_backward(dpatches: np.ndarray, height: int, width: int, config: MusiqConfig) -> np.ndarray:
+    """d/d image from the gradient to the patches: `tokenize`, linear in the pixels, transposed.
+
+    dpatches: (N, P, P, 3);  returns (H, W, 3), the gradient to an image in [0, 1]
+    """
+    dx, start, P = np.zeros((height, width, 3), dpatches.dtype), 0, config.patch_size
+    for scale in scales_of(height, width, config):
+        dscale = _fit(dpatches[start : start + scale.length], scale.rows * scale.columns)
+        dresized = extract_patches_backward(dscale.reshape(-1, P, P, 3), scale.height, scale.width)
+        if scale.longer_side:
+            dx += resize_backward(dresized, dx.shape, config.conventions.resize)
+        else:
+            dx += dresized
+        start += scale.length
+    return 2 * dx
+
+
+def drop_padding(tokens: Tokens) -> Tokens:
+    """The valid tokens of one image alone: the model gives the same score without the others.
+
+    >>> len(drop_padding(tokenize(np.zeros((480, 640, 3), np.uint8), MusiqConfig())).mask)
+    450
+    """
+    valid = tokens.mask.astype(bool)
+    return tokens if valid.all() else Tokens(*(array[valid] for array in tokens))
+
+
+def batch(tokens: Sequence[Tokens]) -> Tokens:
+    """Tokens of several images as one (B, N, …), shorter ones padded with masked zeros at the end.
+
+    Raises ValueError when there are none, or when they differ in patch size or dtype.
+
+    >>> images = [np.zeros((40, 70, 3), np.uint8), np.zeros((90, 60, 3), np.uint8)]
+    >>> batch([tokenize(image, MusiqConfig()) for image in images]).patches.shape
+    (2, 199, 32, 32, 3)
+    """
+    if not tokens:
+        raise ValueError("batch needs the tokens of at least one image")
+    kinds = {(t.patches.shape[1:], t.patches.dtype.str) for t in tokens}
+    if len(kinds) > 1:
+        raise ValueError(f"tokens of one batch must share patch shape and dtype, not {sorted(kinds)}")
+    length = max(len(t.mask) for t in tokens)
+    return Tokens(*(np.stack([_fit(a, length) for a in arrays]) for arrays in zip(*tokens, strict=True)))
+
+
+def _fit(array: np.ndarray, length: int) -> np.ndarray:
+    """The array cut, or padded with zeros, to that many rows."""
+    if len(array) >= length:
+        return array[:length]
+    return np.concatenate([array, np.zeros((length - len(array), *array.shape[1:]), array.dtype)])
