@@ -1,0 +1,64 @@
+"""musiq_ref: the MUSIQ image-quality transformer in readable NumPy, forward and backward, equal to the authors' code.
+
+>>> import musiq_ref as mq
+>>> config = mq.MusiqConfig.preset("small", outputs=10)
+>>> mq.complexity(config, (224, 224)).parameters
+27129290
+
+Reading order: config, backend, image/, ops/, model/, then what is built on them.
+"""
+
+from musiq_ref import checkpoint, verify
+from musiq_ref.backend import Backend, BackendError, get_backend, namespace
+from musiq_ref.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from musiq_ref.complexity import Complexity, complexity
+from musiq_ref.config import OFFICIAL, PAPER, PYIQA, Conventions, MusiqConfig
+from musiq_ref.explain import attention_rollout
+from musiq_ref.image.decode import ImageError, decode
+from musiq_ref.image.tokenize import Tokens, batch, tokenize
+from musiq_ref.model.head import expected_score, expected_score_backward
+from musiq_ref.model.inference import predict
+from musiq_ref.model.musiq import Gradients, backward, forward, image_gradient
+from musiq_ref.model.noise import Noise
+from musiq_ref.model.parameters import init_params
+from musiq_ref.scoring import Score, score, scorer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "OFFICIAL",
+    "PAPER",
+    "PYIQA",
+    "Backend",
+    "BackendError",
+    "Checkpoint",
+    "CheckpointError",
+    "Complexity",
+    "Conventions",
+    "Gradients",
+    "ImageError",
+    "MusiqConfig",
+    "Noise",
+    "Score",
+    "Tokens",
+    "attention_rollout",
+    "backward",
+    "batch",
+    "checkpoint",
+    "complexity",
+    "decode",
+    "expected_score",
+    "expected_score_backward",
+    "forward",
+    "get_backend",
+    "image_gradient",
+    "init_params",
+    "load_checkpoint",
+    "namespace",
+    "predict",
+    "save_checkpoint",
+    "score",
+    "scorer",
+    "tokenize",
+    "verify",
+]

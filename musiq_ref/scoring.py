@@ -1,0 +1,101 @@
+"""Scores of photographs: the one function most people need."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from musiq_ref.backend import get_backend
+from musiq_ref.checkpoint import Checkpoint, load_checkpoint
+from musiq_ref.config import Conventions
+from musiq_ref.image.decode import decode
+from musiq_ref.image.tokenize import tokenize
+from musiq_ref.model.head import expected_score
+from musiq_ref.model.inference import predict
+from musiq_ref.model.parameters import map_params
+
+
+class Score(NamedTuple):
+    """What a model says of one image.
+
+    value: the score;  distribution: the probabilities (C,) of the scores 1…C of which `value` is the mean, or None for
+    a model with one output;  path: of the file, or None;  height, width: in pixels
+    """
+
+    value: float
+    distribution: np.ndarray | None
+    path: str | None
+    height: int
+    width: int
+
+
+def scorer(
+    checkpoint: str | os.PathLike | Checkpoint = "demo",
+    backend: str = "numpy",
+    dtype: str = "float32",
+    conventions: Conventions | None = None,
+) -> Callable[[Any], Score]:
+    """A function from an image (whatever `decode` reads) to its Score, with the model loaded once.
+
+    Raises CheckpointError, BackendError; the function raises ImageError and ValueError for an image that has no score.
+
+    >>> Score.__name__, callable(scorer("demo"))
+    ('Score', True)
+    """
+    device = get_backend(backend)
+    if not isinstance(checkpoint, Checkpoint):
+        checkpoint = load_checkpoint(checkpoint, dtype)
+    config = checkpoint.config.replace(conventions=conventions or checkpoint.config.conventions)
+    params = map_params(lambda a: device.from_numpy(np.asarray(a, dtype)), checkpoint.params)
+
+    def score_one(image: Any) -> Score:
+        pixels = decode(image)
+        path = os.fspath(image) if isinstance(image, str | os.PathLike) else None
+        try:
+            logits = predict(params, tokenize(pixels, config), config, device)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}" if path else str(error)) from None
+        expected, _ = expected_score(device.to_numpy(logits)[None])
+        value, p = float(expected.score[0]), expected.distribution
+        if not np.isfinite(value):
+            raise ValueError(
+                f"{path or 'the image'}: the score is {value}; the checkpoint's numbers overflow in {dtype}, "
+                f"try dtype='float64'"
+            )
+        return Score(value, None if p is None else p[0], path, *pixels.shape[:2])
+
+    return score_one
+
+
+def score(
+    images: Any,
+    checkpoint: str | os.PathLike | Checkpoint = "demo",
+    backend: str = "numpy",
+    dtype: str = "float32",
+    conventions: Conventions | None = None,
+) -> list[Score]:
+    """The scores of images or files, in their order.
+
+    images: a list of whatever `decode` reads (paths, arrays, file objects), or a single one;  checkpoint: a name
+    ("demo", "koniq", …), a path, or a loaded Checkpoint;  backend: "numpy" or "cupy";  dtype: "float32" or "float64";
+    conventions: others than the checkpoint's
+
+    Raises ImageError, CheckpointError or BackendError, saying what is wrong and what to do.
+
+    >>> import musiq_ref as mq
+    >>> config = mq.MusiqConfig.preset("tiny", outputs=10)
+    >>> checkpoint = mq.Checkpoint(mq.verify.deterministic_params(config, seed=1), config, "native", None)
+    >>> [result] = mq.score([np.zeros((60, 80, 3), np.uint8)], checkpoint)
+    >>> 1 <= result.value <= 10, result.distribution.shape
+    (True, (10,))
+    """
+    one = scorer(checkpoint, backend, dtype, conventions)
+    several = isinstance(images, Iterable) and not isinstance(images, str | os.PathLike | np.ndarray)
+    if not several or hasattr(images, "read") or hasattr(images, "getbands"):  # a file object, a Pillow image
+        images = [images]
+    elif isinstance(images, np.ndarray) and images.ndim == 4:
+        images = list(images)
+    return [one(image) for image in images]

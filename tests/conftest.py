@@ -1,0 +1,50 @@
+"""Fixtures shared by all tests: where arrays live, and random inputs that nothing may write into."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+from musiq_ref.backend import get_backend
+
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+settings.load_profile("default")
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def _device(name):
+    if name == "double":
+        from cupy_double import BACKEND
+
+        return BACKEND
+    return get_backend(name)
+
+
+@pytest.fixture(params=os.environ.get("MUSIQ_REF_TEST_BACKENDS", "numpy,double").split(","))
+def device(request):
+    """The backend that a test runs on: NumPy and the stand-in for CuPy; with `make gpu`, CuPy."""
+    return _device(request.param)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20260101)
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """golden("model") -> the arrays recorded from the authors' code, or from pyiqa."""
+    files = {}
+
+    def load(name):
+        if name not in files:
+            with np.load(GOLDEN / f"{name}.npz") as archive:
+                files[name] = dict(archive)
+        return files[name]
+
+    return load
