@@ -1,0 +1,41 @@
+"""What Hypothesis draws for the model's tests: structure. Values come from a seeded generator."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import strategies as st
+
+from musiq_ref.config import OFFICIAL, PAPER, PYIQA, MusiqConfig
+
+conventions = st.sampled_from([OFFICIAL, PYIQA, PAPER])
+seeds = st.integers(0, 2**32 - 1)
+
+
+@st.composite
+def configs(draw):
+    """Small models of every shape: their widths, heads, grids, scales and patch sizes differ."""
+    heads = draw(st.integers(1, 3))
+    native = draw(st.booleans())
+    sides = draw(st.lists(st.integers(5, 40), min_size=0 if native else 1, max_size=2, unique=True))
+    return MusiqConfig(
+        layers=draw(st.integers(1, 2)),
+        width=heads * draw(st.integers(2, 4)),
+        mlp_width=draw(st.integers(3, 9)),
+        heads=heads,
+        outputs=draw(st.sampled_from([1, 2, 5])),
+        patch_size=draw(st.sampled_from([4, 8, 12])),
+        grid_size=draw(st.integers(1, 6)),
+        longer_sides=tuple(sorted(sides)),
+        native=native,
+        max_native_patches=draw(st.sampled_from([-1, 2, 7])),
+        spatial=draw(st.sampled_from(["learnable", "sinusoidal"])),
+        conventions=draw(conventions),
+    )
+
+
+@st.composite
+def images(draw, largest=60):
+    """uint8 (H, W, 3) of random size and content, not too elongated for a scale of 5 pixels."""
+    height, width = draw(st.integers(1, largest)), draw(st.integers(1, largest))
+    height, width = max(height, width // 8), max(width, height // 8)
+    return np.random.default_rng(draw(seeds)).integers(0, 256, (height, width, 3), dtype=np.uint8)
