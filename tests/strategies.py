@@ -37,5 +37,5 @@ def configs(draw):
 def images(draw, largest=60):
     """uint8 (H, W, 3) of random size and content, not too elongated for a scale of 5 pixels."""
     height, width = draw(st.integers(1, largest)), draw(st.integers(1, largest))
-    height, width = max(height, width // 8), max(width, height // 8)
+    height, width = max(height, -(-width // 8)), max(width, -(-height // 8))
     return np.random.default_rng(draw(seeds)).integers(0, 256, (height, width, 3), dtype=np.uint8)

@@ -1,0 +1,66 @@
+"""Configurations that cannot be are refused by name; those that can survive a round trip."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from strategies import configs
+
+import musiq_ref as mq
+
+
+@given(configs())
+def test_round_trip(config):
+    assert mq.MusiqConfig.from_dict(config.to_dict()) == config
+
+
+def test_round_trip_through_json():
+    config = mq.MusiqConfig.preset("large", outputs=10, conventions=mq.PYIQA)
+    assert mq.MusiqConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"layers": 0}, "layers is 0; it must be a whole number of at least 1"),
+        ({"width": 384.0}, r"width is 384\.0; it must be a whole number"),
+        ({"outputs": True}, "outputs is True"),
+        ({"heads": 5}, "width is 384, which does not split into 5 heads"),
+        ({"patch_size": 30}, "patch_size is 30; choose a multiple of 4"),
+        ({"longer_sides": (384, 224)}, "list each length once, in ascending order"),
+        ({"longer_sides": (224, 224)}, "list each length once, in ascending order"),
+        ({"longer_sides": (), "native": False}, "needs at least one scale"),
+        ({"max_native_patches": -2}, "max_native_patches is -2; choose -1"),
+        ({"longer_sides": (), "max_native_patches": 0}, "no token would be left"),
+        ({"spatial": "fourier"}, "spatial is 'fourier'; choose 'learnable' or 'sinusoidal'"),
+        ({"conventions": "official"}, "pass OFFICIAL, PYIQA, PAPER or a Conventions"),
+    ],
+)
+def test_impossible_configurations(fields, message):
+    with pytest.raises(ValueError, match=rf"^MusiqConfig\.{message}|^MusiqConfig\..*{message}"):
+        mq.MusiqConfig(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"gelu": "sigmoid"}, "gelu is 'sigmoid'; choose one of 'tanh', 'erf'"),
+        ({"weight_std_ddof": 2}, "weight_std_ddof is 2; choose one of 0, 1"),
+        ({"mask_value": 0.0}, r"mask_value is 0\.0; it must be -100 or below"),
+        ({"mask_value": float("nan")}, "mask_value is nan"),
+    ],
+)
+def test_impossible_conventions(fields, message):
+    with pytest.raises(ValueError, match=message):
+        mq.Conventions(**fields)
+
+
+def test_unknown_names():
+    with pytest.raises(ValueError, match="no preset is called 'huge'; choose one of small, medium, large, tiny"):
+        mq.MusiqConfig.preset("huge")
+    with pytest.raises(ValueError, match="MusiqConfig has no field 'depth'"):
+        mq.MusiqConfig.from_dict({"depth": 3})
+    with pytest.raises(ValueError, match="Conventions has no field 'colour'"):
+        mq.MusiqConfig.from_dict({"conventions": {"colour": "red"}})

@@ -1,0 +1,291 @@
+"""The model as a whole: its gradient from loss to pixels, and what must hold for every model and every input."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from op_table import CONFIG, CONVENTIONS, PARAMS, random_params
+from strategies import configs, images, seeds
+
+import musiq_ref as mq
+from musiq_ref.model.parameters import flatten, map_params, parameter_shapes
+from musiq_ref.verify import GradientError, check_vjp, deterministic_params, trace, unit
+
+SMALL = mq.MusiqConfig.preset("tiny", outputs=3, patch_size=8, grid_size=4, longer_sides=(9, 14))
+
+
+def random_tokens(config, n, seed, dtype="float64"):
+    """Tokens of one image that no tokenizer made: any hash, any scale, about a quarter masked out."""
+    rng = np.random.default_rng(seed)
+    P = config.patch_size
+    mask = rng.random(n) > 0.25
+    mask[0] = True
+    return mq.Tokens(
+        rng.standard_normal((n, P, P, 3)).astype(dtype),
+        rng.integers(0, config.grid_size**2, n),
+        rng.integers(0, config.scales, n),
+        mask,
+    )
+
+
+def relative(a, b):
+    return np.linalg.norm(a - b) / np.linalg.norm(b)
+
+
+@pytest.mark.parametrize("spatial", ["learnable", "sinusoidal"])
+@pytest.mark.parametrize("conventions", CONVENTIONS)
+def test_gradient_from_the_loss_to_the_pixels_and_parameters(conventions, spatial):
+    config = CONFIG.replace(conventions=CONVENTIONS[conventions], spatial=spatial)
+    params = map_params(np.copy, PARAMS)
+    if spatial == "sinusoidal":
+        del params["spatial_embedding"]
+    target = np.array([2.5])
+
+    def forward(image, params):
+        tokens = mq.batch([mq.tokenize(image, config)])
+        logits, cache = mq.forward(params, tokens, config)
+        expected, cache_score = mq.expected_score(logits)
+        error = expected.score - target
+        return np.sum(error**2), (error, cache_score, cache, image.shape)
+
+    def backward(dloss, cache_all):
+        error, cache_score, cache, shape = cache_all
+        dlogits = mq.expected_score_backward(2 * dloss * error, cache_score)
+        gradients = mq.backward(dlogits, cache)
+        return mq.image.tokenize.tokenize_backward(gradients.patches[0], *shape[:2], config), gradients.params
+
+    image = 0.1 + 0.8 * np.random.default_rng(4).random((13, 19, 3))
+    assert check_vjp(forward, backward, [image, params]) < 1e-6
+    with pytest.raises(GradientError):
+        check_vjp(forward, lambda d, c: (backward(d, c)[0] / 2, backward(d, c)[1]), [image, params])
+
+
+@pytest.mark.parametrize("conventions", CONVENTIONS)
+def test_image_gradient_is_the_derivative_of_the_score(conventions):
+    config = SMALL.replace(conventions=CONVENTIONS[conventions])
+    params = deterministic_params(config, 5, "float64")
+    rng = np.random.default_rng(5)
+    image, direction = 0.2 + 0.6 * rng.random((12, 17, 3)), rng.standard_normal((12, 17, 3))
+    value, dimage = mq.image_gradient(image, params, config)
+    ahead, behind = (mq.image_gradient(image + h * direction, params, config)[0] for h in (1e-6, -1e-6))
+    assert (dimage * direction).sum() == pytest.approx((ahead - behind) / 2e-6, rel=1e-6)
+    assert isinstance(value, float)
+
+
+def test_image_gradient_follows_the_parameters_dtype():
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    for dtype in ("float32", "float64"):
+        _, dimage = mq.image_gradient(image, deterministic_params(SMALL, 1, dtype), SMALL)
+        assert dimage.dtype == dtype
+    params = deterministic_params(SMALL, 1, "float64")
+    official = mq.image_gradient(image, params, SMALL)[0]
+    asked = mq.image_gradient(image, params, SMALL, token_dtype="float64")[0]
+    assert 0 < abs(official - asked) < 1e-4  # the authors' tokens are float32, whatever the model's dtype
+
+
+@settings(max_examples=30)
+@given(configs(), st.integers(2, 12), seeds)
+def test_masked_tokens_change_nothing_and_get_no_gradient(config, n, seed):
+    params = random_params(config)
+    tokens = random_tokens(config, n, seed)
+    rng = np.random.default_rng(seed + 1)
+    hidden = ~tokens.mask
+    other = mq.Tokens(*(array.copy() for array in tokens))
+    other.patches[hidden] = rng.standard_normal(other.patches[hidden].shape)
+    other.hash_index[hidden] = rng.integers(0, config.grid_size**2, hidden.sum())
+    other.scale_index[hidden] = rng.integers(0, config.scales, hidden.sum())
+    first, cache = mq.forward(params, mq.batch([tokens]), config)
+    second, _ = mq.forward(params, mq.batch([other]), config)
+    assert np.array_equal(first, second)
+    gradient = mq.backward(rng.standard_normal(first.shape), cache).patches[0]
+    assert (gradient[hidden] == 0).all()
+    assert np.isfinite(gradient).all()
+
+
+@settings(max_examples=30)
+@given(configs(), st.integers(2, 12), seeds)
+def test_order_of_the_tokens_does_not_matter(config, n, seed):
+    params, tokens = random_params(config), random_tokens(config, n, seed)
+    order = np.random.default_rng(seed).permutation(n)
+    shuffled = mq.Tokens(*(array[order] for array in tokens))
+    values, _ = trace(params, mq.batch([tokens]), config)
+    permuted, _ = trace(params, mq.batch([shuffled]), config)
+    np.testing.assert_allclose(permuted["head/logits"], values["head/logits"], rtol=1e-9, atol=1e-12)
+    valid = shuffled.mask
+    last = f"encoder/block_{config.layers - 1:02d}/output"
+    np.testing.assert_allclose(permuted[last][0, 1:][valid], values[last][0, 1:][order][valid], rtol=1e-9, atol=1e-9)
+
+
+@settings(max_examples=30)
+@given(configs(), st.integers(2, 12), seeds)
+def test_attention_rows_sum_to_one_over_valid_keys(config, n, seed):
+    tokens = random_tokens(config, n, seed)
+    values, _ = trace(random_params(config), mq.batch([tokens]), config)
+    valid = np.concatenate([[True], tokens.mask])
+    for i in range(config.layers):
+        weights = values[f"encoder/block_{i:02d}/attention/weights"][0]
+        assert (weights[:, valid][:, :, ~valid] == 0).all()
+        np.testing.assert_allclose(weights[:, valid].sum(axis=-1), 1, rtol=1e-12)
+
+
+@settings(max_examples=30)
+@given(configs(), st.lists(images(), min_size=2, max_size=3), seeds)
+def test_batching_and_padding_do_not_change_a_score(config, pictures, seed):
+    params = random_params(config)
+    tokens = [mq.tokenize(picture, config, "float64") for picture in pictures]
+    assume(all(t.mask.any() for t in tokens))
+    together, _ = mq.forward(params, mq.batch(tokens), config)
+    for t, logits in zip(tokens, together, strict=True):
+        alone, _ = mq.forward(params, mq.batch([t]), config)
+        np.testing.assert_allclose(logits, alone[0], rtol=1e-9, atol=1e-10)
+        np.testing.assert_allclose(mq.predict(params, t, config), alone[0], rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("conventions", CONVENTIONS)
+def test_inference_in_many_blocks_equals_the_forward(conventions, monkeypatch):
+    monkeypatch.setattr("musiq_ref.model.inference.SCORES", 100)  # blocks of a few queries
+    monkeypatch.setattr("musiq_ref.model.inference.PATCHES", 5)
+    config = SMALL.replace(conventions=CONVENTIONS[conventions])
+    tokens = random_tokens(config, 41, 0)
+    for dtype, tolerance in (("float64", 1e-12), ("float32", 1e-5)):
+        params = deterministic_params(config, 3, dtype)
+        logits, _ = mq.forward(params, mq.batch([tokens]), config)
+        predicted = mq.predict(params, tokens, config)
+        assert predicted.dtype == dtype
+        assert relative(predicted, logits[0]) < tolerance
+
+
+@settings(max_examples=20)
+@given(configs(), seeds)
+def test_nothing_is_written_into_arguments_and_float32_stays(config, seed):
+    params = random_params(config)
+    tokens = mq.batch([random_tokens(config, 6, seed)])
+    for dtype in ("float64", "float32"):
+        frozen = map_params(lambda a: a.astype(dtype), params)
+        for _, array in flatten(frozen):
+            array.flags.writeable = False
+        for array in tokens:
+            array.flags.writeable = False
+        logits, cache = mq.forward(frozen, tokens, config)
+        dlogits = unit(1, "dlogits", logits.shape).astype(dtype)
+        dlogits.flags.writeable = False
+        gradients = mq.backward(dlogits, cache)
+        assert logits.dtype == gradients.patches.dtype == dtype
+        assert {path: g.shape for path, g in flatten(gradients.params)} == parameter_shapes(config)
+        assert all(g.dtype == dtype for _, g in flatten(gradients.params))
+        assert mq.predict(frozen, mq.Tokens(*(a[0] for a in tokens)), config).dtype == dtype
+
+
+def test_gradient_of_a_batch_is_the_sum_over_its_images():
+    params = random_params(SMALL)
+    tokens = [random_tokens(SMALL, n, n) for n in (5, 9)]
+    logits, cache = mq.forward(params, mq.batch(tokens), SMALL)
+    dlogits = np.random.default_rng(0).standard_normal(logits.shape)
+    together = dict(flatten(mq.backward(dlogits, cache).params))
+    parts = []
+    for t, d in zip(tokens, dlogits, strict=True):
+        _, cache = mq.forward(params, mq.batch([t]), SMALL)
+        parts.append(dict(flatten(mq.backward(d[None], cache).params)))
+    for path, gradient in together.items():
+        np.testing.assert_allclose(gradient, parts[0][path] + parts[1][path], rtol=1e-9, atol=1e-10)
+
+
+def test_a_conventions_difference_shows_in_the_score():
+    params = deterministic_params(SMALL, 1, "float64")
+    image = np.random.default_rng(1).integers(0, 256, (50, 77, 3), dtype=np.uint8)
+    official = mq.image_gradient(image, params, SMALL, "float64")[0]
+    for change, least, most in (
+        ({"gelu": "erf"}, 1e-7, 1e-2),
+        ({"weight_std_ddof": 1}, 1e-10, 1e-3),
+        ({"resize": "bicubic"}, 1e-5, 1),
+        ({"hash": "round"}, 1e-4, 1),
+        ({"scale_order": "native_first"}, 1e-4, 2),
+        ({"mask_value": -math.inf}, 0, 1e-9),
+        ({"mask": "fill", "mask_value": -1e3}, 0, 1e-9),
+        ({"patch_layout": "channel_row_column"}, 0, 0),
+    ):
+        config = SMALL.replace(conventions=mq.Conventions(**change))
+        gap = abs(mq.image_gradient(image, params, config, "float64")[0] - official)
+        assert least <= gap <= most, (change, gap)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t._replace(mask=t.mask[0]), r"mask has shape \(6,\), but 2 axes are needed; pass musiq_ref\.batch"),
+        (lambda t: t._replace(patches=t.patches[..., :4, :]), r"patches has shape .* needs \(1, 6, 8, 8, 3\)"),
+        (lambda t: t._replace(hash_index=t.hash_index + 9), r"hash_index runs from .* rows 0 to 15"),
+        (lambda t: t._replace(scale_index=t.scale_index - 1), r"scale_index runs from -1 .* rows 0 to 2"),
+    ],
+)
+def test_tokens_that_do_not_fit_are_refused(change, message):
+    tokens = mq.batch([random_tokens(SMALL, 6, 3)])
+    tokens = change(tokens._replace(hash_index=np.arange(6)[None] + 5, scale_index=np.arange(6)[None] % 3))
+    with pytest.raises(ValueError, match=message):
+        mq.forward(deterministic_params(SMALL, 0), tokens, SMALL)
+
+
+def test_parameters_that_do_not_fit_are_refused():
+    tokens = mq.batch([random_tokens(SMALL, 6, 3)])
+    params = deterministic_params(SMALL, 0)
+    with pytest.raises(ValueError, match=r"head/kernel has shape \(48, 3\); this configuration needs \(48, 4\)"):
+        mq.forward(params, tokens, SMALL.replace(outputs=4))
+    with pytest.raises(ValueError, match="encoder/block_02/norm1/scale is missing"):
+        mq.forward(params, tokens, SMALL.replace(layers=3))
+    with pytest.raises(ValueError, match="encoder/block_01/norm1/scale is unexpected"):
+        mq.forward(params, tokens, SMALL.replace(layers=1))
+    with pytest.raises(ValueError, match="spatial_embedding/table is unexpected"):
+        mq.forward(params, tokens, SMALL.replace(spatial="sinusoidal"))
+    with pytest.raises(ValueError, match="head/kernel is float64; make all parameters float32, or all float64"):
+        mq.forward({**params, "head": map_params(lambda a: a.astype("f8"), params["head"])}, tokens, SMALL)
+
+
+def test_initial_values_are_drawn_as_the_authors_draw_them():
+    params = dict(flatten(mq.init_params(mq.MusiqConfig(layers=2), seed=3, dtype="float64")))
+    zero = {path for path, a in params.items() if not a.any()}
+    assert {"class_token", "head/kernel", "head/bias", "stem/gn3/scale"} <= zero
+    assert (params["stem/gn_proj/scale"] == 1).all()
+    assert params["spatial_embedding/table"].std() == pytest.approx(0.02, rel=0.02)
+    assert 0 < np.abs(params["encoder/block_00/mlp/fc1/bias"]).max() < 1e-5
+    assert params["patch_embedding/kernel"].std() == pytest.approx((8 * 8 * 256) ** -0.5, rel=0.01)
+    assert params["stem/conv2/kernel"].std() == pytest.approx((9 * 64) ** -0.5, rel=0.02)
+    bound = math.sqrt(6 / (384 + 1152))
+    assert np.abs(params["encoder/block_01/mlp/fc1/kernel"]).max() == pytest.approx(bound, rel=1e-3)
+    assert np.abs(params["encoder/block_01/attention/query/kernel"]).max() == pytest.approx(
+        math.sqrt(6 / (384 + 384)), rel=1e-3
+    )
+    again = dict(flatten(mq.init_params(mq.MusiqConfig(layers=2), seed=3, dtype="float64")))
+    other = dict(flatten(mq.init_params(mq.MusiqConfig(layers=2), seed=4, dtype="float64")))
+    assert all(np.array_equal(params[path], again[path]) for path in params)
+    assert not np.array_equal(params["stem/conv2/kernel"], other["stem/conv2/kernel"])
+
+
+def noise(seed=0, **rates):
+    return mq.Noise(np.random.default_rng(seed), **rates)
+
+
+@pytest.mark.parametrize("rates", [{"dropout": 0.3}, {"attention_dropout": 0.3}, {"stochastic_depth": 0.6}])
+def test_regularisation_has_the_right_gradient_and_is_reproducible(rates):
+    tokens = mq.batch([random_tokens(CONFIG, 5, 0), random_tokens(CONFIG, 7, 1)])
+
+    def forward(patches, params):
+        return mq.forward(params, tokens._replace(patches=patches), CONFIG, noise=noise(**rates))
+
+    def backward(dlogits, cache):
+        gradients = mq.backward(dlogits, cache)
+        return gradients.patches, gradients.params
+
+    assert check_vjp(forward, backward, [tokens.patches, PARAMS]) < 1e-6
+    logits = [forward(tokens.patches, PARAMS)[0] for _ in range(2)]
+    plain, _ = mq.forward(PARAMS, tokens, CONFIG)
+    assert np.array_equal(logits[0], logits[1])
+    assert not np.allclose(logits[0], plain)
+
+
+def test_no_noise_is_no_noise():
+    tokens = mq.batch([random_tokens(CONFIG, 5, 0)])
+    assert np.array_equal(mq.forward(PARAMS, tokens, CONFIG, noise=noise())[0], mq.forward(PARAMS, tokens, CONFIG)[0])
