@@ -142,7 +142,7 @@ def test_float_images_in_zero_to_one_are_the_same_picture(rng):
 
 def test_float64_tokens_differ_from_float32_ones_only_at_the_filters_edge(rng):
     image = rng.random((40, 70, 3))
-    for conventions, most in ((mq.PYIQA, 2e-6), (mq.OFFICIAL, 0.02)):  # 0.02: a tap of weight 0.009 more or less
+    for conventions, most in ((mq.PYIQA, 5e-5), (mq.OFFICIAL, 0.02)):  # 0.02: a tap of weight 0.009 more or less
         config = mq.MusiqConfig(conventions=conventions)
         a, b = mq.tokenize(image, config), mq.tokenize(image, config, "float32")
         assert (a.patches.dtype, b.patches.dtype) == (np.float64, np.float32)

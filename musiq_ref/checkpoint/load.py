@@ -1,0 +1,131 @@
+"""Loading a checkpoint of any kind: what it is told by its content."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from musiq_ref.checkpoint.catalogue import CATALOGUE, cache_folder, download_command
+from musiq_ref.checkpoint.files import read_tensors
+from musiq_ref.checkpoint.infer import infer_config, to_params
+from musiq_ref.checkpoint.layout import CheckpointError, Layout, Tensors
+from musiq_ref.checkpoint.native import METADATA_KEY, NATIVE_LAYOUT, config_from_json
+from musiq_ref.checkpoint.official import OFFICIAL_LAYOUT
+from musiq_ref.checkpoint.pyiqa import PYIQA_LAYOUT
+from musiq_ref.config import Conventions, MusiqConfig
+from musiq_ref.model.parameters import Params, map_params
+
+DEMO = Path(__file__).parent.parent / "data" / "demo.safetensors"
+DEMO_SEED = 1
+
+
+class Checkpoint(NamedTuple):
+    """A model that can be run: parameters and the configuration they belong to.
+
+    >>> load_checkpoint("demo").config.layers > 0
+    True
+    """
+
+    params: Params
+    config: MusiqConfig
+    format: str  # "official", "pyiqa", "native"; "deterministic" for weights that no training made
+    path: Path | None  # None for weights that come from no file
+
+
+def load_checkpoint(
+    path_or_name: str | PathLike[str],
+    dtype: str | None = "float32",
+    *,
+    config: MusiqConfig | None = None,
+    conventions: Conventions | None = None,
+    heads: int | None = None,
+) -> Checkpoint:
+    """Reads an official .npz, a pyiqa .pth or .safetensors, or a native .safetensors; nothing in it is executed.
+
+    The names "koniq", "spaq", "ava", "paq2piq", "imagenet", and the same with "-pyiqa", are the published files that
+    `musiq-ref download` has put into the cache folder; "demo" comes with the library. `dtype` None keeps the file's.
+    The configuration is the file's own (native) or inferred from the shapes; a given `config` is checked against them
+    and used. The conventions are those of the program the file is from (SPEC 5), unless `conventions` says otherwise.
+    `heads` is for a pyiqa file of a size that no preset has.
+
+    Raises CheckpointError, one sentence with the file, the problem and the remedy.
+
+    >>> load_checkpoint("demo", dtype="float64").params["class_token"].dtype
+    dtype('float64')
+    """
+    if dtype is not None and np.dtype(dtype).kind != "f":
+        raise CheckpointError(f"{path_or_name}: cannot be loaded as {dtype}; choose float32, float64 or float16")
+    if path_or_name == "demo":
+        return demo_checkpoint(dtype, config, conventions)
+    path = find_checkpoint(path_or_name)
+    try:
+        tensors, metadata = read_tensors(path)
+        layout = recognise(tensors, metadata)
+        tensors = layout.canonical(tensors)
+        if config is None and layout is NATIVE_LAYOUT:
+            config = stored_config(metadata)
+        elif config is None:
+            config = infer_config(tensors, layout, heads)
+        if conventions is not None:
+            config = config.replace(conventions=conventions)
+        return Checkpoint(to_params(tensors, layout, config, dtype), config, layout.format, path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
+def find_checkpoint(path_or_name: str | PathLike[str]) -> Path:
+    """The file of a path or of a name in the catalogue; raises CheckpointError when the named one is not there yet.
+
+    >>> find_checkpoint("a/b.npz").name
+    'b.npz'
+    """
+    if isinstance(path_or_name, str) and path_or_name in CATALOGUE:
+        path = cache_folder() / CATALOGUE[path_or_name].file
+        if not path.exists():
+            raise CheckpointError(
+                f"{path_or_name}: not downloaded yet ({path} is not there); run: {download_command(path_or_name)}"
+            )
+        return path
+    return Path(path_or_name)
+
+
+def recognise(tensors: Tensors, metadata: dict[str, str]) -> Layout:
+    """Whose names the tensors have.
+
+    >>> recognise({"block1.conv1.weight": np.zeros(3)}, {}).format
+    'pyiqa'
+    """
+    if METADATA_KEY in metadata or "stem/conv_root/kernel" in tensors:
+        return NATIVE_LAYOUT
+    parts = {part for name in tensors for part in name.replace(".", "/").split("/")}
+    if not parts & {"conv_root", "gn_root", "block1", "Transformer", "transformer_encoder"}:
+        raise CheckpointError("none of MUSIQ's tensors in it; check which model it is of")
+    official = any("/" in name for name in tensors)
+    return OFFICIAL_LAYOUT if official else PYIQA_LAYOUT
+
+
+def stored_config(metadata: dict[str, str]) -> MusiqConfig:
+    """The configuration in a native file's metadata."""
+    if METADATA_KEY not in metadata:
+        raise CheckpointError("its metadata hold no configuration; pass config=, or save it with save_checkpoint")
+    return config_from_json(metadata[METADATA_KEY])
+
+
+def demo_checkpoint(
+    dtype: str | None, config: MusiqConfig | None = None, conventions: Conventions | None = None
+) -> Checkpoint:
+    """The checkpoint that comes with the library, or untrained deterministic weights (SPEC 9) where there is none."""
+    if DEMO.exists():
+        return load_checkpoint(DEMO, dtype, config=config, conventions=conventions)
+    from musiq_ref.verify.deterministic import deterministic_params
+
+    config = config or MusiqConfig.preset("small")
+    if conventions is not None:
+        config = config.replace(conventions=conventions)
+    params = deterministic_params(config, DEMO_SEED)
+    return Checkpoint(
+        map_params(lambda a: a.astype(dtype or a.dtype, copy=False), params), config, "deterministic", None
+    )
