@@ -1,0 +1,100 @@
+"""The CuPy backend: the same functions of musiq_ref on an NVIDIA GPU.
+
+CuPy offers NumPy's functions under NumPy's names, so a backend is three answers: which library a `cupy.ndarray` belongs
+to, where its error function is, and how an array gets to the GPU and back. Memory comes from CuPy's default pool.
+Importing this package touches neither CuPy nor a GPU; `backend()` does, and says in one sentence what is missing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from musiq_ref.backend import Backend, BackendError, erf, namespace
+
+OLDEST = 14  # major version of CuPy with NumPy 2's type promotion, which keeps float32 models in float32
+
+
+def backend() -> Backend:
+    """The backend named "cupy"; `musiq_ref.backend.get_backend` finds it through its entry point.
+
+    Raises BackendError when CuPy is missing, broken or too old, or when it finds no driver or no GPU that works.
+
+    >>> from musiq_ref.backend import BackendError, get_backend
+    >>> try:
+    ...     print(get_backend("cupy").name)
+    ... except BackendError:  # no GPU here; the message says what is missing
+    ...     print("cupy")
+    cupy
+    """
+    cupy, special = _import_cupy()
+    _check_device(cupy)
+    namespace.register(cupy.ndarray)(lambda x: cupy)
+    erf.register(cupy.ndarray)(special.erf)
+    return Backend("cupy", cupy.asarray, cupy.asnumpy)
+
+
+def _import_cupy() -> tuple[Any, Any]:
+    """The modules cupy and cupyx.scipy.special, of a version that is new enough."""
+    try:
+        cupy = importlib.import_module("cupy")
+        special = importlib.import_module("cupyx.scipy.special")
+    except Exception as error:  # CuPy raises more than ImportError when its libraries do not fit the machine
+        if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
+            raise BackendError(
+                'CuPy is not installed; run `pip install "musiq_ref[cuda12]"`, or [cuda13] for a CUDA 13 driver'
+            ) from error
+        raise BackendError(
+            f"CuPy is installed but cannot be imported ({_first_line(error)}); remove every cupy package with `pip "
+            'uninstall` and run `pip install "musiq_ref[cuda12]"`, or [cuda13] for a CUDA 13 driver'
+        ) from error
+    if int(cupy.__version__.partition(".")[0]) < OLDEST:
+        raise BackendError(
+            f"CuPy {cupy.__version__} is too old, at least {OLDEST} is needed; "
+            'run `pip install --upgrade "musiq_ref[cuda12]"`, or [cuda13] for a CUDA 13 driver'
+        )
+    return cupy, special
+
+
+def _check_device(cupy: Any) -> None:
+    """That there is a driver and a GPU, and that a kernel runs on it."""
+    runtime = cupy.cuda.runtime
+    try:
+        devices = runtime.getDeviceCount()
+    except Exception as error:
+        message = str(error)
+        if "cudaErrorNoDevice" in message:
+            devices = 0
+        elif "cudaErrorInsufficientDriver" in message and _driver_version(runtime) == 0:
+            raise BackendError(
+                "CuPy finds no NVIDIA driver on this machine; install one, or use the backend 'numpy'"
+            ) from error
+        elif "cudaErrorInsufficientDriver" in message:
+            raise BackendError(
+                f"the NVIDIA driver supports CUDA {_driver_version(runtime)} at most, which is too old for this CuPy; "
+                "update the driver, or use the backend 'numpy'"
+            ) from error
+        else:
+            raise BackendError(f"CuPy cannot ask the NVIDIA driver for a GPU ({_first_line(error)})") from error
+    if devices == 0:
+        raise BackendError("CuPy finds no NVIDIA GPU on this machine; use the backend 'numpy'")
+    try:
+        ones = cupy.ones((2, 2), "float32")
+        (cupy.exp(ones) @ ones).sum().item()  # compiles a kernel and calls the matrix library
+    except Exception as error:
+        raise BackendError(
+            f"CuPy finds a GPU but cannot compute on it ({_first_line(error)}); if CUDA libraries are missing, "
+            'run `pip install "cupy-cuda12x[ctk]"`, or "cupy-cuda13x[ctk]" for a CUDA 13 driver'
+        ) from error
+
+
+def _driver_version(runtime: Any) -> int | str:
+    """The newest CUDA version that the driver supports, such as "11.8"; 0 without a driver."""
+    version = runtime.driverGetVersion()
+    return f"{version // 1000}.{version % 1000 // 10}" if version else 0
+
+
+def _first_line(error: Exception) -> str:
+    """Kind and first line of text of an error: CuPy's messages run over many lines, some of them rulers."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip("= \t")]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
