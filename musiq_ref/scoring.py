@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import PIL.Image
 
 from musiq_ref.backend import get_backend
 from musiq_ref.checkpoint import Checkpoint, load_checkpoint
@@ -45,6 +46,8 @@ def scorer(
     >>> Score.__name__, callable(scorer("demo"))
     ('Score', True)
     """
+    if dtype not in ("float32", "float64"):
+        raise ValueError(f"dtype is {dtype!r}; choose 'float32' or 'float64'")
     device = get_backend(backend)
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = load_checkpoint(checkpoint, dtype)
@@ -65,7 +68,7 @@ def scorer(
                 f"{path or 'the image'}: the score is {value}; the checkpoint's numbers overflow in {dtype}, "
                 f"try dtype='float64'"
             )
-        return Score(value, None if p is None else p[0], path, *pixels.shape[:2])
+        return Score(value, None if p is None else p[0], path, pixels.shape[0], pixels.shape[1])
 
     return score_one
 
@@ -93,9 +96,9 @@ def score(
     (True, (10,))
     """
     one = scorer(checkpoint, backend, dtype, conventions)
-    several = isinstance(images, Iterable) and not isinstance(images, str | os.PathLike | np.ndarray)
-    if not several or hasattr(images, "read") or hasattr(images, "getbands"):  # a file object, a Pillow image
-        images = [images]
-    elif isinstance(images, np.ndarray) and images.ndim == 4:
+    if isinstance(images, np.ndarray) and images.ndim == 4:
         images = list(images)
+    alone = str, os.PathLike, np.ndarray, PIL.Image.Image
+    if isinstance(images, alone) or hasattr(images, "read"):
+        images = [images]
     return [one(image) for image in images]

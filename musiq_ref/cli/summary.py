@@ -27,10 +27,14 @@ def run(args: argparse.Namespace) -> int:
     counts = {name: complexity(MusiqConfig.preset(name, outputs=args.outputs), size) for name in PRESETS}
     unpadded = complexity(MusiqConfig.preset(args.preset, outputs=args.outputs), size, padded=False)
     if args.json:
-        print(json.dumps({**{name: c._asdict() for name, c in counts.items()}, "unpadded": unpadded._asdict()}, indent=2))
+        print(
+            json.dumps({**{name: c._asdict() for name, c in counts.items()}, "unpadded": unpadded._asdict()}, indent=2)
+        )
         return 0
     print(f"image {size[0]}×{size[1]}, {counts[args.preset].tokens} tokens and the class token\n")
-    print(f"{'variant':8} {'layers':>6} {'D':>5} {'MLP':>5} {'heads':>5} {'parameters':>12} {'table 1':>8} {'MACs':>15}")
+    print(
+        f"{'variant':8} {'layers':>6} {'D':>5} {'MLP':>5} {'heads':>5} {'parameters':>12} {'table 1':>8} {'MACs':>15}"
+    )
     for name, c in counts.items():
         p = PRESETS[name]
         print(
@@ -48,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"  {'total':32} {total:16,}")
     print(f"  {'without padding tokens (score)':32} {unpadded.macs:16,}")
     if args.preset == "small" and size == (224, 224):
-        print(f'  {"printed as FLOPS in section G":32} {PRINTED_MACS:16,.0f}')
+        print(f"  {'printed as FLOPS in section G':32} {PRINTED_MACS:16,.0f}")
     return 0
 
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import numpy as np
 
 from musiq_ref.config import MusiqConfig
-from musiq_ref.image.tokenize import Tokens, batch, drop_padding
+from musiq_ref.image.tokenize import Tokens, batch, drop_padding, scales_of
 from musiq_ref.model.musiq import forward
 from musiq_ref.model.parameters import Params
 
 
-def attention_rollout(params: Params, tokens: Tokens, config: MusiqConfig) -> list[np.ndarray]:
-    r"""Ā_l = normalise((mean over heads of A_l + I)/2);  R = Ā_L · … · Ā_1;  the class token's row, by scale
+def attention_rollout(
+    params: Params, tokens: Tokens, config: MusiqConfig, size: tuple[int, int] | None = None
+) -> list[np.ndarray]:
+    r"""Ā_l = (mean over heads of A_l + I)/2, rows normalised;  R = Ā_L · … · Ā_1;  the class token's row, by scale
 
-    tokens: (N, …) of one image, from `tokenize`
+    tokens: (N, …) of one image, from `tokenize`;  size: its (height, width), needed only where the tokens do not tell
+    rows from columns: with grid_size 1, or when `max_native_patches` cut patches off
     returns one map (rows, columns) of patches per scale, in the order of the scale index; together with the class
-    token's own share all maps sum to 1. Patches that `max_native_patches` cut off are NaN.
+    token's own share all maps sum to 1. Patches that were cut off are NaN.
 
     >>> import musiq_ref as mq
     >>> config = mq.MusiqConfig.preset("tiny")
@@ -23,8 +26,8 @@ def attention_rollout(params: Params, tokens: Tokens, config: MusiqConfig) -> li
     >>> [m.shape for m in mq.attention_rollout(mq.init_params(config), tokens, config)]
     [(6, 7), (9, 12), (3, 4)]
     """
-    if config.grid_size == 1:
-        raise ValueError("with grid_size 1 the tokens do not tell rows from columns; no map can be laid out")
+    if size is None and (config.grid_size == 1 or config.max_native_patches >= 0):
+        raise ValueError("with grid_size 1 or max_native_patches the tokens do not tell rows from columns; pass size=")
     tokens = drop_padding(tokens)
     flow = np.eye(1 + len(tokens.mask))[:1]  # the class token's row of R, built up from the last layer
     layers = []
@@ -41,17 +44,23 @@ def attention_rollout(params: Params, tokens: Tokens, config: MusiqConfig) -> li
     maps = []
     for scale in range(config.scales):
         here = tokens.scale_index == scale
-        maps.append(_lay_out(flow[0, 1:][here], tokens.hash_index[here] % config.grid_size))
+        values, place = flow[0, 1:][here], tokens.hash_index[here]
+        rows, columns = _patch_grid(place, config.grid_size) if size is None else _known_grid(size, config, scale)
+        laid_out = np.full(rows * columns, np.nan)
+        laid_out[: len(values)] = values
+        maps.append(laid_out.reshape(rows, columns))
     return maps
 
 
-def _lay_out(values: np.ndarray, grid_column: np.ndarray) -> np.ndarray:
-    """Values in patch order as a map. A row of patches ends where the hashed column jumps back to the left."""
-    ends = np.flatnonzero(np.diff(grid_column) < 0)
-    if len(ends):
-        columns = int(ends[0]) + 1
-    else:  # a single row, or a single column (in which every hashed column is 0)
-        columns = 1 if not grid_column.any() else len(values)
-    filled = np.full(-(-len(values) // columns) * columns, np.nan)
-    filled[: len(values)] = values
-    return filled.reshape(-1, columns)
+def _known_grid(size: tuple[int, int], config: MusiqConfig, scale: int) -> tuple[int, int]:
+    return next((s.rows, s.columns) for s in scales_of(*size, config) if s.scale_index == scale)
+
+
+def _patch_grid(hash_index: np.ndarray, grid_size: int) -> tuple[int, int]:
+    """Rows and columns of a scale: a row of patches ends where the hashed column jumps back to the left."""
+    column = hash_index % grid_size
+    ends = np.flatnonzero(np.diff(column) < 0)
+    if not len(ends):  # a single row, or a single column (in which every hashed column is 0)
+        return (1, len(column)) if column.any() else (len(column), 1)
+    columns = int(ends[0]) + 1
+    return len(column) // columns, columns

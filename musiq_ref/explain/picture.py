@@ -1,0 +1,75 @@
+"""One picture of what a model does with a photograph: its scales in patches, its attention, its gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from musiq_ref.checkpoint import Checkpoint
+from musiq_ref.explain.rollout import attention_rollout
+from musiq_ref.image.decode import decode
+from musiq_ref.image.resize import resize
+from musiq_ref.image.tokenize import normalize, scales_of, tokenize
+from musiq_ref.model.musiq import image_gradient
+
+
+def picture(image: Any, checkpoint: Checkpoint) -> Any:
+    """A matplotlib Figure: the photograph with its score, every scale cut into patches and shaded by attention rollout
+    (appendix H), and the size of d score/d pixel.
+
+    image: whatever `decode` reads. Raises ImportError, saying what to install, without matplotlib.
+
+    >>> import musiq_ref as mq
+    >>> config = mq.MusiqConfig.preset("tiny")
+    >>> checkpoint = mq.Checkpoint(mq.verify.deterministic_params(config, seed=1), config, "native", None)
+    >>> len(picture(np.zeros((60, 80, 3), np.uint8), checkpoint).axes)
+    5
+    """
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.gridspec import GridSpec
+    except ImportError:
+        raise ImportError("pictures need matplotlib; install it with: pip install 'musiq_ref[tutorials]'") from None
+
+    params, config, pixels = checkpoint.params, checkpoint.config, decode(image)
+    height, width = pixels.shape[:2]
+    value, dimage = image_gradient(pixels, params, config)
+    rollout = attention_rollout(params, tokenize(pixels, config), config, (height, width))
+    scales = scales_of(height, width, config)
+
+    figure = Figure(figsize=(13, 2.2 + 8.4 * height / width), layout="constrained")
+    grid = GridSpec(2, 6, figure)
+    axes = [figure.add_subplot(grid[0, :3]), figure.add_subplot(grid[0, 3:])]
+    columns = 6 // len(scales) if len(scales) <= 3 else 1
+    axes += [figure.add_subplot(grid[1, i * columns : (i + 1) * columns]) for i in range(min(len(scales), 6))]
+
+    axes[0].imshow(pixels)
+    axes[0].set_title(f"{width}×{height} photograph: score {value:.2f}")
+    strength = np.abs(dimage).sum(axis=2)
+    axes[1].imshow(strength, cmap="magma", vmax=max(np.quantile(strength, 0.995), 1e-30))
+    axes[1].set_title("|d score/d pixel|: what the score is sensitive to")
+    for axis, scale, weights in zip(axes[2:], scales, rollout, strict=False):
+        _draw_scale(axis, pixels, scale, weights, config)
+    for axis in axes:
+        axis.set_axis_off()
+    return figure
+
+
+def _draw_scale(axis, pixels, scale, weights, config) -> None:
+    """One scale as the model sees it: resized, cut into patches, the attention it gets as brightness."""
+    x = normalize(pixels)
+    if scale.longer_side:
+        x = resize(x, scale.height, scale.width, config.conventions.resize)
+    P = config.patch_size
+    share = np.nan_to_num(weights / np.nanmax(weights))  # (rows, columns)
+    light = np.kron(0.25 + 0.75 * share, np.ones((P, P)))
+    top, left = (scale.rows * P - scale.height) // 2, (scale.columns * P - scale.width) // 2
+    light = light[top : top + scale.height, left : left + scale.width, None]
+    axis.imshow(np.clip((x + 1) / 2, 0, 1) * light)
+    for row in range(1, scale.rows):
+        axis.axhline(row * P - top - 0.5, color="white", linewidth=0.4)
+    for column in range(1, scale.columns):
+        axis.axvline(column * P - left - 0.5, color="white", linewidth=0.4)
+    name = f"longer side {scale.longer_side}" if scale.longer_side else "native"
+    axis.set_title(f"{name}\n{scale.rows}×{scale.columns} patches get {np.nansum(weights):.0%} of the attention")

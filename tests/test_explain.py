@@ -1,0 +1,76 @@
+"""Attention rollout against its definition, and the picture."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import musiq_ref as mq
+from musiq_ref.cli import main
+from musiq_ref.image.tokenize import drop_padding, scales_of
+from musiq_ref.verify import deterministic_params, trace
+
+CONFIG = mq.MusiqConfig.preset("tiny", outputs=10)
+PARAMS = deterministic_params(CONFIG, 4, "float64")
+
+
+def test_rollout_is_the_product_of_all_layers(rng):
+    image = rng.integers(0, 256, (100, 170, 3), dtype=np.uint8)
+    tokens = drop_padding(mq.tokenize(image, CONFIG))
+    values, _ = trace(PARAMS, mq.batch([tokens]), CONFIG)
+    product = np.eye(1 + len(tokens.mask))
+    for i in range(CONFIG.layers):
+        mixed = 0.5 * values[f"encoder/block_{i:02d}/attention/weights"][0].mean(axis=0) + 0.5 * np.eye(len(product))
+        product = mixed @ product
+    maps = mq.attention_rollout(PARAMS, mq.tokenize(image, CONFIG), CONFIG)
+    np.testing.assert_allclose(np.concatenate([m.ravel() for m in maps]), product[0, 1:], rtol=1e-12)
+    assert sum(m.sum() for m in maps) + product[0, 0] == pytest.approx(1)
+
+
+def shapes_agree(config, height, width, size):
+    tokens = mq.tokenize(np.zeros((height, width, 3), np.uint8), config)
+    maps = mq.attention_rollout(mq.init_params(config), tokens, config, size)
+    for scale, weights in zip(scales_of(height, width, config), maps, strict=True):
+        assert weights.shape == (scale.rows, scale.columns)
+        assert np.isfinite(weights.ravel()[: scale.kept]).all()
+        assert np.isnan(weights.ravel()[scale.kept :]).all()
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 10), st.sampled_from([-1, 3]))
+def test_maps_have_the_shape_of_their_scale(height, width, grid_size, most):
+    config = mq.MusiqConfig(
+        layers=1,
+        width=4,
+        heads=2,
+        mlp_width=3,
+        patch_size=12,
+        grid_size=grid_size,
+        longer_sides=(40,),
+        max_native_patches=most,
+    )
+    height, width = max(height, -(-width // 20)), max(width, -(-height // 20))
+    shapes_agree(config, height, width, (height, width))
+    if grid_size > 1 and most < 0:
+        shapes_agree(config, height, width, None)
+
+
+@pytest.mark.parametrize("change", [{"grid_size": 1}, {"max_native_patches": 3}])
+def test_what_cannot_be_laid_out_asks_for_the_size(change):
+    config = CONFIG.replace(**change)
+    with pytest.raises(ValueError, match="pass size="):
+        mq.attention_rollout(mq.init_params(config), mq.tokenize(np.zeros((60, 60, 3), np.uint8), config), config)
+
+
+def test_the_picture_is_written(tmp_path, rng, capsys):
+    photograph, out = tmp_path / "a.png", tmp_path / "out.png"
+    Image.fromarray(rng.integers(0, 256, (80, 120, 3), dtype=np.uint8)).save(photograph)
+    mq.save_checkpoint(tmp_path / "tiny.safetensors", deterministic_params(CONFIG, 4), CONFIG)
+    assert main(["explain", str(photograph), "-o", str(out), "--checkpoint", str(tmp_path / "tiny.safetensors")]) == 0
+    assert str(out) in capsys.readouterr().out
+    with Image.open(out) as drawn:
+        pixels = np.asarray(drawn)
+    assert pixels.shape[1] > 1000
+    assert pixels.std() > 10

@@ -1,0 +1,195 @@
+"""`score` and `musiq-ref`: what a user types, and what happens when something is wrong."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import musiq_ref as mq
+from musiq_ref.cli import COMMANDS, main
+from musiq_ref.verify import deterministic_params
+
+CONFIG = mq.MusiqConfig.preset("tiny", outputs=10)
+PARAMS = deterministic_params(CONFIG, 4)
+
+
+@pytest.fixture
+def picture(rng):
+    return rng.integers(0, 256, (50, 77, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    path = tmp_path / "tiny.safetensors"
+    mq.save_checkpoint(path, PARAMS, CONFIG)
+    return str(path)
+
+
+@pytest.fixture
+def photograph(tmp_path, picture):
+    path = tmp_path / "photographs" / "a.png"
+    path.parent.mkdir()
+    Image.fromarray(picture).save(path)
+    return path
+
+
+def test_one_score_for_every_kind_of_input(picture, photograph, checkpoint):
+    logits, _ = mq.forward(PARAMS, mq.batch([mq.tokenize(picture, CONFIG)]), CONFIG)
+    p = np.exp(logits[0]) / np.exp(logits[0]).sum()
+    expected = (np.arange(1, 11) * p).sum()
+    inputs = [picture, photograph, str(photograph), io.BytesIO(photograph.read_bytes()), Image.open(photograph)]
+    for result in mq.score(inputs, checkpoint):
+        assert result.value == pytest.approx(expected, rel=1e-5)
+        np.testing.assert_allclose(result.distribution, p, rtol=1e-4)
+        assert (result.height, result.width) == (50, 77)
+    assert [r.path for r in mq.score([picture, photograph], checkpoint)] == [None, str(photograph)]
+
+
+def test_a_single_image_need_not_be_in_a_list(picture, photograph, checkpoint):
+    for single in (picture, photograph, str(photograph), io.BytesIO(photograph.read_bytes()), Image.open(photograph)):
+        assert len(mq.score(single, checkpoint)) == 1
+    assert len(mq.score(np.stack([picture, picture]), checkpoint)) == 2
+    assert len(mq.score((image for image in [picture, picture]), checkpoint)) == 2
+
+
+def test_dtype_conventions_and_loaded_checkpoints(picture, checkpoint):
+    loaded = mq.load_checkpoint(checkpoint)
+    [single], [double] = mq.score([picture], loaded), mq.score([picture], loaded, dtype="float64")
+    [pyiqa] = mq.score([picture], loaded, conventions=mq.PYIQA)
+    assert 0 < abs(single.value - double.value) < 1e-5
+    assert 1e-4 < abs(pyiqa.value - single.value) < 1
+
+
+def test_scores_are_not_silently_infinite(picture):
+    config = CONFIG.replace(outputs=1)
+    huge = np.full((48, 1), 3e38, "f4")
+    params = {**PARAMS, "head": {"kernel": huge, "bias": np.zeros(1, "f4")}}
+    with pytest.raises(ValueError, match="overflow in float32"), np.errstate(all="ignore"):
+        mq.score([picture], mq.Checkpoint(params, config, "native", None))
+
+
+def test_bad_images_backends_and_dtypes_are_one_sentence(tmp_path, picture, checkpoint):
+    with pytest.raises(mq.ImageError, match=r"missing\.png"):
+        mq.score([tmp_path / "missing.png"], checkpoint)
+    with pytest.raises(ValueError, match="1×700 pixels is too elongated"):
+        mq.score([np.zeros((1, 700, 3), np.uint8)], checkpoint)
+    with pytest.raises(mq.BackendError, match="no backend is called 'tpu'; installed are: cupy, numpy"):
+        mq.score([picture], checkpoint, backend="tpu")
+    with pytest.raises(ValueError, match="dtype is 'float16'; choose 'float32' or 'float64'"):
+        mq.score([picture], checkpoint, dtype="float16")
+
+
+def read(table):
+    with open(table, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def run(capsys, *args):
+    code = main([str(arg) for arg in args])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_command_scores_files_and_folders(photograph, checkpoint, picture, capsys):
+    Image.fromarray(picture[:, ::-1]).save(photograph.parent / "B.JPG", format="PNG")
+    [expected] = mq.score([photograph], checkpoint)
+    code, out, err = run(capsys, "score", photograph.parent, "--checkpoint", checkpoint)
+    assert (code, err) == (0, "")
+    assert len(out.splitlines()) == 2
+    assert f"{expected.value:.4f}  {photograph}" in out
+
+
+def test_json_and_csv(photograph, checkpoint, tmp_path, capsys):
+    table = tmp_path / "scores.csv"
+    code, out, _ = run(capsys, "score", photograph, "--checkpoint", checkpoint, "--json", "--csv", table)
+    [row], [expected] = json.loads(out), mq.score([photograph], checkpoint)
+    assert code == 0
+    assert (row["path"], row["height"], row["width"]) == (str(photograph), 50, 77)
+    assert row["score"] == expected.value
+    assert row["distribution"] == pytest.approx(expected.distribution.tolist())
+    [line] = read(table)
+    assert float(line["score"]) == expected.value
+    assert float(line["p10"]) == pytest.approx(expected.distribution[9])
+
+
+def test_goes_on_past_unreadable_files_and_says_so(photograph, checkpoint, tmp_path, capsys):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(photograph.read_bytes()[:700])
+    code, out, err = run(
+        capsys,
+        "score",
+        broken,
+        tmp_path / "gone.png",
+        photograph,
+        "--checkpoint",
+        checkpoint,
+        "--csv",
+        tmp_path / "t.csv",
+    )
+    assert code == 1
+    lines = out.splitlines()
+    assert "broken.png" in lines[0]
+    assert "error" in lines[0]
+    assert "gone.png" in lines[1]
+    assert str(photograph) in lines[2]
+    assert "2 of 3 images could not be scored" in err
+    assert [bool(row["error"]) for row in read(tmp_path / "t.csv")] == [True, True, False]
+
+
+def test_made_up_weights_are_announced_loudly(photograph, monkeypatch, capsys):
+    made_up = mq.Checkpoint(PARAMS, CONFIG, "deterministic", None)
+    monkeypatch.setattr("musiq_ref.cli.score.load_checkpoint", lambda *args: made_up)
+    code, _, err = run(capsys, "score", photograph)
+    assert code == 0
+    assert "MEAN NOTHING" in err
+
+
+def test_an_unwritable_csv_is_noticed_before_the_work(photograph, checkpoint, tmp_path, capsys):
+    code, out, err = run(capsys, "score", photograph, "--checkpoint", checkpoint, "--csv", tmp_path / "no" / "t.csv")
+    assert (code, out) == (2, "")
+    assert "t.csv" in err
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--checkpoint", "nowhere.npz"], "nowhere.npz"),
+        (["--backend", "tpu"], "no backend is called 'tpu'"),
+    ],
+)
+def test_bad_use_is_one_sentence_and_exit_code_2(args, message, photograph, checkpoint, capsys):
+    args = args if "--checkpoint" in args else [*args, "--checkpoint", checkpoint]
+    code, out, err = run(capsys, "score", photograph, *args)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+def test_an_empty_folder_is_an_error(tmp_path, checkpoint, capsys):
+    (tmp_path / "empty").mkdir()
+    code, _, err = run(capsys, "score", tmp_path / "empty", "--checkpoint", checkpoint)
+    assert code == 2
+    assert "empty" in err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main([command, "--help"])
+    assert exit_.value.code == 0
+    assert f"example: musiq-ref {command}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_bad_arguments_exit_with_2(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["score"])
+    assert exit_.value.code == 2
+    with pytest.raises(SystemExit) as exit_:
+        main(["juggle"])
+    assert exit_.value.code == 2
+    assert "juggle" in capsys.readouterr().err
