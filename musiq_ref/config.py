@@ -111,9 +111,7 @@ class MusiqConfig:
             _require_positive("longer_sides", side)
         problem = None
         if self.width % self.heads:
-            problem = (
-                f"width is {self.width}, which does not split into {self.heads} heads; choose a multiple of heads"
-            )
+            problem = f"width is {self.width}, which does not split into {self.heads} heads; choose a multiple of heads"
         elif self.patch_size % 4:
             problem = f"patch_size is {self.patch_size}; choose a multiple of 4, because the stem halves it twice"
         elif list(self.longer_sides) != sorted(set(self.longer_sides)):

@@ -134,26 +134,37 @@ OPS = {
         weight_standardization.standardize_backward,
         [normal(3, 3, 2, 5)],
     ),
-    "convolution 1×1": Case(convolution.convolution, convolution.convolution_backward, [normal(2, 3, 5, 4), normal(1, 1, 4, 6)]),
-    "convolution 3×3": Case(convolution.convolution, convolution.convolution_backward, [normal(2, 4, 7, 5), normal(3, 3, 5, 6)]),
+    "convolution 1×1": Case(
+        convolution.convolution, convolution.convolution_backward, [normal(2, 3, 5, 4), normal(1, 1, 4, 6)]
+    ),
+    "convolution 3×3": Case(
+        convolution.convolution, convolution.convolution_backward, [normal(2, 4, 7, 5), normal(3, 3, 5, 6)]
+    ),
     "convolution 7×7/2": Case(
-        with_conventions(convolution.convolution, 2), convolution.convolution_backward, [normal(2, 8, 11, 3), normal(7, 7, 3, 4)]
+        with_conventions(convolution.convolution, 2),
+        convolution.convolution_backward,
+        [normal(2, 8, 11, 3), normal(7, 7, 3, 4)],
     ),
     "max_pool": Case(max_pool.max_pool, max_pool.max_pool_backward, [normal(2, 7, 8, 3)]),
     "lookup": Case(embedding.lookup, embedding.lookup_backward, [normal(9, 4), HASH]),
     "dropout": Case(seeded(dropout.dropout, 0.4), dropout.dropout_backward, [normal(2, 3, 5)]),
     "drop_path": Case(seeded(dropout.drop_path, 0.4), dropout.drop_path_backward, [normal(4, 3, 5)]),
-    "stem": Case(
-        with_conventions(stem.stem, OFFICIAL), stem.stem_backward, [normal(2, 8, 8, 3), PARAMS["stem"]]
-    ),
+    "stem": Case(with_conventions(stem.stem, OFFICIAL), stem.stem_backward, [normal(2, 8, 8, 3), PARAMS["stem"]]),
     "stem pyiqa": Case(with_conventions(stem.stem, PYIQA), stem.stem_backward, [normal(2, 8, 8, 3), PARAMS["stem"]]),
     "patch_embedding": Case(
-        embeddings.patch_embedding, embeddings.patch_embedding_backward, [normal(3, 2, 2, 256), PARAMS["patch_embedding"]]
+        embeddings.patch_embedding,
+        embeddings.patch_embedding_backward,
+        [normal(3, 2, 2, 256), PARAMS["patch_embedding"]],
     ),
     "embed": Case(
         lambda x, params, place, scale: embeddings.embed(x, place, scale, params, CONFIG),
         embeddings.embed_backward,
-        [normal(2, 5, 12), {k: PARAMS[k] for k in ("class_token", "spatial_embedding", "scale_embedding")}, HASH, SCALE],
+        [
+            normal(2, 5, 12),
+            {k: PARAMS[k] for k in ("class_token", "spatial_embedding", "scale_embedding")},
+            HASH,
+            SCALE,
+        ],
     ),
     "embed sinusoidal": Case(
         lambda x, params, place, scale: embeddings.embed(x, place, scale, params, CONFIG.replace(spatial="sinusoidal")),

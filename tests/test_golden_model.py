@@ -18,7 +18,10 @@ PADDED = [5, 17, 23]
 OFFICIAL_ACTIVATIONS = {
     "conv_root": "stem/conv_root",
     "gn_root": "stem/gn_root",
-    **{f"block1/unit1/{name}": f"stem/{name}" for name in ("conv_proj", "gn_proj", "conv1", "gn1", "conv2", "gn2", "conv3", "gn3")},
+    **{
+        f"block1/unit1/{name}": f"stem/{name}"
+        for name in ("conv_proj", "gn_proj", "conv1", "gn1", "conv2", "gn2", "conv3", "gn3")
+    },
     "block1/unit1": "stem/output",
     "block1": "stem/output",
     "embedding": "patch_embedding",

@@ -165,7 +165,7 @@ def test_nothing_is_written_into_arguments_and_float32_stays(config, seed):
     params = random_params(config)
     tokens = mq.batch([random_tokens(config, 6, seed)])
     for dtype in ("float64", "float32"):
-        frozen = map_params(lambda a: a.astype(dtype), params)
+        frozen = map_params(lambda a, dtype=dtype: a.astype(dtype), params)
         for _, array in flatten(frozen):
             array.flags.writeable = False
         for array in tokens:

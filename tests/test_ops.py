@@ -41,7 +41,7 @@ def to_float32(a):
 
 
 def leaves(value):
-    """The arrays of a result: an array, a nested dict, or a tuple of those; without the key biases, whose gradient is 0.
+    """The arrays of a result: an array, a nested dict, or a tuple; without the key biases, whose gradient is 0.
 
     (Softmax ignores what is added to all logits of a row, so rounding is all that is left of that gradient.)
     """

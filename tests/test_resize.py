@@ -38,7 +38,7 @@ def test_it_is_linear_and_the_backward_is_its_exact_transpose(kind, h, w, new_h,
 
 
 def at_the_edge_of_the_filter(n_in, n_out):
-    """Whether some tap lies so near the filter's edge, 1.5 pixels from its centre, that rounding decides if it counts."""
+    """Whether some tap lies so near the filter's edge, 1.5 pixels off, that rounding decides if it counts."""
     centre = (np.arange(n_out) + 0.5) * n_in / n_out
     return (np.abs((centre + 0.5) % 1 - 0.5) < 1e-4).any()
 

@@ -116,13 +116,13 @@ def test_tokens_of_any_configuration(image, config):
         valid = part.mask
         assert valid.sum() == scale.kept
         assert valid[: scale.kept].all()
-        assert (part.scale_index[valid] == scale.index).all()
+        assert (part.scale_index[valid] == scale.scale_index).all()
         whole = hash_index(scale.rows, scale.columns, config.grid_size, config.conventions.hash)
         assert np.array_equal(part.hash_index[valid], whole[: scale.kept])
         for array in part[:3]:
             assert not array[~valid].any()
         start += scale.length
-    assert sorted(scale.index for scale in scales) == list(range(config.scales))
+    assert sorted(scale.scale_index for scale in scales) == list(range(config.scales))
     assert len(drop_padding(tokens).mask) == tokens.mask.sum()
 
 
@@ -130,7 +130,7 @@ def test_order_of_the_scales():
     config = mq.MusiqConfig()
     first = config.replace(conventions=mq.PAPER)
     assert [s.longer_side for s in scales_of(100, 200, config)] == [224, 384, 0]
-    assert [(s.longer_side, s.index) for s in scales_of(100, 200, first)] == [(0, 0), (224, 1), (384, 2)]
+    assert [(s.longer_side, s.scale_index) for s in scales_of(100, 200, first)] == [(0, 0), (224, 1), (384, 2)]
 
 
 def test_float_images_in_zero_to_one_are_the_same_picture(rng):
@@ -150,7 +150,10 @@ def test_float64_tokens_differ_from_float32_ones_only_at_the_filters_edge(rng):
 
 
 def test_batch_pads_the_shorter_with_masked_tokens(rng):
-    tokens = [mq.tokenize(rng.integers(0, 256, size, dtype=np.uint8), mq.MusiqConfig()) for size in ((64, 64, 3), (200, 300, 3))]
+    tokens = [
+        mq.tokenize(rng.integers(0, 256, size, dtype=np.uint8), mq.MusiqConfig())
+        for size in ((64, 64, 3), (200, 300, 3))
+    ]
     together = mq.batch(tokens)
     n = len(tokens[0].mask)
     assert together.patches.shape == (2, len(tokens[1].mask), 32, 32, 3)

@@ -27,7 +27,7 @@ def extract_patches(image: np.ndarray, patch_size: int) -> np.ndarray:
     (4, 32, 32, 3)
     """
     P = patch_size
-    rows, columns = patch_grid(*image.shape[:2], P)
+    rows, columns = patch_grid(image.shape[0], image.shape[1], P)
     padded = pad_same(image[None], P, P)[0]  # (rows·P, columns·P, 3)
     tiles = padded.reshape(rows, P, columns, P, 3).swapaxes(1, 2)  # (rows, columns, P, P, 3)
     return tiles.reshape(-1, P, P, 3)

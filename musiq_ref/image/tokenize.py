@@ -31,12 +31,12 @@ class Tokens(NamedTuple):
 class Scale(NamedTuple):
     """One scale of the multi-scale input: its place in the token sequence and its size.
 
-    longer_side: 0 for the native image;  index: into the scale embedding;  height, width: in pixels;
+    longer_side: 0 for the native image;  scale_index: into the scale embedding;  height, width: in pixels;
     rows, columns: of patches;  length: tokens of this scale;  kept: how many of the rows·columns patches are used
     """
 
     longer_side: int
-    index: int
+    scale_index: int
     height: int
     width: int
     rows: int
@@ -88,14 +88,14 @@ def tokenize(image: Any, config: MusiqConfig, dtype: Any = None) -> Tokens:
     x = normalize(image, dtype or (np.float64 if image.dtype == np.float64 else np.float32))
     P, G = config.patch_size, config.grid_size
     parts = []
-    for scale in scales_of(*x.shape[:2], config):
+    for scale in scales_of(x.shape[0], x.shape[1], config):
         resized = resize(x, scale.height, scale.width, config.conventions.resize) if scale.longer_side else x
         index = hash_index(scale.rows, scale.columns, G, config.conventions.hash)
         parts.append(
             Tokens(
                 _fit(extract_patches(resized, P), scale.length),
                 _fit(index, scale.length),
-                _fit(np.full(len(index), scale.index), scale.length),
+                _fit(np.full(len(index), scale.scale_index), scale.length),
                 _fit(np.ones(len(index), bool), scale.length),
             )
         )

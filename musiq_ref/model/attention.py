@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from musiq_ref.backend import namespace
 from musiq_ref.config import Conventions
 from musiq_ref.model.noise import Noise, drop, drop_backward
 from musiq_ref.model.parameters import Params

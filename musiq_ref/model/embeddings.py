@@ -36,7 +36,9 @@ def spatial_table(params: Params, config: MusiqConfig, like):
     return namespace(like).asarray(table.astype(like.dtype))
 
 
-def embed(x, hash_index, scale_index, params: Params, config: MusiqConfig, tap: Tap = no_tap, noise: Noise | None = None):
+def embed(
+    x, hash_index, scale_index, params: Params, config: MusiqConfig, tap: Tap = no_tap, noise: Noise | None = None
+):
     """z_0 = [class; E_p + E_HSE + E_SCE]                                     (Eq. 2)
 
     x = E_p: (B, N, D);  hash_index, scale_index: (B, N);  z_0: (B, 1 + N, D)
@@ -53,7 +55,7 @@ def embed(x, hash_index, scale_index, params: Params, config: MusiqConfig, tap: 
 
 
 def embed_backward(dz, cache, tap: Tap = no_tap):
-    """Returns (dx, dparams), dparams with the keys "class_token", "scale_embedding" and, if learned, "spatial_embedding"."""
+    """Returns (dx, dparams); dparams has the key "spatial_embedding" only if that table is learned."""
     cache_spatial, cache_scale, cache_drop, kind = cache
     xp = namespace(dz)
     dz = drop_backward(tap("encoder/input", dz), cache_drop)

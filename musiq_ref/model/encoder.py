@@ -48,7 +48,9 @@ def mlp_backward(dy, cache, tap: Tap = no_tap):
     return dz, {"fc1": {"kernel": dkernel_1, "bias": dbias_1}, "fc2": {"kernel": dkernel_2, "bias": dbias_2}}
 
 
-def block(z, allowed, params: Params, conventions: Conventions, tap: Tap = no_tap, noise: Noise | None = None, rate=0.0):
+def block(
+    z, allowed, params: Params, conventions: Conventions, tap: Tap = no_tap, noise: Noise | None = None, rate=0.0
+):
     """z′ = MSA(LN(z)) + z;  z″ = MLP(LN(z′)) + z′                            (Eq. 3 and 4)
 
     z, z″: (B, N, D);  allowed: boolean (B, 1, N, N);  rate: chance of dropping a branch (stochastic depth)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from musiq_ref.backend import namespace
 from musiq_ref.model.parameters import Params
@@ -30,8 +30,8 @@ def head_backward(dlogits, cache, tap: Tap = no_tap):
 class Expected(NamedTuple):
     """Scores (B,) and the distributions (B, C) that they are the means of; None with a single output."""
 
-    score: object
-    distribution: object
+    score: Any
+    distribution: Any
 
 
 def expected_score(logits):

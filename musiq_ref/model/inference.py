@@ -1,8 +1,8 @@
 """Scoring without gradients: the same functions of the same parameters, arranged to need little memory and time.
 
 Nothing is kept for a backward, padded tokens are left out (they are masked, so nothing depends on them), the stem works
-through the patches in chunks, and attention through the queries in blocks, one head after the other. `model.musiq.forward`
-says what is computed; the tests compare the two.
+through the patches in chunks, and attention through the queries in blocks, one head after the other.
+`model.musiq.forward` says what is computed; the tests compare the two.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _mlp(z, params: Params, conventions: Conventions):
 
 
 def _attention(z, params: Params):
-    """MSA of (N, D) without a mask, there being no padding; the scores of one head and one block of queries at a time."""
+    """MSA of (N, D), unmasked because unpadded; the weights of one head and one block of queries at a time."""
     xp = namespace(z)
     D, H, D_h = params["query"]["kernel"].shape
     q, k, v = (

@@ -49,7 +49,10 @@ def forward(
     B, N = tokens.mask.shape
 
     features, cache_stem = stem(
-        tap("patches", patches).reshape(B * N, *patches.shape[2:]), params["stem"], config.conventions, within(tap, "stem")
+        tap("patches", patches).reshape(B * N, *patches.shape[2:]),
+        params["stem"],
+        config.conventions,
+        within(tap, "stem"),
     )  # (B·N, P/4, P/4, 256)
     features = features.reshape(B, N, *features.shape[1:])
     x, cache_patch = patch_embedding(features, params["patch_embedding"])  # (B, N, D)
@@ -104,7 +107,7 @@ def image_gradient(
     expected, cache_score = expected_score(logits)
     dlogits = expected_score_backward(np.ones_like(expected.score), cache_score)
     dpatches = backward(dlogits, cache).patches[0]
-    return float(expected.score[0]), tokenize_backward(dpatches, *image.shape[:2], config)
+    return float(expected.score[0]), tokenize_backward(dpatches, image.shape[0], image.shape[1], config)
 
 
 def with_class_token(mask: Array) -> Array:
@@ -130,7 +133,7 @@ def check_tokens(params: Params, tokens: Tokens, config: MusiqConfig, axes: int)
             raise ValueError(f"tokens.{name} has shape {getattr(tokens, name).shape}; the model needs {expected}")
     for name, limit in (("hash_index", config.grid_size**2), ("scale_index", config.scales)):
         index = getattr(tokens, name)
-        if on_host(index) and index.size and not (0 <= index.min() and index.max() < limit):
+        if on_host(index) and index.size and not (index.min() >= 0 and index.max() < limit):
             raise ValueError(
                 f"tokens.{name} runs from {index.min()} to {index.max()}; this model has rows 0 to {limit - 1}"
             )

@@ -146,9 +146,7 @@ def init_params(config: MusiqConfig, seed: int = 0, dtype: str = "float32") -> P
     ((48, 1), dtype('float32'))
     """
     rng = np.random.default_rng(seed)
-    return nest(
-        {path: _initial(path, shape, rng).astype(dtype) for path, shape in parameter_shapes(config).items()}
-    )
+    return nest({path: _initial(path, shape, rng).astype(dtype) for path, shape in parameter_shapes(config).items()})
 
 
 def _initial(path: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:

@@ -8,7 +8,7 @@ from musiq_ref.backend import namespace
 
 
 def same_padding(n: int, size: int, stride: int) -> tuple[int, int]:
-    """Elements to add before and after an axis of length n so that it has ceil(n/stride) windows; the smaller half first.
+    """What to add before and after an axis of length n so that it has ceil(n/stride) windows; the smaller half first.
 
     >>> same_padding(32, size=7, stride=2), same_padding(16, size=3, stride=2)
     ((2, 3), (0, 1))

@@ -16,7 +16,7 @@ def lookup(table, index):
 
 
 def lookup_backward(dy, cache):
-    r"""dT[r] = Σ dy where index = r, as the product of a one-hot matrix and dy: deterministic, and fast on any device"""
+    r"""dT[r] = Σ dy where index = r, as one-hot matrix times dy: deterministic, and fast on any device"""
     index, rows = cache
     xp = namespace(dy)
     one_hot = (index.reshape(-1, 1) == xp.arange(rows)).astype(dy.dtype)  # (n, R)

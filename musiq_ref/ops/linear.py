@@ -6,7 +6,7 @@ from musiq_ref.backend import namespace
 
 
 def linear(x, kernel, bias):
-    r"""y = x·W + b                                                          (projections in Eq. 6, 9 and the MLP of Eq. 4)
+    r"""y = x·W + b                                                          (Eq. 6 and 9, the MLP of Eq. 4)
 
     x: (..., I);  kernel W: (I, O);  bias b: (O,);  y: (..., O)
     """

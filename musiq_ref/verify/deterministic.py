@@ -1,4 +1,4 @@
-"""Tensors and images that any language can recompute from a seed and a name, so that fixtures need no files (SPEC 9)."""
+"""Tensors and images that any language can recompute from a seed and a name, so fixtures need no files (SPEC 9)."""
 
 from __future__ import annotations
 

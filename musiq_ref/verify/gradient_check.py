@@ -9,7 +9,6 @@ import numpy as np
 
 from musiq_ref.model.parameters import flatten
 
-
 ROUNDING = 100 * np.finfo(np.float64).eps  # relative error of a forward of many steps
 
 
@@ -32,8 +31,8 @@ def check_vjp(
     ⟨c, (f(x + h·v) − f(x − h·v))/2h⟩ = ⟨backward(c), v⟩ must agree: along a direction through all inputs at once, and
     along one through each input alone. A cotangent of ones would pass a softmax backward that returns zeros.
 
-    forward: (*inputs) -> (y, cache), as all ops of this library;  backward: (dy, cache) -> the gradients in the order of
-    the inputs (a tuple, or a single one);  inputs: float64 arrays, or nested dicts of them; whatever else (integers,
+    forward: (*inputs) -> (y, cache), as all ops of this library;  backward: (dy, cache) -> the gradients in the order
+    of the inputs (a tuple, or a single one);  inputs: float64 arrays, or nested dicts of them; whatever else (integers,
     booleans, strings, None) is passed on and has no gradient;  step: h;  rtol: of the larger side, and of the size
     that a derivative along such a direction typically has
 
@@ -46,7 +45,7 @@ def check_vjp(
     True
     >>> check_vjp(softmax, lambda dy, cache: 0 * dy, [x])
     Traceback (most recent call last):
-    musiq_ref.verify.gradient_check.GradientError: along input 0: ...
+    musiq_ref.verify.gradient_check.GradientError: along all inputs: the backward gives 0, ...
     """
     rng = np.random.default_rng(seed)
     y, cache = forward(*inputs)
@@ -74,7 +73,7 @@ def check_vjp(
                 f"along {label}: the backward gives {analytic:.9g}, differences of the forward {numeric:.9g} "
                 f"(relative error {error:.1e}, allowed {rtol:.1e})"
             )
-        worst = max(worst, error)
+        worst = max(worst, float(error))
     return worst
 
 
@@ -83,7 +82,9 @@ def _pair(inputs, gradients) -> list[tuple[str, np.ndarray, np.ndarray]]:
     pairs = []
     for i, x in enumerate(inputs):
         leaves = dict(flatten(x, f"input {i}/")) if isinstance(x, dict) else {f"input {i}": x}
-        leaves = {name: leaf for name, leaf in leaves.items() if isinstance(leaf, np.ndarray) and leaf.dtype.kind == "f"}
+        leaves = {
+            name: leaf for name, leaf in leaves.items() if isinstance(leaf, np.ndarray) and leaf.dtype.kind == "f"
+        }
         if not leaves:
             continue
         if i >= len(gradients):

@@ -14,7 +14,7 @@ from musiq_ref.model.parameters import Params
 def trace(
     params: Params, tokens: Tokens, config: MusiqConfig, dlogits: Any = None
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    """All intermediates of a forward, and, if dlogits is given, the gradients to all of them, by name in the order made.
+    """All intermediates of a forward and, if dlogits is given, the gradients to them, by name in the order made.
 
     tokens: (B, N, …) from `batch`;  dlogits: (B, C)
 
