@@ -20,11 +20,21 @@ Array = Any
 
 
 class BackendError(RuntimeError):
-    """A backend that is not installed, or that cannot run on this machine; the message says what to do."""
+    """A backend that is not installed, or that cannot run on this machine; the message says what to do.
+
+    >>> get_backend("abacus")
+    Traceback (most recent call last):
+    musiq_ref.backend.BackendError: no backend is called 'abacus'; installed are: ...
+    """
 
 
 class Backend(NamedTuple):
-    """Where arrays live: a name, the way there from NumPy, and the way back."""
+    """Where arrays live: a name, the way there from NumPy, and the way back.
+
+    >>> backend = get_backend("numpy")
+    >>> backend.to_numpy(backend.from_numpy(np.ones(2)))
+    array([1., 1.])
+    """
 
     name: str
     from_numpy: Callable[[np.ndarray], Array]

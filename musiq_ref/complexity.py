@@ -14,6 +14,9 @@ class Complexity(NamedTuple):
     """Counts for one configuration and image size.
 
     parameters, macs: totals;  parameters_by_part, macs_by_part: the same, itemised;  tokens: without the class token
+
+    >>> complexity(MusiqConfig(), (224, 224)).macs_by_part["head"]
+    384
     """
 
     parameters: int

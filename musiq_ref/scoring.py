@@ -24,6 +24,9 @@ class Score(NamedTuple):
 
     value: the score;  distribution: the probabilities (C,) of the scores 1…C of which `value` is the mean, or None for
     a model with one output;  path: of the file, or None;  height, width: in pixels
+
+    >>> Score(3.5, None, "photo.jpg", 480, 640).value
+    3.5
     """
 
     value: float

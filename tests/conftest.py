@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +12,6 @@ from musiq_ref.backend import get_backend
 
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 settings.load_profile("default")
-
-GOLDEN = Path(__file__).parent / "golden"
 
 
 def _device(name):
@@ -34,17 +31,3 @@ def device(request):
 @pytest.fixture
 def rng():
     return np.random.default_rng(20260101)
-
-
-@pytest.fixture(scope="session")
-def golden():
-    """golden("model") -> the arrays recorded from the authors' code, or from pyiqa."""
-    files = {}
-
-    def load(name):
-        if name not in files:
-            with np.load(GOLDEN / f"{name}.npz") as archive:
-                files[name] = dict(archive)
-        return files[name]
-
-    return load

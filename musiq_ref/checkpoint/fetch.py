@@ -23,7 +23,11 @@ CHUNK = 2**18
 
 
 class DownloadError(RuntimeError):
-    """A checkpoint that could not be fetched, or was not the published one; the message says what to do by hand."""
+    """A checkpoint that could not be fetched, or was not the published one; the message says what to do by hand.
+
+    >>> issubclass(DownloadError, RuntimeError)
+    True
+    """
 
 
 def download(name: str, cache: str | Path | None = None, *, progress: bool = True) -> Path:

@@ -24,7 +24,12 @@ BITS_PER_SAMPLE, PHOTOMETRIC, ORIENTATION = 258, 262, 274  # TIFF and EXIF tags
 
 
 class ImageError(ValueError):
-    """An image that cannot be used; the message is one sentence that names it and says what to do."""
+    """An image that cannot be used; the message is one sentence that names it and says what to do.
+
+    >>> decode(np.zeros((0, 5, 3), np.uint8))
+    Traceback (most recent call last):
+    musiq_ref.image.decode.ImageError: ...
+    """
 
 
 def decode(source: Any, *, background: tuple[int, int, int] = (255, 255, 255), max_pixels: int = 2**28) -> np.ndarray:

@@ -20,6 +20,9 @@ class Tokens(NamedTuple):
 
     patches: (N, P, P, 3), floating, −1 … 1;  hash_index: (N,) in 0 … G² − 1;  scale_index: (N,) in 0 … S − 1;
     mask: (N,), True where a token is valid and False where it is padding
+
+    >>> Tokens._fields
+    ('patches', 'hash_index', 'scale_index', 'mask')
     """
 
     patches: Any

@@ -40,6 +40,11 @@ def expected_score(logits):
     logits: (B, C);  returns Expected(score (B,), distribution (B, C) or None), cache
 
     Of several crops of one image pyiqa averages p before taking the mean: the same as averaging the scores.
+
+    >>> import numpy as np
+    >>> expected, cache = expected_score(np.zeros((1, 10)))
+    >>> expected.score.round(6), expected_score_backward(np.ones(1), cache)[0, :2].round(2)
+    (array([5.5]), array([-0.45, -0.35]))
     """
     outputs = logits.shape[-1]
     if outputs == 1:
@@ -51,7 +56,13 @@ def expected_score(logits):
 
 
 def expected_score_backward(dscore, cache):
-    """dscore: (B,);  returns dlogits: (B, C)"""
+    """dlogits_k = dscore·p_k·(k − score).  dscore: (B,);  returns dlogits: (B, C)
+
+    >>> import numpy as np
+    >>> _, cache = expected_score(np.array([[2.5]]))
+    >>> expected_score_backward(np.ones(1), cache)
+    array([[1.]])
+    """
     cache_softmax, outputs = cache
     if outputs == 1:
         return dscore[:, None]

@@ -20,7 +20,11 @@ from musiq_ref.model.taps import Tap, no_tap, within
 
 
 class Gradients(NamedTuple):
-    """Gradients of a scalar: to the parameters (the same keys as `params`) and to the patches (B, N, P, P, 3)."""
+    """Gradients of a scalar: to the parameters (the same keys as `params`) and to the patches (B, N, P, P, 3).
+
+    >>> Gradients._fields
+    ('params', 'patches')
+    """
 
     params: Params
     patches: Array
@@ -69,6 +73,14 @@ def backward(dlogits: Array, cache: Any, tap: Tap | None = None) -> Gradients:
 
     dlogits: (B, C), gradient of a scalar to the logits;  tap: sees and may replace the gradient to every intermediate,
     under the names of the forward
+
+    >>> import musiq_ref as mq
+    >>> config = mq.MusiqConfig.preset("tiny")
+    >>> params = mq.init_params(config, dtype="float64")
+    >>> tokens = mq.batch([mq.tokenize(np.zeros((60, 80, 3), np.uint8), config)])
+    >>> logits, cache = mq.forward(params, tokens, config)
+    >>> mq.backward(np.ones_like(logits), cache).params["head"]["bias"]
+    array([1.])
     """
     tap = tap or no_tap
     shape, cache_stem, cache_patch, cache_embed, cache_encoder, cache_head = cache

@@ -13,7 +13,11 @@ ROUNDING = 100 * np.finfo(np.float64).eps  # relative error of a forward of many
 
 
 class GradientError(AssertionError):
-    """A backward that disagrees with its forward; the message says by how much and for which input."""
+    """A backward that disagrees with its forward; the message says by how much and for which input.
+
+    >>> issubclass(GradientError, AssertionError)
+    True
+    """
 
 
 def check_vjp(

@@ -1,0 +1,54 @@
+# make demo   sets everything up and scores the bundled photographs
+# make test   sets everything up and runs all tests
+# make lint   style and types
+# make gpu    the tests of the array code on a GPU (CUDA=12 or 13)
+# make bench  side by side with PyTorch, in one run
+
+PYTHON ?= python3
+VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
+CUDA ?= 12
+BIN = $(VENV)/bin
+PHOTOGRAPHS = musiq_ref/data/photographs
+
+.PHONY: demo test lint gpu bench clean
+
+demo: $(VENV)/demo
+	$(BIN)/musiq-ref score $(PHOTOGRAPHS)
+	$(BIN)/musiq-ref explain $(PHOTOGRAPHS)/coffee.png -o demo.png
+
+test: $(VENV)/test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+gpu: $(VENV)/gpu$(CUDA)
+	MUSIQ_REF_TEST_BACKENDS=numpy,cupy $(BIN)/python -m pytest tests/test_ops.py tests/test_model.py tests/test_cupy_backend.py
+
+bench: $(VENV)/test
+	$(BIN)/python benchmarks/compare_torch.py
+
+# A folder's stamp says what is installed in it; it is made anew when what is asked for changes.
+$(VENV)/demo: pyproject.toml $(CONSTRAINTS)
+	$(call install,-e '.[tutorials]')
+
+$(VENV)/test: pyproject.toml $(CONSTRAINTS)
+	$(call install,-e '.[test]')
+
+$(VENV)/gpu$(CUDA): pyproject.toml $(CONSTRAINTS)
+	$(call install,-e '.[test]')
+	$(BIN)/python -m pip uninstall --quiet --yes cupy-cuda12x
+	$(BIN)/python -m pip install --quiet -e '.[cuda$(CUDA)]' -c $(CONSTRAINTS)
+
+define install
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "musiq_ref needs Python 3.11 or newer, and $(PYTHON) is %d.%d; run: make PYTHON=python3.11 ..." % sys.version_info[:2] or 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(1) -c $(CONSTRAINTS)
+	touch $@
+endef
+
+clean:
+	rm -rf $(VENV) demo.png
