@@ -396,7 +396,7 @@ def _method(name):
     def method(self, *args, **kwargs):
         method_signature(name).bind(self, *args, **kwargs)
         keywords = {key: _unwrap(value) for key, value in kwargs.items()}
-        source = np if not hasattr(np.ndarray, name) else None  # ptp is a function only in NumPy 2
+        source = np if not callable(getattr(np.ndarray, name, None)) else None  # ptp is a function only in NumPy 2
         function = getattr(np, name) if source else getattr(np.ndarray, name)
         result = function(self._host, *_unwrap(args), **keywords)
         return kwargs["out"] if kwargs.get("out") is not None else _wrap(result)
