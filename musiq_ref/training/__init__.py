@@ -1,0 +1,1 @@
+"""Training: data sets, augmentation, optimisers, learning-rate schedules, and the loop that joins them."""
