@@ -194,6 +194,44 @@ def test_gradient_of_a_batch_is_the_sum_over_its_images():
         np.testing.assert_allclose(gradient, parts[0][path] + parts[1][path], rtol=1e-9, atol=1e-10)
 
 
+@settings(max_examples=20)
+@given(configs(), st.integers(2, 9), seeds)
+def test_recomputing_gives_the_same_bits(config, n, seed):
+    params = random_params(config)
+    tokens = mq.batch([random_tokens(config, n, seed), random_tokens(config, n + 1, seed)])
+    results = []
+    for recompute in (False, True):
+        noise = mq.Noise(np.random.default_rng(1), dropout=0.1, attention_dropout=0.2, stochastic_depth=0.3)
+        logits, cache = mq.forward(params, tokens, config, noise=noise, recompute=recompute)
+        gradients = mq.backward(np.ones_like(logits), cache)
+        results.append({"logits": logits, "patches": gradients.patches, **dict(flatten(gradients.params))})
+    assert all(np.array_equal(results[0][name], results[1][name]) for name in results[0])
+
+
+def test_recomputing_in_chunks_adds_up(monkeypatch):
+    monkeypatch.setattr("musiq_ref.model.recompute.PATCHES", 4)
+    tokens, params = mq.batch([random_tokens(SMALL, 11, 0)]), random_params(SMALL)
+    logits, cache = mq.forward(params, tokens, SMALL)
+    again, cache_again = mq.forward(params, tokens, SMALL, recompute=True)
+    np.testing.assert_allclose(again, logits, rtol=1e-12)
+    first, second = (mq.backward(np.ones_like(logits), c) for c in (cache, cache_again))
+    assert relative(second.patches, first.patches) < 1e-12
+    for path, gradient in flatten(first.params):
+        np.testing.assert_allclose(dict(flatten(second.params))[path], gradient, rtol=1e-9, atol=1e-11)
+    assert mq.backward(np.ones_like(logits), cache_again, want_patches=False).patches is None
+    with pytest.raises(ValueError, match="nothing is kept to be tapped"):
+        mq.forward(params, tokens, SMALL, tap=lambda name, array: array, recompute=True)
+
+
+def test_gradients_of_the_parameters_without_those_of_the_patches():
+    tokens, params = mq.batch([random_tokens(SMALL, 6, 0)]), random_params(SMALL)
+    logits, cache = mq.forward(params, tokens, SMALL)
+    whole, part = (mq.backward(np.ones_like(logits), cache, want_patches=want) for want in (True, False))
+    assert part.patches is None
+    for path, gradient in flatten(whole.params):
+        assert np.array_equal(dict(flatten(part.params))[path], gradient)
+
+
 def test_a_conventions_difference_shows_in_the_score():
     params = deterministic_params(SMALL, 1, "float64")
     image = np.random.default_rng(1).integers(0, 256, (50, 77, 3), dtype=np.uint8)

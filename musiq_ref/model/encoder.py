@@ -88,23 +88,25 @@ def block_names(params: Params) -> list[str]:
     return sorted((name for name in params if name.startswith("block_")), key=lambda name: int(name[6:]))
 
 
-def encoder(z, valid, params: Params, conventions: Conventions, tap: Tap = no_tap, noise: Noise | None = None):
+def encoder(
+    z, valid, params: Params, conventions: Conventions, tap: Tap = no_tap, noise: Noise | None = None, run_block=block
+):
     """z_L = block_L(… block_1(z_0));  y = LN(z_L)                            (Eq. 3–5)
 
-    z, y: (B, N, D);  valid: boolean (B, N)
+    z, y: (B, N, D);  valid: boolean (B, N);  run_block: `block`, or one that keeps less
     """
     cache, names, allowed = {}, block_names(params), allowed_pairs(valid)
     for i, name in enumerate(names):
         rate = noise.path_rate(i, len(names)) if noise else 0.0
-        z, cache[name] = block(z, allowed, params[name], conventions, within(tap, name), noise, rate)
+        z, cache[name] = run_block(z, allowed, params[name], conventions, within(tap, name), noise, rate)
     y, cache["norm"] = norm(z, params["norm"])
     return tap("norm", y), cache
 
 
-def encoder_backward(dy, cache, tap: Tap = no_tap):
+def encoder_backward(dy, cache, tap: Tap = no_tap, run_block_backward=block_backward):
     """Returns (dz, dparams)."""
     dparams = {}
     dz, dparams["norm"] = norm_backward(tap("norm", dy), cache["norm"])
     for name in reversed(block_names(cache)):
-        dz, dparams[name] = block_backward(dz, cache[name], within(tap, name))
+        dz, dparams[name] = run_block_backward(dz, cache[name], within(tap, name))
     return dz, dparams

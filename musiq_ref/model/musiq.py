@@ -11,31 +11,56 @@ from musiq_ref.config import MusiqConfig
 from musiq_ref.image.decode import decode
 from musiq_ref.image.tokenize import Tokens, batch, tokenize, tokenize_backward
 from musiq_ref.model.embeddings import embed, embed_backward, patch_embedding, patch_embedding_backward
-from musiq_ref.model.encoder import encoder, encoder_backward
+from musiq_ref.model.encoder import block, block_backward, encoder, encoder_backward
 from musiq_ref.model.head import expected_score, expected_score_backward, head, head_backward
 from musiq_ref.model.noise import Noise
 from musiq_ref.model.parameters import Params, check_params
+from musiq_ref.model.recompute import (
+    block_recomputed,
+    block_recomputed_backward,
+    stem_recomputed,
+    stem_recomputed_backward,
+)
 from musiq_ref.model.stem import stem, stem_backward
 from musiq_ref.model.taps import Tap, no_tap, within
 
 
 class Gradients(NamedTuple):
-    """Gradients of a scalar: to the parameters (the same keys as `params`) and to the patches (B, N, P, P, 3).
+    """Gradients of a scalar: to the parameters (the same keys as `params`) and to the patches (B, N, P, P, 3), or None.
 
     >>> Gradients._fields
     ('params', 'patches')
     """
 
     params: Params
-    patches: Array
+    patches: Any
+
+
+class Parts(NamedTuple):
+    """The pairs that decide how much a forward keeps for its backward."""
+
+    stem: Any
+    stem_backward: Any
+    block: Any
+    block_backward: Any
+
+
+PLAIN = Parts(stem, stem_backward, block, block_backward)
+RECOMPUTED = Parts(stem_recomputed, stem_recomputed_backward, block_recomputed, block_recomputed_backward)
 
 
 def forward(
-    params: Params, tokens: Tokens, config: MusiqConfig, tap: Tap | None = None, noise: Noise | None = None
+    params: Params,
+    tokens: Tokens,
+    config: MusiqConfig,
+    tap: Tap | None = None,
+    noise: Noise | None = None,
+    recompute: bool = False,
 ) -> tuple[Array, Any]:
     """The logits of a batch, and what `backward` needs                       (Eq. 1–11)
 
     tokens: (B, N, …) from `batch`;  tap: sees and may replace every intermediate;  noise: dropout in training
+    recompute: keep little for the backward and compute the rest again there (then there is nothing to tap)
     returns logits (B, C), cache
 
     Everything is computed in the dtype of the parameters. Raises ValueError when tokens and model do not fit.
@@ -47,12 +72,14 @@ def forward(
     >>> logits.shape, mq.backward(logits, cache).patches.shape
     ((1, 10), (1, 199, 32, 32, 3))
     """
-    tap = tap or no_tap
+    if recompute and tap:
+        raise ValueError("with recompute=True nothing is kept to be tapped; leave out one of the two")
+    tap, parts = tap or no_tap, RECOMPUTED if recompute else PLAIN
     dtype = check_tokens(params, tokens, config, axes=2)
     patches = tokens.patches.astype(dtype)
     B, N = tokens.mask.shape
 
-    features, cache_stem = stem(
+    features, cache_stem = parts.stem(
         tap("patches", patches).reshape(B * N, *patches.shape[2:]),
         params["stem"],
         config.conventions,
@@ -63,16 +90,19 @@ def forward(
     x = tap("patch_embedding", x)
     z, cache_embed = embed(x, tokens.hash_index, tokens.scale_index, params, config, tap, noise)  # (B, 1 + N, D)
     valid = with_class_token(tokens.mask)  # (B, 1 + N)
-    y, cache_encoder = encoder(z, valid, params["encoder"], config.conventions, within(tap, "encoder"), noise)
+    y, cache_encoder = encoder(
+        z, valid, params["encoder"], config.conventions, within(tap, "encoder"), noise, parts.block
+    )
     logits, cache_head = head(y, params["head"], within(tap, "head"))  # (B, C)
-    return logits, (patches.shape, cache_stem, cache_patch, cache_embed, cache_encoder, cache_head)
+    return logits, (parts, patches.shape, cache_stem, cache_patch, cache_embed, cache_encoder, cache_head)
 
 
-def backward(dlogits: Array, cache: Any, tap: Tap | None = None) -> Gradients:
+def backward(dlogits: Array, cache: Any, tap: Tap | None = None, want_patches: bool = True) -> Gradients:
     """The lines of `forward` from the last to the first.
 
     dlogits: (B, C), gradient of a scalar to the logits;  tap: sees and may replace the gradient to every intermediate,
-    under the names of the forward
+    under the names of the forward;  want_patches: whether the gradient to the patches is needed (training does without
+    it, and saves the most expensive step of the stem)
 
     >>> import musiq_ref as mq
     >>> config = mq.MusiqConfig.preset("tiny")
@@ -83,16 +113,16 @@ def backward(dlogits: Array, cache: Any, tap: Tap | None = None) -> Gradients:
     array([1.])
     """
     tap = tap or no_tap
-    shape, cache_stem, cache_patch, cache_embed, cache_encoder, cache_head = cache
+    parts, shape, cache_stem, cache_patch, cache_embed, cache_encoder, cache_head = cache
     dparams: Params = {}
     dy, dparams["head"] = head_backward(dlogits, cache_head, within(tap, "head"))
-    dz, dparams["encoder"] = encoder_backward(dy, cache_encoder, within(tap, "encoder"))
+    dz, dparams["encoder"] = encoder_backward(dy, cache_encoder, within(tap, "encoder"), parts.block_backward)
     dx, dembed = embed_backward(dz, cache_embed, tap)
     dparams.update(dembed)
     dfeatures, dparams["patch_embedding"] = patch_embedding_backward(tap("patch_embedding", dx), cache_patch)
     dfeatures = dfeatures.reshape(-1, *dfeatures.shape[2:])  # (B·N, P/4, P/4, 256)
-    dpatches, dparams["stem"] = stem_backward(dfeatures, cache_stem, within(tap, "stem"))
-    return Gradients(dparams, tap("patches", dpatches.reshape(shape)))
+    dpatches, dparams["stem"] = parts.stem_backward(dfeatures, cache_stem, within(tap, "stem"), want_patches)
+    return Gradients(dparams, tap("patches", dpatches.reshape(shape)) if want_patches else None)
 
 
 def image_gradient(

@@ -101,6 +101,15 @@ def map_params(f: Callable[[Array], Array], params: Params) -> Params:
     return {k: map_params(f, v) if isinstance(v, dict) else f(v) for k, v in params.items()}
 
 
+def add_params(a: Params, b: Params) -> Params:
+    """The sum of two nested dicts with the same keys.
+
+    >>> add_params({"head": {"bias": 1}}, {"head": {"bias": 2}})
+    {'head': {'bias': 3}}
+    """
+    return {k: add_params(v, b[k]) if isinstance(v, dict) else v + b[k] for k, v in a.items()}
+
+
 def check_params(params: Params, config: MusiqConfig) -> np.dtype:
     """That the parameters are those of such a model, all of one floating dtype, which it returns.
 

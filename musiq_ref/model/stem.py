@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from musiq_ref.config import Conventions
 from musiq_ref.model.parameters import Params
 from musiq_ref.model.taps import Tap, no_tap
 from musiq_ref.ops.activation import relu, relu_backward
-from musiq_ref.ops.convolution import convolution, convolution_backward
+from musiq_ref.ops.convolution import convolution, convolution_backward, kernel_gradient
 from musiq_ref.ops.group_norm import group_norm, group_norm_backward
 from musiq_ref.ops.max_pool import max_pool, max_pool_backward
 from musiq_ref.ops.weight_standardization import standardize, standardize_backward
@@ -46,12 +48,13 @@ def stem(patches, params: Params, conventions: Conventions, tap: Tap = no_tap):
     return rectify("output", tap("sum", x + shortcut)), cache
 
 
-def stem_backward(dy, cache, tap: Tap = no_tap):
-    """The lines of `stem` from the last to the first. Returns (dpatches, dparams)."""
+def stem_backward(dy, cache, tap: Tap = no_tap, want_patches: bool = True):
+    """The lines of `stem` from the last to the first. Returns (dpatches, dparams); dpatches is None if not wanted."""
     dparams = {}
 
-    def conv_backward(name, dy):
-        dx, dkernel = convolution_backward(tap(name, dy), cache[name])
+    def conv_backward(name, dy, want_input=True) -> Any:
+        dy = tap(name, dy)
+        dx, dkernel = convolution_backward(dy, cache[name]) if want_input else (None, kernel_gradient(dy, cache[name]))
         dkernel = tap(f"{name}/standardized", dkernel)
         dparams[name] = {"kernel": standardize_backward(dkernel, cache[f"{name}/kernel"])}
         return dx
@@ -72,5 +75,5 @@ def stem_backward(dy, cache, tap: Tap = no_tap):
 
     dx = max_pool_backward(tap("pool", dx), cache["pool"])
     dx = norm_backward("gn_root", rectify_backward("relu_root", dx))
-    dpatches = conv_backward("conv_root", dx)
+    dpatches = conv_backward("conv_root", dx, want_patches)
     return dpatches, dparams

@@ -49,15 +49,20 @@ def convolution_backward(dy, cache):
     x, kernel, stride = cache
     xp = namespace(dy)
     size, (N, rows, columns, O) = kernel.shape[0], dy.shape
-    padded = pad_same(x, size, stride)
-    flat = dy.reshape(-1, O)
-    dkernel = windows(padded, size, stride).reshape(len(flat), -1).T @ flat
-    dwindows = (flat @ kernel.reshape(-1, O).T).reshape(N, rows, columns, size, size, -1)
-    dpadded = xp.zeros_like(padded)
+    dwindows = (dy.reshape(-1, O) @ kernel.reshape(-1, O).T).reshape(N, rows, columns, size, size, -1)
+    dpadded = xp.zeros_like(pad_same(x, size, stride))
     for a in range(size):
         for b in range(size):
             dpadded[:, a : a + rows * stride : stride, b : b + columns * stride : stride] += dwindows[:, :, :, a, b]
-    return unpad_same(dpadded, x.shape, size, stride), dkernel.reshape(kernel.shape)
+    return unpad_same(dpadded, x.shape, size, stride), kernel_gradient(dy, cache)
+
+
+def kernel_gradient(dy, cache):
+    """The second half of `convolution_backward`, for a convolution whose input needs no gradient."""
+    x, kernel, stride = cache
+    size, flat = kernel.shape[0], dy.reshape(-1, dy.shape[-1])
+    columns = windows(pad_same(x, size, stride), size, stride).reshape(len(flat), -1)
+    return (columns.T @ flat).reshape(kernel.shape)
 
 
 def unpad_same(padded, shape, size, stride):
