@@ -11,7 +11,7 @@ import sys
 from importlib import import_module
 from importlib.metadata import version
 
-COMMANDS = ("score", "explain", "summary", "convert", "download")
+COMMANDS = ("score", "explain", "summary", "train", "convert", "download")
 
 
 def main(argv: list[str] | None = None) -> int:

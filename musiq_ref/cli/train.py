@@ -1,0 +1,72 @@
+"""`musiq-ref train`: trains a model by a recipe, or goes on where a run was stopped."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tomllib
+from pathlib import Path
+
+from musiq_ref.training.curves import draw_curves
+from musiq_ref.training.run import train
+from musiq_ref.training.settings import recipe
+from musiq_ref.training.state import TrainingError
+
+HELP = "train a model by a recipe, or go on where a run was stopped"
+EXAMPLE = "musiq-ref train --recipe koniq --data koniq10k/ -o run1 --set batch=32 --set model.layers=6"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--recipe", required=True, help="koniq, spaq, ava, paq2piq, imagenet, synthetic, or a .toml file"
+    )
+    parser.add_argument("--data", metavar="FOLDER|CSV", help="the data set; the synthetic one needs none")
+    parser.add_argument("-o", "--output", metavar="FOLDER", required=True, help="where the run is kept, to go on from")
+    parser.add_argument(
+        "--set", metavar="NAME=VALUE", action="append", default=[], help="change a setting; tables with a dot, as TOML"
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, and no progress bar")
+
+
+def run(args: argparse.Namespace) -> int:
+    settings = recipe(args.recipe, **parse_changes(args.set))
+    try:
+        result = train(settings, args.output, args.data, progress=not args.json)
+    except KeyboardInterrupt:
+        print(f"musiq-ref train: stopped; the same command goes on from {args.output}", file=sys.stderr)
+        return 130
+    except TrainingError as error:
+        print(f"musiq-ref train: {error}", file=sys.stderr)
+        return 1
+    if args.json:
+        print(
+            json.dumps({**{name: str(getattr(result, name)) for name in ("last", "best", "log")}, **result.validation})
+        )
+    else:
+        curves = draw_curves(result.log, Path(args.output) / "curves.png")
+        print(f"last {result.last}\nbest {result.best}\nlog  {result.log}" + (f"\ncurves {curves}" if curves else ""))
+    return 0
+
+
+def parse_changes(texts: list[str]) -> dict:
+    """["batch=32", "model.layers=6"] -> {"batch": 32, "model": {"layers": 6}}; a value that is no TOML is a string.
+
+    >>> parse_changes(["learning_rate=1e-3", "model.layers=6", "loss=emd"])
+    {'learning_rate': 0.001, 'model': {'layers': 6}, 'loss': 'emd'}
+    """
+    changes: dict = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise ValueError(f"--set {text!r} is not NAME=VALUE; for example --set batch=32")
+        try:
+            parsed = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            parsed = value
+        table, dot, key = name.partition(".")
+        if dot:
+            changes.setdefault(table, {})[key] = parsed
+        else:
+            changes[name] = parsed
+    return changes

@@ -1,0 +1,242 @@
+"""The training loop: from settings and a stream of examples to a checkpoint, resumable to the bit."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from musiq_ref.checkpoint import load_checkpoint, save_checkpoint
+from musiq_ref.config import MusiqConfig
+from musiq_ref.image.tokenize import Tokens, tokenize
+from musiq_ref.metrics import plcc, srcc
+from musiq_ref.model.head import expected_score
+from musiq_ref.model.inference import predict
+from musiq_ref.model.parameters import Params, flatten, init_params, map_params
+from musiq_ref.training.optimizers import OPTIMIZERS, clip_by_global_norm, ema
+from musiq_ref.training.schedules import SCHEDULES
+from musiq_ref.training.settings import Settings
+from musiq_ref.training.state import Log, State, TrainingError, fold_targets, load_state, save_state
+from musiq_ref.training.step import Rates, batch_gradient, in_order
+from musiq_ref.training.stream import Stream, open_stream
+
+RECENT = 256  # scores that the progress bar's correlation looks back on
+CALIBRATION = 512  # targets from which their mean and deviation are taken
+
+
+class Result(NamedTuple):
+    """What a run leaves: the last and best checkpoints, the log, and the last validation's figures."""
+
+    last: Path
+    best: Path
+    log: Path
+    validation: dict[str, float]
+
+
+def train(settings: Settings, folder: str | Path, data: str | Path | None = None, progress: bool = True) -> Result:
+    """Trains, or goes on training, in a folder.
+
+    settings: from `recipe`;  folder: for state.safetensors (to go on from), last.safetensors and best.safetensors
+    (checkpoints), log.jsonl;  data: where the data set lies;  progress: show a bar
+
+    A run that was stopped, however abruptly, and is started again with the same settings ends with the same bits as one
+    that was not. Raises TrainingError, DatasetError or CheckpointError, in one sentence.
+
+    >>> import tempfile
+    >>> from musiq_ref.training.settings import recipe
+    >>> tiny = recipe("synthetic", epochs=1, epoch_images=4, batch=2, warmup=0, model={"layers": 1})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     train(tiny, folder, progress=False).last.name
+    'last.safetensors'
+    """
+    folder, config = Path(folder), settings.config()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"the folder {folder} cannot be made ({error.strerror}); choose another") from None
+    stream = open_stream(settings, data)
+    per_epoch = math.ceil(stream.length / settings.batch)
+    total = settings.epochs * per_epoch
+    saved = folder / "state.safetensors"
+    state = load_state(saved, settings) if saved.exists() else first_state(settings, stream)
+    log, result = Log(folder / "log.jsonl", state.step), {}
+    threads = settings.threads or len(os.sched_getaffinity(0))
+    bar = tqdm(total=total, initial=state.step, unit="step", disable=not progress)
+    recent: list[tuple[float, float]] = []
+    started, images = time.perf_counter(), 0
+
+    for step, tokens, targets in _batches(settings, stream, state.step, total):
+        state, loss, norm, scores = _one_step(settings, config, state, tokens, targets, step, total, threads)
+        log.add(step=state.step, loss=loss, norm=norm, learning_rate=_learning_rate(settings, step, total))
+        if targets.ndim == 1:
+            recent = [*recent, *zip(scores, targets, strict=True)][-RECENT:]
+        images += len(tokens)
+        bar.set_postfix(loss=f"{loss:.4f}", srcc=_recent_srcc(recent), images_per_s=_rate(images, started))
+        bar.update()
+        if state.step % per_epoch == 0 or state.step == total:
+            result = validate(_answer(state, settings), config, stream, threads)
+            log.add(step=state.step, epoch=state.step // per_epoch, **result)
+            tqdm.write(_line(state.step // per_epoch, settings.epochs, result)) if progress else None
+            quality = result.get("srcc", -result["rmse"])
+            if state.best is None or quality > state.best:
+                state = state._replace(best=quality)
+                save_checkpoint(folder / "best.safetensors", _answer(state, settings), config)
+            save_state(saved, state, settings)
+        elif state.step % settings.save_every == 0:
+            save_state(saved, state, settings)
+    bar.close()
+    save_checkpoint(folder / "last.safetensors", _answer(state, settings), config)
+    if not (folder / "best.safetensors").exists():
+        save_checkpoint(folder / "best.safetensors", _answer(state, settings), config)
+    return Result(folder / "last.safetensors", folder / "best.safetensors", log.path, result)
+
+
+def first_state(settings: Settings, stream: Stream) -> State:
+    """The state before the first step: drawn anew, or from the checkpoint `init` with a new head if outputs differ."""
+    config = settings.config()
+    params = init_params(config, settings.seed, settings.dtype)
+    if settings.init:
+        params = _take_over(load_checkpoint(settings.init, settings.dtype).params, params, settings.init)
+    centre, spread = 0.0, 1.0
+    if settings.normalize_targets:
+        if config.outputs != 1:
+            raise TrainingError(f"normalize_targets is for a single score, not for {config.outputs} outputs")
+        count = min(CALIBRATION, stream.length)
+        targets = np.array([stream.example(0, number)[1] for number in range(count)], dtype=np.float64)
+        centre, spread = float(targets.mean()), float(targets.std()) or 1.0
+    average = params if settings.ema else {}
+    return State(0, params, OPTIMIZERS[settings.optimizer][0](params), average, centre, spread, None)
+
+
+def _take_over(given: Params, fresh: Params, name: str) -> Params:
+    """The given parameters, with a fresh head where the number of outputs differs."""
+    shapes = {path: array.shape for path, array in flatten(given)}
+    for path, array in flatten(fresh):
+        if not path.startswith("head/") and shapes.get(path) != array.shape:
+            raise TrainingError(
+                f"{name} has {path} of shape {shapes.get(path)}, the model to train needs {array.shape}; "
+                f"train a model of the checkpoint's configuration"
+            )
+    fits = shapes["head/kernel"] == fresh["head"]["kernel"].shape
+    return {**given, "head": given["head"] if fits else fresh["head"]}
+
+
+def _batches(settings: Settings, stream: Stream, first: int, total: int) -> Iterator[tuple[int, list[Tokens], Any]]:
+    """(step, tokens, targets) for the steps from `first` on; the next batch is prepared while one is worked on."""
+    config, per_epoch = settings.config(), math.ceil(stream.length / settings.batch)
+
+    def example(epoch: int, number: int):
+        image, target = stream.example(epoch, number)
+        if settings.flip and np.random.default_rng((settings.seed, epoch, number, 1)).random() < 0.5:
+            image = np.ascontiguousarray(image[:, ::-1])
+        return tokenize(image, config, settings.dtype), target
+
+    def prepare(step: int):
+        epoch, position = divmod(step, per_epoch)
+        numbers = range(position * settings.batch, min((position + 1) * settings.batch, stream.length))
+        tokens, targets = zip(*(example(epoch, number) for number in numbers), strict=True)
+        return step, list(tokens), np.asarray(targets)
+
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(prepare, first) if first < total else None
+        for step in range(first, total):
+            assert ahead is not None
+            ready = ahead.result()
+            ahead = pool.submit(prepare, step + 1) if step + 1 < total else None
+            yield ready
+
+
+def _one_step(
+    settings: Settings, config: MusiqConfig, state: State, tokens, targets, step: int, total: int, threads: int
+):
+    """The state after one step, the loss, the gradient's norm, the scores."""
+    aim = (targets - state.centre) / state.spread if settings.normalize_targets else targets
+    gradient = batch_gradient(
+        state.params,
+        tokens,
+        aim,
+        config,
+        settings.loss,
+        loss_options=settings.loss_options,
+        part=settings.part,
+        threads=threads,
+        recompute=settings.recompute,
+        rates=Rates(settings.dropout, settings.attention_dropout, settings.stochastic_depth),
+        seed=(settings.seed, step),
+    )
+    if not math.isfinite(gradient.loss):
+        raise TrainingError(
+            f"the loss is {gradient.loss} at step {step + 1}: the run has diverged; lower learning_rate or set clip, "
+            f"and use another folder (this one keeps the last good state)"
+        )
+    groups = settings.groups or None
+    try:
+        clipped, norm = clip_by_global_norm(gradient.gradients, settings.clip or math.inf, groups)
+        params, optimizer = OPTIMIZERS[settings.optimizer][1](
+            state.params,
+            clipped,
+            state.optimizer,
+            _learning_rate(settings, step, total),
+            groups=groups,
+            **settings.optimizer_options,
+        )
+    except ValueError as error:
+        raise TrainingError(f"step {step + 1}: {error}") from None
+    average = ema(state.average, params, settings.ema) if settings.ema else {}
+    scores = gradient.scores * state.spread + state.centre
+    state = state._replace(step=step + 1, params=params, optimizer=optimizer, average=average)
+    return state, gradient.loss, float(norm), scores
+
+
+def _learning_rate(settings: Settings, step: int, total: int) -> float:
+    return settings.learning_rate * SCHEDULES[settings.schedule](step, total, min(settings.warmup, total - 1))
+
+
+def _answer(state: State, settings: Settings) -> Params:
+    """The parameters that a run would give if it ended now: averaged if asked, answering in scores."""
+    params = state.average if settings.ema else state.params
+    folded = fold_targets(params, state.centre, state.spread) if settings.normalize_targets else params
+    return map_params(lambda array: np.asarray(array, settings.dtype), folded)
+
+
+def validate(params: Params, config: MusiqConfig, stream: Stream, threads: int = 1) -> dict[str, float]:
+    """SRCC, PLCC and RMSE of the scores on the validation images; of classes, the accuracy."""
+
+    def one(number: int):
+        image, target = stream.validation(number)
+        logits = predict(params, tokenize(image, config), config)
+        expected, _ = expected_score(logits[None])
+        hit = float(np.argmax(logits) == target) if np.ndim(target) == 0 and config.outputs > 1 else math.nan
+        mean = target if np.ndim(target) == 0 else float(np.sum(np.arange(1, len(target) + 1) * target))
+        return float(expected.score[0]), float(mean), hit
+
+    scores, targets, hits = np.array(list(in_order(one, range(stream.validation_length), threads))).T
+    if not np.isnan(hits).any():
+        return {"accuracy": float(hits.mean()), "rmse": 1 - float(hits.mean())}
+    result = {"rmse": float(np.sqrt(np.mean((scores - targets) ** 2)))}
+    with contextlib.suppress(ValueError):  # all scores equal, as before training: no correlation
+        result.update(srcc=srcc(scores, targets), plcc=plcc(scores, targets))
+    return result
+
+
+def _recent_srcc(recent: list[tuple[float, float]]) -> str:
+    try:
+        return f"{srcc(*np.array(recent).T):.3f}" if len(recent) > 8 else "–"
+    except ValueError:
+        return "–"
+
+
+def _rate(images: int, started: float) -> str:
+    return f"{images / (time.perf_counter() - started):.1f}"
+
+
+def _line(epoch: int, epochs: int, result: dict[str, float]) -> str:
+    return f"epoch {epoch}/{epochs}  " + "  ".join(f"{name} {value:.4f}" for name, value in sorted(result.items()))

@@ -1,0 +1,118 @@
+"""What a training run is: every number that shapes it, read from a recipe and overridable one by one."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from musiq_ref.config import MusiqConfig
+from musiq_ref.losses import LOSSES
+from musiq_ref.training.optimizers import OPTIMIZERS
+from musiq_ref.training.schedules import SCHEDULES
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A training run. The recipes (musiq_ref/training/recipes/*.toml) fill these fields; SPEC 7 has the published ones.
+
+    >>> recipe("koniq").learning_rate
+    0.002
+    >>> recipe("koniq", batch=0)
+    Traceback (most recent call last):
+    ValueError: batch is 0; it must be above 0
+    """
+
+    dataset: str = "synthetic"  # a name of training.datasets, or "synthetic"
+    model: dict[str, Any] = field(default_factory=dict)  # fields of MusiqConfig, and "preset"
+    loss: str = "l1"
+    loss_options: dict[str, Any] = field(default_factory=dict)
+    optimizer: str = "sgd"
+    optimizer_options: dict[str, Any] = field(default_factory=dict)  # momentum, weight_decay, beta1, …
+    groups: dict[str, dict[str, float]] = field(default_factory=dict)  # settings of some parameters: training.groups
+    learning_rate: float = 1e-3
+    schedule: str = "cosine"
+    warmup: int = 0  # steps
+    epochs: int = 1
+    batch: int = 32
+    epoch_images: int = (
+        0  # images in an epoch: 0 for the whole data set; the synthetic set has no end and needs a number
+    )
+    flip: bool = True  # mirror an image with probability 1/2
+    clip: float = 0.0  # largest global norm of the gradient; 0: no limit
+    ema: float = 0.0  # decay of the averaged weights, which are then the result; 0: no averaging
+    normalize_targets: bool = False  # train on (score − mean)/deviation, folded back into the head of the result
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    stochastic_depth: float = 0.0
+    init: str = ""  # checkpoint to start from; its head is replaced if the number of outputs differs
+    seed: int = 0
+    dtype: str = "float32"
+    part: int = 1  # images that go forward and backward together
+    recompute: bool = False  # keep little for the backward
+    threads: int = 0  # 0: one per core
+    save_every: int = 50  # steps between two saved states
+    split: int = 0  # which of the seeded 80/20 splits, where no official one exists
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "epochs", "batch", "part", "save_every"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+        for name in ("warmup", "epoch_images", "clip", "threads", "seed", "split"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        for name in ("ema", "dropout", "attention_dropout", "stochastic_depth"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+        for name, known in (("loss", LOSSES), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}")
+        if self.dtype not in ("float32", "float64"):
+            raise ValueError(f"dtype is {self.dtype!r}; choose 'float32' or 'float64'")
+        self.config()
+
+    def config(self) -> MusiqConfig:
+        """The model to train.
+
+        >>> recipe("ava").config().outputs
+        10
+        """
+        model = dict(self.model)
+        preset = model.pop("preset", None)
+        return MusiqConfig.preset(preset, **model) if preset else MusiqConfig(**model)
+
+    def replace(self, **changes: Any) -> Settings:
+        """A copy with some fields changed; `model`, and the other tables, are merged."""
+        known = {f.name for f in fields(self)}
+        for name, value in changes.items():
+            if name not in known:
+                raise ValueError(f"a training run has no setting {name!r}; there are: {', '.join(sorted(known))}")
+            if isinstance(value, dict):
+                changes[name] = {**getattr(self, name), **value}
+        return replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def recipe(name: str, **changes: Any) -> Settings:
+    """The settings of a recipe, with some changed.
+
+    name: "koniq", "spaq", "ava", "paq2piq", "imagenet", "synthetic", or the path of a TOML file
+
+    >>> recipe("synthetic", epochs=2).epochs
+    2
+    """
+    path = RECIPES / f"{name}.toml" if not str(name).endswith(".toml") else Path(name)
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
+        raise ValueError(f"there is no recipe {name!r}; choose one of {known}, or the path of a .toml file")
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not a TOML file: {error}") from None
+    return Settings().replace(**values).replace(**changes)

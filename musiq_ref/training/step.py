@@ -1,0 +1,109 @@
+"""One step's gradient: a batch of images of any sizes, in parts, on all cores, to the same bits each time.
+
+Every part (by default one image, without padding) goes forward and backward by itself on one thread; the gradients are
+added in the order of the images. So neither the number of threads nor how they happen to run changes a bit of the sum,
+and the memory is that of the parts in flight, whatever the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from musiq_ref.config import MusiqConfig
+from musiq_ref.image.tokenize import Tokens, batch, drop_padding
+from musiq_ref.losses import LOSSES
+from musiq_ref.model.head import expected_score, expected_score_backward
+from musiq_ref.model.musiq import backward, forward
+from musiq_ref.model.noise import Noise
+from musiq_ref.model.parameters import Params, add_params
+
+ON_LOGITS = ("emd", "cross_entropy")  # the other losses compare scores
+
+
+class BatchGradient(NamedTuple):
+    """loss: of the batch;  gradients: to the parameters;  scores: (B,), what the model predicted"""
+
+    loss: float
+    gradients: Params
+    scores: np.ndarray
+
+
+class Rates(NamedTuple):
+    """How much training drops by chance (see `model.noise.Noise`)."""
+
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    stochastic_depth: float = 0.0
+
+
+def batch_gradient(
+    params: Params,
+    tokens: Sequence[Tokens],
+    targets: np.ndarray,
+    config: MusiqConfig,
+    loss: str = "l1",
+    *,
+    loss_options: dict[str, Any] | None = None,
+    part: int = 1,
+    threads: int = 1,
+    recompute: bool = False,
+    rates: Rates | None = None,
+    seed: Sequence[int] = (0,),
+    whole_batch: int | None = None,
+) -> BatchGradient:
+    """The mean loss over a batch and its gradient to every parameter.
+
+    tokens: of B images;  targets: (B,) scores, or (B, C) distributions, or labels (B,) for cross-entropy;  loss: a name
+    in LOSSES;  part: images that go through together;  threads: parts that run at a time;  recompute: see `forward`;
+    rates, seed: dropout, drawn anew from (*seed, part);  whole_batch: the batch that this is a piece of, when several
+    processes share one
+
+    >>> import musiq_ref as mq
+    >>> config = mq.MusiqConfig.preset("tiny")
+    >>> tokens = [mq.tokenize(np.full((40, 50, 3), u, np.uint8), config) for u in (0, 200)]
+    >>> result = batch_gradient(mq.init_params(config), tokens, np.array([1.0, 3.0]), config, "l1")
+    >>> result.loss, result.scores
+    (2.0, array([0., 0.], dtype=float32))
+    """
+    loss_forward, loss_backward = LOSSES[loss]
+    weight = 1 / (whole_batch or len(tokens))
+
+    def run(start: int):
+        noise = Noise(np.random.default_rng((*seed, start)), *rates) if rates and any(rates) else None
+        piece = batch([drop_padding(t) for t in tokens[start : start + part]])
+        logits, cache = forward(params, piece, config, noise=noise, recompute=recompute)
+        expected, cache_score = expected_score(logits)
+        prediction = logits if loss in ON_LOGITS else expected.score
+        value, cache_loss = loss_forward(prediction, targets[start : start + part], weight, **(loss_options or {}))
+        dprediction = loss_backward(1.0, cache_loss)
+        dlogits = dprediction if loss in ON_LOGITS else expected_score_backward(dprediction, cache_score)
+        return float(value), backward(dlogits, cache, want_patches=False).params, expected.score
+
+    total, gradients, scores = 0.0, None, []
+    for value, piece_gradients, piece_scores in in_order(run, range(0, len(tokens), part), threads):
+        total += value
+        gradients = piece_gradients if gradients is None else add_params(gradients, piece_gradients)
+        scores.append(piece_scores)
+    assert gradients is not None
+    return BatchGradient(total, gradients, np.concatenate(scores))
+
+
+def in_order(run: Callable[[Any], Any], items: Sequence[Any], threads: int):
+    """run(item) for every item, several at a time, each on one core; the results in the order of the items.
+
+    >>> list(in_order(abs, [-1, 2, -3], threads=2))
+    [1, 2, 3]
+    """
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as pool:
+        pending: list[Any] = []
+        for item in items:
+            pending.append(pool.submit(run, item))
+            if len(pending) > threads:  # no more results are kept waiting than can be made at a time
+                yield pending.pop(0).result()
+        for future in pending:
+            yield future.result()

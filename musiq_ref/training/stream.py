@@ -1,0 +1,93 @@
+"""What training sees: example number i of epoch e, the same whenever and wherever it is asked for.
+
+Because an example depends on (seed, epoch, number) alone, a run that goes on after a crash needs to remember only how
+far it came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from musiq_ref.image.decode import decode
+from musiq_ref.training.datasets import LOADERS, DatasetError, check_images, csv_file, split
+from musiq_ref.training.settings import Settings
+from musiq_ref.training.synthetic import training_example
+
+VALIDATION_SEED = 1_000_000  # added to the seed: scenes and crops that training with this seed does not see
+VALIDATION_IMAGES = 256
+
+
+class Stream(NamedTuple):
+    """length: examples in an epoch;  example(epoch, number) -> (uint8 image (H, W, 3), target);
+
+    validation(number) -> the same, for number 0 … validation_length − 1;  problems: a sentence for every entry left out
+    """
+
+    length: int
+    example: Callable[[int, int], tuple[np.ndarray, Any]]
+    validation_length: int
+    validation: Callable[[int], tuple[np.ndarray, Any]]
+    problems: tuple[str, ...] = ()
+
+
+def open_stream(settings: Settings, folder: str | Path | None = None) -> Stream:
+    """The examples that the settings ask for; folder: where the data set lies, or its CSV file.
+
+    Raises DatasetError, in one sentence, when it is not there or does not fit the model.
+
+    >>> stream = open_stream(Settings(epoch_images=8))
+    >>> stream.length, stream.example(0, 3)[0].dtype
+    (8, dtype('uint8'))
+    """
+    stream = _synthetic(settings) if settings.dataset == "synthetic" else _dataset(settings, folder)
+    if stream.length < 1 or not stream.validation_length:
+        raise DatasetError("there are no images to train on, or none to validate with")
+    return stream
+
+
+def _synthetic(settings: Settings) -> Stream:
+    if not settings.epoch_images:
+        raise DatasetError("epoch_images is 0; the synthetic set has no end, so say how many images make an epoch")
+    if settings.config().outputs != 1:
+        raise DatasetError(f"the synthetic set has one score per image, the model {settings.config().outputs} outputs")
+
+    def example(epoch: int, number: int):
+        drawn = training_example(settings.seed, epoch * settings.epoch_images + number)
+        return drawn.image, drawn.score
+
+    def validation(number: int):
+        drawn = training_example(settings.seed + VALIDATION_SEED, number)
+        return drawn.image, drawn.score
+
+    return Stream(settings.epoch_images, example, VALIDATION_IMAGES, validation)
+
+
+def _dataset(settings: Settings, folder: str | Path | None) -> Stream:
+    if folder is None:
+        raise DatasetError(f"where is the data set {settings.dataset}? Pass its folder (--data on the command line)")
+    loader = LOADERS.get({"koniq": "koniq10k"}.get(settings.dataset, settings.dataset), csv_file)
+    data = check_images(loader(folder))
+    classes, outputs = settings.loss == "cross_entropy" and data.outputs == 1, settings.config().outputs
+    fits = outputs > 1 if classes else data.outputs == outputs
+    if not fits:
+        raise DatasetError(
+            f"{data.name} has {data.outputs} value(s) per image, which does not fit a model with {outputs} outputs"
+        )
+    parts = data.published or split(data, index=settings.split)
+    length = min(settings.epoch_images or len(parts.train), len(parts.train))
+
+    def read(position: int):
+        entry = data.examples[position]
+        target = np.asarray(entry.target) if data.outputs > 1 else entry.target[0]
+        return decode(entry.image), int(target) if classes else target
+
+    def example(epoch: int, number: int):
+        order = np.random.default_rng((settings.seed, epoch)).permutation(len(parts.train))
+        return read(parts.train[order[number]])
+
+    held_out = parts.validation or parts.test
+    return Stream(length, example, len(held_out), lambda number: read(held_out[number]), data.problems)
