@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -63,6 +64,8 @@ def train(settings: Settings, folder: str | Path, data: str | Path | None = None
     except OSError as error:
         raise TrainingError(f"the folder {folder} cannot be made ({error.strerror}); choose another") from None
     stream = open_stream(settings, data)
+    for problem in stream.problems:
+        print(f"left out: {problem}", file=sys.stderr)
     per_epoch = math.ceil(stream.length / settings.batch)
     total = settings.epochs * per_epoch
     saved = folder / "state.safetensors"
@@ -159,26 +162,21 @@ def _one_step(
 ):
     """The state after one step, the loss, the gradient's norm, the scores."""
     aim = (targets - state.centre) / state.spread if settings.normalize_targets else targets
-    gradient = batch_gradient(
-        state.params,
-        tokens,
-        aim,
-        config,
-        settings.loss,
-        loss_options=settings.loss_options,
-        part=settings.part,
-        threads=threads,
-        recompute=settings.recompute,
-        rates=Rates(settings.dropout, settings.attention_dropout, settings.stochastic_depth),
-        seed=(settings.seed, step),
-    )
-    if not math.isfinite(gradient.loss):
-        raise TrainingError(
-            f"the loss is {gradient.loss} at step {step + 1}: the run has diverged; lower learning_rate or set clip, "
-            f"and use another folder (this one keeps the last good state)"
-        )
     groups = settings.groups or None
     try:
+        gradient = batch_gradient(
+            state.params,
+            tokens,
+            aim,
+            config,
+            settings.loss,
+            loss_options=settings.loss_options,
+            part=settings.part,
+            threads=threads,
+            recompute=settings.recompute,
+            rates=Rates(settings.dropout, settings.attention_dropout, settings.stochastic_depth),
+            seed=(settings.seed, step),
+        )
         clipped, norm = clip_by_global_norm(gradient.gradients, settings.clip or math.inf, groups)
         params, optimizer = OPTIMIZERS[settings.optimizer][1](
             state.params,
@@ -189,7 +187,10 @@ def _one_step(
             **settings.optimizer_options,
         )
     except ValueError as error:
-        raise TrainingError(f"step {step + 1}: {error}") from None
+        raise TrainingError(
+            f"step {step + 1}: {error}; if the run has diverged, lower learning_rate or set clip, in another "
+            f"folder (this one keeps the last good state)"
+        ) from None
     average = ema(state.average, params, settings.ema) if settings.ema else {}
     scores = gradient.scores * state.spread + state.centre
     state = state._replace(step=step + 1, params=params, optimizer=optimizer, average=average)

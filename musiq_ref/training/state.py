@@ -40,7 +40,7 @@ class State(NamedTuple):
 def save_state(path: Path, state: State, settings: Settings) -> None:
     """Writes the state and the settings it belongs to; a crash while writing leaves the old file as it was."""
     arrays = {"params": state.params, "optimizer": state.optimizer, "average": state.average}
-    tensors = {name: np.ascontiguousarray(array) for name, array in flatten(arrays)}
+    tensors = {name: np.asarray(array, order="C") for name, array in flatten(arrays)}
     numbers = {name: getattr(state, name) for name in ("step", "centre", "spread", "best")}
     metadata = {"numbers": json.dumps(numbers), "settings": json.dumps(settings.to_dict())}
     write_atomically(path, lambda part: save_file(tensors, part, metadata))

@@ -73,6 +73,7 @@ def batch_gradient(
     loss_forward, loss_backward = LOSSES[loss]
     weight = 1 / (whole_batch or len(tokens))
 
+    @np.errstate(over="ignore", invalid="ignore")  # a loss or gradient that is not finite is for the caller to notice
     def run(start: int):
         noise = Noise(np.random.default_rng((*seed, start)), *rates) if rates and any(rates) else None
         piece = batch([drop_padding(t) for t in tokens[start : start + part]])

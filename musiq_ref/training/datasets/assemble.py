@@ -1,0 +1,90 @@
+"""From rows of a table to a Dataset: targets checked, images looked for, the published split taken over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from musiq_ref.training.datasets.dataset import Dataset, DatasetError, Example, Split
+from musiq_ref.training.datasets.tables import Row
+
+PARTS = {"training": "train", "train": "train", "validation": "validation", "valid": "validation", "val": "validation"}
+PARTS |= {"test": "test", "testing": "test"}
+
+
+def image_folder(folder: Path, names: Sequence[str], dataset: str) -> Path:
+    """The first of the named folders in `folder`, or one level below.  Raises DatasetError when there is none.
+
+    >>> image_folder(Path("."), ["no such images"], "AVA")
+    Traceback (most recent call last):
+    musiq_ref.training.datasets.dataset.DatasetError: . has no folder no such images; put the images of AVA there
+    """
+    for name in names:
+        for path in (folder / name, *sorted(child / name for child in folder.iterdir() if child.is_dir())):
+            if path.is_dir():
+                return path
+    raise DatasetError(f"{folder} has no folder {' or '.join(names)}; put the images of {dataset} there")
+
+
+def shares(row: Row, columns: Sequence[str]) -> tuple[float, ...]:
+    """The votes in those columns, counts or shares, divided by their sum.  Raises DatasetError if there are none.
+
+    >>> shares(Row(Path("a.csv"), 2, {"p1": "3", "p2": "1"}), ["p1", "p2"])
+    (0.75, 0.25)
+    """
+    votes = [row.value(column, 0, 1e9) for column in columns]
+    total = sum(votes)
+    if total <= 0:
+        raise DatasetError(f"{row.path}, row {row.number}: there is not a single vote; remove the row")
+    return tuple(vote / total for vote in votes)
+
+
+def assemble(
+    name: str,
+    rows: Sequence[Row],
+    targets: Sequence[tuple[float, ...]],
+    images: Path,
+    image_column: str,
+    score_range: tuple[float, float],
+) -> Dataset:
+    """The data set of rows and their targets: one example for every row whose image is there.
+
+    images: the folder that the names in `image_column` are relative to. The column `set`, if there is one, is the
+    published split, and `group` what must stay together.  Raises DatasetError if no image is there, or if one group is
+    in two parts.
+
+    >>> assemble("none", [Row(Path("a.csv"), 2, {"image": "x.jpg"})], [(1.0,)], Path("."), "image", (0, 1))
+    Traceback (most recent call last):
+    musiq_ref.training.datasets.dataset.DatasetError: none has no image: x.jpg (a.csv, row 2) does not exist; ...
+    """
+    examples, problems = [], []
+    parts: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
+    part_of: dict[str, str] = {}
+    for row, target in zip(rows, targets, strict=True):
+        path, where = images / row.text(image_column), f"({row.path}, row {row.number})"
+        group = row.text("group") if "group" in row.cells else Path(row.text(image_column)).as_posix()
+        if not path.is_file():
+            problems.append(f"{path} {where} does not exist; download it or remove the row")
+            continue
+        if not path.stat().st_size:
+            problems.append(f"{path} {where} is empty; get a fresh copy")
+            continue
+        if "set" in row.cells:
+            part = _part(row)
+            if part_of.setdefault(group, part) != part:
+                raise DatasetError(
+                    f"{row.path}, row {row.number}: {group} is in {part} and in {part_of[group]}; choose one"
+                )
+            parts[part].append(len(examples))
+        examples.append(Example(path, target, group))
+    if not examples:
+        raise DatasetError(f"{name} has no image: {problems[0]}")
+    published = Split(*(tuple(parts[part]) for part in Split._fields)) if part_of else None
+    return Dataset(name, tuple(examples), len(targets[0]), score_range, published, tuple(problems))
+
+
+def _part(row: Row) -> str:
+    text = row.text("set")
+    if text.lower() not in PARTS:
+        raise DatasetError(f"{row.path}, row {row.number}: set is {text!r}; use training, validation or test")
+    return PARTS[text.lower()]

@@ -1,0 +1,151 @@
+"""One loader for every data set that MUSIQ was trained on, and one for any CSV file.
+
+Each is given the data set's folder. Entries whose image is missing or empty become problems of the Dataset; a folder
+without the expected files, a missing column or a label outside its range raises DatasetError, which names file and row.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from musiq_ref.training.datasets.assemble import assemble, image_folder, shares
+from musiq_ref.training.datasets.dataset import Dataset, DatasetError
+from musiq_ref.training.datasets.tables import Row, find, read_table, require
+
+Folder = str | os.PathLike[str]
+IMAGE_COLUMNS = ("path", "image", "image_name", "name", "file", "filename")  # in a CSV file of one's own
+
+
+def koniq10k(folder: Folder) -> Dataset:
+    """KonIQ-10k (Hosu et al. 2020): 10,073 photographs, one score from 0 to 100.
+
+    Labels: koniq10k_distributions_sets.csv of the authors' repository (image_name, c1 … c5, c_total, MOS, SD, set),
+    whose MOS is on the scale to 100 and whose `set` (training, validation, test) is the published split; or else
+    koniq10k_scores_and_distributions.csv of their site (image_name, c1 … c5, c_total, MOS, SD, MOS_zscore), where the
+    scale to 100 is MOS_zscore.  Images: the folder 1024x768, or else 512x384.
+
+    >>> koniq10k("nowhere")
+    Traceback (most recent call last):
+    musiq_ref.training.datasets.dataset.DatasetError: nowhere does not exist; pass the folder of the KonIQ-10k data set
+    """
+    names = ("koniq10k_distributions_sets.csv", "koniq10k_scores_and_distributions.csv")
+    rows = read_table(find(Path(folder), names, "KonIQ-10k"))
+    score = "MOS" if rows[0].path.name == names[0] else "MOS_zscore"
+    require(rows, ["image_name", score])
+    images = image_folder(Path(folder), ["1024x768", "512x384"], "KonIQ-10k")
+    return _scored("KonIQ-10k", rows, images, "image_name", score)
+
+
+def spaq(folder: Folder) -> Dataset:
+    """SPAQ (Fang et al. 2020): 11,125 photographs of smartphones, one score from 0 to 100; no published split.
+
+    Labels: "MOS and Image attribute scores.xlsx" in the folder Annotations (Image name, MOS, Brightness, Colorfulness,
+    …), or its export to CSV.  Images: the folder TestImage.  MUSIQ sees them with the shorter side reduced to 512.
+
+    >>> spaq("nowhere")
+    Traceback (most recent call last):
+    musiq_ref.training.datasets.dataset.DatasetError: nowhere does not exist; pass the folder of the SPAQ data set
+    """
+    names = ("MOS and Image attribute scores.xlsx", "MOS and Image attribute scores.csv")
+    rows = read_table(find(Path(folder), names, "SPAQ"))
+    require(rows, ["Image name", "MOS"])
+    return _scored("SPAQ", rows, image_folder(Path(folder), ["TestImage"], "SPAQ"), "Image name", "MOS")
+
+
+def paq2piq(folder: Folder) -> Dataset:
+    """PaQ-2-PiQ, also called FLIVE (Ying et al. 2020): about 40,000 pictures, one score from 0 to 100.
+
+    The patches that the authors cut from them are left out.
+
+    Labels: labels_image.csv (name, mos), or "labels<=640_padded.csv" (name_image, mos_image, is_valid), where is_valid
+    marks the published validation part.  Images: below the folder database or FLIVE, or beside the labels, as `name`
+    says (voc_emotic_ava/AVA__149.jpg).
+
+    >>> paq2piq("nowhere")
+    Traceback (most recent call last):
+    musiq_ref.training.datasets.dataset.DatasetError: nowhere does not exist; pass the folder of the PaQ-2-PiQ data set
+    """
+    rows = read_table(find(Path(folder), ("labels_image.csv", "labels<=640_padded.csv"), "PaQ-2-PiQ"))
+    name, score = ("name_image", "mos_image") if "name_image" in rows[0].cells else ("name", "mos")
+    require(rows, [name, score])
+    if "is_valid" in rows[0].cells:
+        for row in rows:
+            row.cells["set"] = "validation" if row.text("is_valid").lower() in ("true", "1", "1.0") else "training"
+    images = image_folder(Path(folder), ["database", "FLIVE", "."], "PaQ-2-PiQ")
+    return _scored("PaQ-2-PiQ", rows, images, name, score)
+
+
+def ava(folder: Folder) -> Dataset:
+    """AVA (Murray et al. 2012): about 255,000 photographs, each with its votes from 1 to 10.
+
+    Labels: AVA.txt, in every line index, image ID, the counts of the votes 1 … 10, two tags and a challenge.  Images:
+    images/ID.jpg.  The published test part is aesthetics_image_lists/generic_test.jpgl, one ID a line, if it is there;
+    all others are for training.
+
+    >>> ava("nowhere")
+    Traceback (most recent call last):
+    musiq_ref.training.datasets.dataset.DatasetError: nowhere does not exist; pass the folder of the AVA data set
+    """
+    path = find(Path(folder), ["AVA.txt"], "AVA")
+    listed = path.parent / "aesthetics_image_lists" / "generic_test.jpgl"
+    test = set(listed.read_text("utf-8", "replace").split()) if listed.is_file() else set()
+    counts = [str(vote) for vote in range(1, 11)]
+    rows = []
+    for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), start=1):
+        fields = line.split()
+        if fields and len(fields) < 12:
+            raise DatasetError(f"{path}, row {number}: {len(fields)} fields; an index, an ID and 10 counts are needed")
+        if fields:
+            cells = {"image": f"{fields[1]}.jpg", **dict(zip(counts, fields[2:12], strict=True))}
+            rows.append(Row(path, number, cells | {"set": "test" if fields[1] in test else "train"} if test else cells))
+    images = image_folder(Path(folder), ["images", "image"], "AVA")
+    targets = [shares(row, counts) for row in rows]
+    return assemble("AVA", rows, targets, images, "image", (1.0, 10.0))
+
+
+def csv_file(path: Folder, target: str | None = None, score_range: tuple[float, float] | None = None) -> Dataset:
+    """Any table of images with scores or votes, .csv or .xlsx.
+
+    Columns: the image (path, image, image_name, name, file or filename), relative to the table's folder; the score
+    (score or mos) or the votes (p1 … pC or c1 … cC, shares or counts); optionally set (training, validation, test) and
+    group.  target: "score" or "votes", needed only if both are there and the votes are wanted.  score_range: what
+    scores may be; by default the least and the greatest that occur.  Raises DatasetError for labels out of range.
+
+    >>> csv_file("nowhere.csv")
+    Traceback (most recent call last):
+    musiq_ref.training.datasets.dataset.DatasetError: nowhere.csv does not exist; check the path
+    """
+    path = Path(path)
+    if target not in (None, "score", "votes"):
+        raise ValueError(f"target is {target!r}; use score or votes")
+    if not path.is_file():
+        raise DatasetError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}; check the path")
+    rows = [row._replace(cells={name.lower(): text for name, text in row.cells.items()}) for row in read_table(path)]
+    columns = rows[0].cells
+    image = next((name for name in IMAGE_COLUMNS if name in columns), IMAGE_COLUMNS[0])
+    score = "mos" if "mos" in columns and "score" not in columns else "score"
+    letter = "p" if "p1" in columns else "c"
+    count = sum(re.fullmatch(letter + r"\d+", name) is not None for name in columns)
+    votes = [f"{letter}{vote}" for vote in range(1, count + 1)]
+    require(rows, [image])
+    if target == "votes" or (target is None and score not in columns and votes):
+        require(rows, votes or ["p1"])
+        targets = [shares(row, votes) for row in rows]
+        return assemble(path.stem, rows, targets, path.parent, image, (1.0, float(len(votes))))
+    require(rows, [score])
+    low, high = score_range or (-1e9, 1e9)
+    scores = [row.value(score, low, high) for row in rows]
+    targets = [(value,) for value in scores]
+    return assemble(path.stem, rows, targets, path.parent, image, score_range or (min(scores), max(scores)))
+
+
+def _scored(name: str, rows: list[Row], images: Path, image: str, score: str) -> Dataset:
+    """A data set with one score from 0 to 100."""
+    targets = [(row.value(score, 0, 100),) for row in rows]
+    return assemble(name, rows, targets, images, image, (0.0, 100.0))
+
+
+LOADERS: dict[str, Callable[[Folder], Dataset]] = {f.__name__: f for f in (koniq10k, spaq, ava, paq2piq)}

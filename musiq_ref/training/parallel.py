@@ -1,0 +1,203 @@
+"""Training in several processes, on one computer or many: every process takes a share of each batch (MPI, by mpi4py).
+
+`mpiexec -n 4 musiq-ref train …` takes, but for rounding, the steps of one process. A process computes the gradient of
+its share; process 0 adds them in float64 and hands the sum to all, so that all hold the same bits and take the same
+step. Process 0 alone logs, validates and writes. A process that fails stops all of them, and process 0 says why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from musiq_ref.config import MusiqConfig
+from musiq_ref.image.tokenize import Tokens
+from musiq_ref.model.parameters import Params, map_params
+from musiq_ref.training.state import TrainingError
+from musiq_ref.training.step import BatchGradient, batch_gradient
+
+STARTED = (
+    "PMI_SIZE",
+    "OMPI_COMM_WORLD_SIZE",
+    "SLURM_STEP_NUM_TASKS",
+)  # where launchers say how many processes they made
+EXPECTED = (ValueError, OSError, RuntimeError)  # errors whose message is a sentence for the user
+Made = TypeVar("Made")
+
+
+class World(NamedTuple):
+    """The processes that train together, seen from one of them; by default it is alone.
+
+    rank: this process, from 0;  size: how many there are;  communicator: mpi4py's, None for a process alone
+
+    All but `share` and `threads` must be called by every process, in the same order.
+
+    >>> World().share([10, 11, 12])
+    [10, 11, 12]
+    """
+
+    rank: int = 0
+    size: int = 1
+    communicator: Any = None
+
+    def share(self, items: Sequence[Made], part: int = 1) -> Sequence[Made]:
+        """This process's share: consecutive items, whole parts of `part` items; empty if there are too few parts.
+
+        >>> [World(rank, 3).share(range(8), part=2) for rank in range(3)]
+        [range(0, 4), range(4, 6), range(6, 8)]
+        """
+        parts, more = divmod(-(-len(items) // part), self.size)  # the first `more` processes take one part more
+        first = self.rank * parts + min(self.rank, more)
+        return items[first * part : (first + parts + (self.rank < more)) * part]
+
+    def threads(self) -> int:
+        """The cores for this process: those it may use, divided by the number of processes that may use them.
+
+        >>> World().threads() == len(os.sched_getaffinity(0))
+        True
+        """
+        mine = os.sched_getaffinity(0)
+        if self.communicator is None:
+            return len(mine)
+        places = self.communicator.allgather((os.uname().nodename, mine))
+        rivals = sum(node == os.uname().nodename and bool(cores & mine) for node, cores in places)
+        return max(1, len(mine) // rivals)
+
+    def agree(self, error: Exception | None = None) -> None:
+        """Tells the other processes of an error, or none; raises TrainingError if another process has one.
+
+        >>> World().agree()
+        """
+        if self.communicator is None:
+            return
+        kind = "" if isinstance(error, EXPECTED) else f"{type(error).__name__}: "
+        errors = self.communicator.allgather(error and f"rank {self.rank} of {self.size}: {kind}{error}")
+        if error is None and any(errors):
+            raise _Stopped(next(filter(None, errors)))
+
+    def from_first(self, make: Callable[[], Made]) -> Made:
+        """make() on process 0 alone, and what it made on all.
+
+        >>> World().from_first(lambda: "a state")
+        'a state'
+        """
+        if self.communicator is None:
+            return make()
+        made = make() if self.rank == 0 else None
+        self.agree()
+        return self.communicator.bcast(made)
+
+    def gather(self, rows: np.ndarray) -> np.ndarray:
+        """The rows (n, …) of all processes one after another, on all.
+
+        >>> World().gather(np.array([1.0, 2.0]))
+        array([1., 2.])
+        """
+        if self.communicator is None:
+            return rows
+        pieces = self.communicator.allgather(rows)
+        return np.concatenate([piece for piece in pieces if len(piece)])
+
+    def sum_gradients(self, mine: BatchGradient) -> BatchGradient:
+        """Losses and gradients added over the processes, scores one after another: the same bits on all.
+
+        Process 0 adds in float64, in an order that only the number of processes decides.
+
+        >>> World().sum_gradients(BatchGradient(0.5, {"head": np.ones(2)}, np.zeros(3))).loss
+        0.5
+        """
+        if self.communicator is None:
+            return mine
+
+        def add(array: np.ndarray) -> np.ndarray:
+            total = np.empty(array.shape)
+            self.communicator.Reduce(array.astype(np.float64, order="C"), total)
+            self.communicator.Bcast(total)
+            return total.astype(array.dtype)
+
+        loss = float(add(np.array([mine.loss]))[0])
+        return BatchGradient(loss, map_params(add, mine.gradients), self.gather(mine.scores))
+
+
+class _Stopped(TrainingError):
+    """Another process has failed, and all know it."""
+
+
+def world_gradient(
+    world: World,
+    params: Params,
+    tokens: Sequence[Tokens],
+    targets: np.ndarray,
+    config: MusiqConfig,
+    loss: str = "l1",
+    **options: Any,
+) -> BatchGradient:
+    """`batch_gradient` of a batch of which every process has a share: the same result on all of them.
+
+    tokens, targets: this process's share, which may be empty;  options: as of `batch_gradient`
+
+    >>> import musiq_ref as mq
+    >>> config = mq.MusiqConfig.preset("tiny")
+    >>> tokens = [mq.tokenize(np.full((40, 50, 3), u, np.uint8), config) for u in (0, 200)]
+    >>> world_gradient(World(), mq.init_params(config), tokens, np.array([1.0, 3.0]), config).loss
+    2.0
+    """
+    if world.communicator is None:
+        return batch_gradient(params, tokens, targets, config, loss, **options)
+    counts = world.communicator.allgather(len(tokens))
+    place = {"whole_batch": sum(counts), "first": sum(counts[: world.rank])}
+    if tokens:
+        mine = batch_gradient(params, tokens, targets, config, loss, **options, **place)
+    else:
+        mine = BatchGradient(0.0, map_params(np.zeros_like, params), np.zeros(0))
+    world.agree()  # no process waits below for one that failed above
+    return world.sum_gradients(mine)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[World]:
+    """The processes that mpiexec started, for the block; if the block fails in one of them, it ends in all.
+
+    Process 0 then raises the error, as TrainingError if it is another's; the other processes exit in silence.
+    Alone, mpi4py is not needed. Raises TrainingError where several processes were started that cannot work together.
+
+    >>> with together() as world:
+    ...     world
+    World(rank=0, size=1, communicator=None)
+    """
+    world = _connect()
+    try:
+        yield world
+        world.agree()
+    except _Stopped as stopped:
+        if world.rank:
+            raise SystemExit(1) from None  # rank 0 speaks for all
+        raise TrainingError(str(stopped)) from None
+    except Exception as error:
+        world.agree(error)
+        if world.rank and isinstance(error, EXPECTED):
+            raise SystemExit(1) from None
+        raise  # rank 0's own; or a fault of the program, whose traceback is wanted from any process
+
+
+def _connect() -> World:
+    started = max(int(os.environ.get(name) or 1) for name in STARTED)
+    if started == 1:
+        return World()
+    try:
+        from mpi4py import MPI
+    except ImportError as error:
+        raise TrainingError(
+            f"{started} processes were started, which need mpi4py ({error}); pip install 'musiq_ref[mpi]'"
+        ) from None
+    communicator = MPI.COMM_WORLD
+    if communicator.size == 1:
+        raise TrainingError(
+            f"{started} processes were started that do not see each other; use the mpiexec that mpi4py belongs to "
+            f"(pip install 'musiq_ref[mpi]' brings one)"
+        )
+    return World(communicator.rank, communicator.size, communicator)

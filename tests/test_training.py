@@ -1,0 +1,354 @@
+"""Training: gradients of batches, the loop, resuming to the bit, and what goes wrong in practice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from op_table import random_params
+from PIL import Image
+
+import musiq_ref as mq
+from musiq_ref.checkpoint import to_pyiqa
+from musiq_ref.cli import main
+from musiq_ref.losses import l1, l1_backward
+from musiq_ref.model.parameters import flatten
+from musiq_ref.training.datasets import DatasetError
+from musiq_ref.training.run import train
+from musiq_ref.training.settings import RECIPES, Settings, recipe
+from musiq_ref.training.state import TrainingError, load_state
+from musiq_ref.training.step import Rates, batch_gradient, in_order
+from musiq_ref.verify import deterministic_params
+from musiq_ref.verify.torch_port import TorchMusiq
+
+MODEL = {
+    "layers": 1,
+    "width": 8,
+    "mlp_width": 6,
+    "heads": 2,
+    "patch_size": 8,
+    "grid_size": 3,
+    "longer_sides": [12],
+}
+CONFIG = Settings(model=MODEL).config()
+
+
+@pytest.fixture
+def images(rng):
+    """Eight pictures of different sizes; their scores are spread out."""
+    return [rng.integers(0, 256, (10 + 3 * i, 30 - 2 * i, 3), dtype=np.uint8) for i in range(8)]
+
+
+@pytest.fixture
+def table(tmp_path, images):
+    """A data set: a CSV of paths and scores, half of it for validation."""
+    lines = ["path,score,set"]
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+        lines.append(f"{i}.png,{20 + 10 * i},{'training' if i < 6 else 'validation'}")
+    path = tmp_path / "scores.csv"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def settings(**changes):
+    base = Settings(
+        dataset="csv",
+        model=MODEL,
+        loss="huber",
+        optimizer="adamw",
+        learning_rate=3e-3,
+        epochs=3,
+        batch=2,
+        clip=1.0,
+        ema=0.9,
+        normalize_targets=True,
+        save_every=2,
+        dropout=0.1,
+        stochastic_depth=0.1,
+    )
+    return base.replace(**changes)
+
+
+def same(a, b):
+    return all(np.array_equal(x, y) for (_, x), (_, y) in zip(flatten(a), flatten(b), strict=True))
+
+
+def close(a, b, tolerance=1e-12):
+    b = dict(flatten(b))
+    scale = max(np.linalg.norm(y) for y in b.values())
+    return all(np.abs(x - b[path]).max() <= tolerance * scale for path, x in flatten(a))
+
+
+@pytest.mark.parametrize("loss", ["l1", "mse", "huber", "emd", "cross_entropy"])
+def test_gradient_of_a_batch_is_the_mean_over_its_images(images, loss, rng):
+    config = CONFIG.replace(outputs=5 if loss in ("emd", "cross_entropy") else 1)
+    params = random_params(config)
+    tokens = [mq.tokenize(image, config, "float64") for image in images]
+    targets = {"emd": rng.dirichlet(np.ones(5), 8), "cross_entropy": rng.integers(0, 5, 8)}.get(loss, rng.random(8))
+    whole = batch_gradient(params, tokens, targets, config, loss)
+    alone = [batch_gradient(params, [t], targets[i : i + 1], config, loss) for i, t in enumerate(tokens)]
+    assert whole.loss == pytest.approx(np.mean([a.loss for a in alone]), rel=1e-12)
+    mean = {path: sum(dict(flatten(a.gradients))[path] for a in alone) / 8 for path, _ in flatten(whole.gradients)}
+    assert close(whole.gradients, mq.model.parameters.nest(mean))
+    np.testing.assert_allclose(whole.scores, [a.scores[0] for a in alone], rtol=1e-12)
+
+
+def test_accumulation_recomputation_and_threads_change_nothing(images):
+    params = random_params(CONFIG)
+    tokens, targets = [mq.tokenize(image, CONFIG, "float64") for image in images], np.arange(8.0)
+    first = batch_gradient(params, tokens, targets, CONFIG, "mse")
+    for part in (2, 3, 8):
+        assert close(batch_gradient(params, tokens, targets, CONFIG, "mse", part=part).gradients, first.gradients)
+    for options in ({"threads": 3}, {"recompute": True}, {"threads": 2, "recompute": True}):
+        again = batch_gradient(params, tokens, targets, CONFIG, "mse", **options)
+        assert again.loss == first.loss
+        assert same(again.gradients, first.gradients)
+    halves = [batch_gradient(params, tokens[i::2], targets[i::2], CONFIG, "mse", whole_batch=8) for i in (0, 1)]
+    total = mq.model.parameters.add_params(halves[0].gradients, halves[1].gradients)
+    assert close(total, first.gradients)
+
+
+def test_noise_depends_on_the_seed_alone(images):
+    params, tokens = random_params(CONFIG), [mq.tokenize(image, CONFIG) for image in images]
+    losses = [
+        batch_gradient(
+            params, tokens, np.arange(8.0), CONFIG, "l1", rates=Rates(0.3), seed=(seed,), threads=threads
+        ).loss
+        for seed, threads in ((1, 1), (1, 3), (2, 1))
+    ]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_results_come_in_order_however_long_they_take():
+    assert list(in_order(lambda t: time.sleep(t) or t, [0.03, 0.0, 0.02, 0.0], threads=3)) == [0.03, 0.0, 0.02, 0.0]
+
+
+def test_overfits_a_few_images(table, tmp_path):
+    calm = {"dropout": 0.0, "stochastic_depth": 0.0, "flip": False, "ema": 0.0}
+    run = settings(epochs=120, batch=6, learning_rate=1e-2, save_every=999, **calm)
+    result = train(run, tmp_path / "run", table, progress=False)
+    losses = [line["loss"] for line in map(json.loads, result.log.read_text().splitlines()) if "loss" in line]
+    assert losses[0] > 0.1
+    assert losses[-1] < 1e-4
+    scores = mq.score([tmp_path / f"{i}.png" for i in range(6)], mq.load_checkpoint(result.last))
+    np.testing.assert_allclose([score.value for score in scores], 20 + 10 * np.arange(6), atol=1)
+
+
+def test_the_loss_curve_is_pytorchs(images):
+    """The same weights, batches and optimiser in the PyTorch port: 50 steps of SGD with momentum, in float64."""
+    config = mq.MusiqConfig.preset("tiny", conventions=mq.PYIQA, longer_sides=(40,), layers=1, patch_size=16)
+    params, lr, momentum = deterministic_params(config, 3, "float64"), 1e-3, 0.9
+    model = TorchMusiq(config).double()
+    model.load_state_dict({name: torch.tensor(array) for name, array in to_pyiqa(params).items()})
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
+    state = mq.training.optimizers.sgd_init(params)
+    pictures = [np.ascontiguousarray(image[:16, :12]) for image in images]
+    pictures = [np.pad(p, ((0, 30 - p.shape[0]), (0, 40 - p.shape[1]), (0, 0)), "edge") for p in pictures]
+    targets = np.linspace(-1, 1, 8)
+    for step in range(50):
+        chosen = [(2 * step) % 8, (2 * step + 1) % 8]
+        tokens = [mq.tokenize(pictures[i], config, "float64") for i in chosen]
+        ours = batch_gradient(params, tokens, targets[chosen], config, "l1")
+        params, state = mq.training.optimizers.sgd(params, ours.gradients, state, lr, momentum=momentum)
+        x = torch.tensor(np.stack([pictures[i] for i in chosen])).permute(0, 3, 1, 2).double() / 255
+        optimizer.zero_grad()
+        theirs = torch.nn.functional.l1_loss(model(x).reshape(-1), torch.tensor(targets[chosen]))
+        theirs.backward()
+        optimizer.step()
+        assert ours.loss == pytest.approx(theirs.item(), rel=1e-6)
+    _, cache = l1(np.zeros(2), targets[:2])
+    assert l1_backward(1.0, cache).shape == (2,)
+
+
+def test_same_seed_same_result_and_another_seed_another(table, tmp_path):
+    runs = [
+        train(settings(seed=s), tmp_path / name, table, progress=False) for name, s in (("a", 1), ("b", 1), ("c", 2))
+    ]
+    first, again, other = (mq.load_checkpoint(run.last).params for run in runs)
+    assert same(first, again)
+    assert not same(first, other)
+    assert runs[0].log.read_text() == runs[1].log.read_text()
+
+
+def test_threads_do_not_change_the_result(table, tmp_path):
+    runs = [train(settings(threads=n), tmp_path / str(n), table, progress=False) for n in (1, 3)]
+    assert same(*(mq.load_checkpoint(run.last).params for run in runs))
+
+
+def test_stopped_between_any_two_steps_it_goes_on_to_the_same_bits(table, tmp_path, monkeypatch):
+    whole = train(settings(), tmp_path / "whole", table, progress=False)
+    expected = mq.load_checkpoint(whole.last).params
+    original = mq.training.run.batch_gradient
+    for stop in range(1, 10):
+        calls = []
+
+        def interrupted(*args, calls=calls, stop=stop, **kwargs):
+            calls.append(1)
+            if len(calls) == stop:
+                raise KeyboardInterrupt
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr("musiq_ref.training.run.batch_gradient", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings(), tmp_path / str(stop), table, progress=False)
+        monkeypatch.setattr("musiq_ref.training.run.batch_gradient", original)
+        resumed = train(settings(), tmp_path / str(stop), table, progress=False)
+        assert same(mq.load_checkpoint(resumed.last).params, expected)
+        assert resumed.log.read_text() == whole.log.read_text()
+
+
+def test_killed_outright_it_goes_on_to_the_same_bits(table, tmp_path):
+    """`kill -9` at random moments, as often as it takes to finish."""
+    changes = ["epochs=6", "dropout=0.1", "save_every=1", *(f"model.{k}={json.dumps(v)}" for k, v in MODEL.items())]
+    options = [option for change in changes for option in ("--set", change)]
+    recipe_file = tmp_path / "mine.toml"
+    recipe_file.write_text('dataset = "csv"\nloss = "l1"\noptimizer = "adam"\nlearning_rate = 1e-3\nbatch = 1\n')
+    command = [
+        sys.executable,
+        "-m",
+        "musiq_ref.cli",
+        "train",
+        "--recipe",
+        str(recipe_file),
+        "--data",
+        str(table),
+        *options,
+    ]
+    assert subprocess.run([*command, "-o", str(tmp_path / "whole"), "--json"], capture_output=True).returncode == 0
+    rng, kills = np.random.default_rng(0), 0
+    while True:
+        process = subprocess.Popen(
+            [*command, "-o", str(tmp_path / "killed"), "--json"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + (rng.uniform(0.6, 1.6) if kills < 10 else 60)
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if process.poll() is not None:
+            break
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        kills += 1
+    assert process.returncode == 0
+    assert kills >= 1
+    whole, killed = (mq.load_checkpoint(tmp_path / name / "last.safetensors").params for name in ("whole", "killed"))
+    assert same(whole, killed)
+    assert (tmp_path / "killed" / "log.jsonl").read_text() == (tmp_path / "whole" / "log.jsonl").read_text()
+
+
+def test_fine_tuning_replaces_a_head_that_does_not_fit(table, tmp_path):
+    ten = CONFIG.replace(outputs=10)
+    mq.save_checkpoint(tmp_path / "ten.safetensors", random_params(ten), ten)
+    run = settings(
+        init=str(tmp_path / "ten.safetensors"), epochs=1, groups={"stem/*": {"lr_scale": 0}}, dtype="float64", ema=0.0
+    )
+    trained = mq.load_checkpoint(train(run, tmp_path / "run", table, progress=False).last, "float64").params
+    given = mq.load_checkpoint(tmp_path / "ten.safetensors", "float64").params
+    assert trained["head"]["kernel"].shape == (8, 1)
+    assert same(trained["stem"], given["stem"])
+    assert not same(trained["encoder"], given["encoder"])
+
+
+def test_a_checkpoint_of_another_shape_is_refused(table, tmp_path):
+    wide = CONFIG.replace(width=16)
+    mq.save_checkpoint(tmp_path / "wide.safetensors", random_params(wide), wide)
+    with pytest.raises(TrainingError, match=r"wide\.safetensors has patch_embedding/kernel of shape .* needs"):
+        train(settings(init=str(tmp_path / "wide.safetensors")), tmp_path / "run", table, progress=False)
+
+
+def test_divergence_stops_with_a_sentence_and_keeps_the_last_good_state(table, tmp_path):
+    run = settings(
+        optimizer="sgd", learning_rate=1e3, clip=0.0, ema=0.0, normalize_targets=False, loss="mse", save_every=1
+    )
+    with pytest.raises(TrainingError, match=r"step \d+: .* finite.*; if the run has diverged, lower learning_rate"):
+        train(run, tmp_path / "run", table, progress=False)
+    kept = load_state(tmp_path / "run" / "state.safetensors", run)
+    assert kept.step >= 1
+
+
+def test_going_on_with_other_settings_or_a_damaged_state_is_refused(table, tmp_path):
+    train(settings(epochs=1), tmp_path / "run", table, progress=False)
+    with pytest.raises(TrainingError, match=r"is a run with learning_rate = 0\.003, not 0\.1; use another folder"):
+        train(settings(epochs=1, learning_rate=0.1), tmp_path / "run", table, progress=False)
+    longer = train(settings(epochs=2), tmp_path / "run", table, progress=False)
+    assert len([line for line in longer.log.read_text().splitlines() if "epoch" in line]) == 2
+    state = tmp_path / "run" / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(TrainingError, match=r"state\.safetensors cannot be read .* move it away to begin anew"):
+        train(settings(epochs=3), tmp_path / "run", table, progress=False)
+
+
+def test_a_full_disk_leaves_the_last_good_state(table, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    train(settings(epochs=1), tmp_path / "run", table, progress=False)
+    before = (tmp_path / "run" / "state.safetensors").read_bytes()
+    monkeypatch.setattr("musiq_ref.training.state.save_file", full)
+    with pytest.raises(mq.CheckpointError, match="No space left"):
+        train(settings(epochs=2), tmp_path / "run", table, progress=False)
+    assert (tmp_path / "run" / "state.safetensors").read_bytes() == before
+
+
+def test_missing_images_are_listed_and_missing_data_is_a_sentence(table, tmp_path, capsys):
+    (tmp_path / "0.png").unlink()
+    (tmp_path / "1.png").write_bytes(b"not an image")
+    train(settings(epochs=1), tmp_path / "run", table)
+    err = capsys.readouterr().err
+    assert "0.png" in err
+    assert "1.png" in err
+    with pytest.raises(DatasetError, match="where is the data set csv"):
+        train(settings(), tmp_path / "other", None, progress=False)
+    with pytest.raises(DatasetError, match="does not fit a model with 10 outputs"):
+        train(
+            settings(model={"outputs": 10}, normalize_targets=False, loss="emd"), tmp_path / "x", table, progress=False
+        )
+
+
+def test_an_unwritable_folder_is_one_sentence(table, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrainingError, match="cannot be made"):
+        train(settings(), tmp_path / "file" / "run", table, progress=False)
+
+
+def test_command_trains_and_draws_curves(table, tmp_path, capsys):
+    recipe_file = tmp_path / "mine.toml"
+    recipe_file.write_text('dataset = "csv"\nloss = "l1"\nepochs = 1\nbatch = 3\n')
+    changes = [option for k, v in MODEL.items() for option in ("--set", f"model.{k}={json.dumps(v)}")]
+    command = ["train", "--recipe", str(recipe_file), "--data", str(table), "-o", str(tmp_path / "run"), *changes]
+    assert main(command) == 0
+    assert "best" in capsys.readouterr().out
+    with Image.open(tmp_path / "run" / "curves.png") as drawn:
+        assert drawn.width > 900
+    assert main([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["last"].endswith("last.safetensors")
+    assert main([*command, "--set", "batch=0"]) == 2
+    assert "batch is 0" in capsys.readouterr().err
+    assert main([*command, "--set", "speed=3"]) == 2
+    assert "has no setting 'speed'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.toml")))
+def test_recipes_have_the_published_numbers(name):
+    published = {
+        "imagenet": ("adamw", 1e-3, 300, 4096, "cross_entropy", 1000),
+        "paq2piq": ("sgd", 2e-4, 10, 128, "l1", 1),
+        "koniq": ("sgd", 2e-3, 30, 96, "l1", 1),
+        "spaq": ("sgd", 1e-4, 30, 128, "l1", 1),
+        "ava": ("sgd", 0.12, 20, 512, "emd", 10),
+    }
+    if name in published:
+        s = recipe(name)
+        assert (s.optimizer, s.learning_rate, s.epochs, s.batch, s.loss, s.config().outputs) == published[name]
+        assert s.config().max_native_patches == 512
+        assert s.schedule == "cosine"
+    else:
+        assert name == "synthetic"
+        assert recipe(name).config().scales == 3
