@@ -36,6 +36,8 @@ def complexity(config: MusiqConfig, size: tuple[int, int], padded: bool = True) 
     >>> complexity(MusiqConfig(), (224, 224)).macs
     8898624384
     """
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"the image size is {size}; it must be (height, width) of at least 1 pixel each")
     shapes = parameter_shapes(config)
     parameters: dict[str, int] = {}
     for path, shape in shapes.items():

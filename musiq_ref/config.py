@@ -32,14 +32,16 @@ class Conventions:
     # Divisor n - ddof of the standard deviation that standardises the convolution kernels. official: 0. pyiqa: 1.
     weight_std_ddof: Literal[0, 1] = 0
     # How a logit between an invalid pair of tokens is treated. official: -1e10 added. pyiqa: replaced by -1e3.
-    # paper (Eq. 10): -inf added.
+    # paper (Eq. 10): -inf added. (Eq. 11 adds it before the division by sqrt(D_h): the same for -inf, and for
+    # whatever else is large enough to hide a token.)
     mask: Literal["add", "fill"] = "add"
     mask_value: float = -1e10
     # Grid cell of patch i of n. official, pyiqa: floor(i·G/n) in float32. paper: nearest integer (clipped to G - 1).
     hash: Literal["floor", "round"] = "floor"
     # Order and numbering of the scales. official, pyiqa: ascending sizes, native last. paper: native first (k = 0).
     scale_order: Literal["native_last", "native_first"] = "native_last"
-    # Order in which a patch's values lie in memory when it is written flat (no effect on the score).
+    # Order in which a patch's values lie in memory when it is written flat, by image.patches.flatten_patches: for
+    # exchanging tokens with other programs; no effect on the score.
     # official: row, column, channel. pyiqa: channel, row, column.
     patch_layout: Literal["row_column_channel", "channel_row_column"] = "row_column_channel"
 
@@ -50,7 +52,7 @@ class Conventions:
                 raise ValueError(
                     f"Conventions.{name} is {value!r}; choose one of {', '.join(repr(c) for c in choices)}"
                 )
-        if not self.mask_value <= -100:
+        if not isinstance(self.mask_value, int | float) or not self.mask_value <= -100:
             raise ValueError(
                 f"Conventions.mask_value is {self.mask_value!r}; it must be -100 or below (or -inf) to hide a token"
             )
@@ -104,6 +106,8 @@ class MusiqConfig:
     conventions: Conventions = field(default=OFFICIAL)
 
     def __post_init__(self) -> None:
+        if isinstance(self.longer_sides, int | str):
+            raise ValueError(f"MusiqConfig.longer_sides is {self.longer_sides!r}; pass a tuple of lengths")
         object.__setattr__(self, "longer_sides", tuple(self.longer_sides))
         for name in ("layers", "width", "mlp_width", "heads", "outputs", "patch_size", "grid_size"):
             _require_positive(name, getattr(self, name))
@@ -122,6 +126,8 @@ class MusiqConfig:
             problem = f"max_native_patches is {self.max_native_patches!r}; choose -1 (keep all) or a count"
         elif not self.longer_sides and self.max_native_patches == 0:
             problem = "max_native_patches is 0 and longer_sides is empty; no token would be left"
+        elif not isinstance(self.native, bool):
+            problem = f"native is {self.native!r}; choose True or False"
         elif self.spatial not in ("learnable", "sinusoidal"):
             problem = f"spatial is {self.spatial!r}; choose 'learnable' or 'sinusoidal'"
         elif not isinstance(self.conventions, Conventions):
@@ -153,6 +159,9 @@ class MusiqConfig:
         """
         if name not in PRESETS:
             raise ValueError(f"no preset is called {name!r}; choose one of {', '.join(PRESETS)}")
+        unknown = sorted(set(changes) - {f.name for f in fields(cls)})
+        if unknown:
+            raise ValueError(f"MusiqConfig has no field {unknown[0]!r}")
         return cls(**{**PRESETS[name], "outputs": outputs, "conventions": conventions, **changes})
 
     def replace(self, **changes: Any) -> MusiqConfig:

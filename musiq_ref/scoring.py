@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from musiq_ref.backend import get_backend
 from musiq_ref.checkpoint import Checkpoint, load_checkpoint
 from musiq_ref.config import Conventions
 from musiq_ref.image.decode import decode
-from musiq_ref.image.tokenize import tokenize
+from musiq_ref.image.tokenize import token_dtype, tokenize
 from musiq_ref.model.head import expected_score
 from musiq_ref.model.inference import predict
 from musiq_ref.model.parameters import map_params
@@ -46,14 +47,19 @@ def scorer(
 
     Raises CheckpointError, BackendError; the function raises ImageError and ValueError for an image that has no score.
 
-    >>> Score.__name__, callable(scorer("demo"))
-    ('Score', True)
+    >>> import musiq_ref as mq
+    >>> config = mq.MusiqConfig.preset("tiny")
+    >>> one = scorer(mq.Checkpoint(mq.init_params(config), config, "native", None))
+    >>> one(np.zeros((60, 80, 3), np.uint8)).value
+    0.0
     """
     if dtype not in ("float32", "float64"):
         raise ValueError(f"dtype is {dtype!r}; choose 'float32' or 'float64'")
     device = get_backend(backend)
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = load_checkpoint(checkpoint, dtype)
+    if checkpoint.format == "deterministic":
+        warnings.warn("these weights were never trained: the scores mean nothing", stacklevel=2)
     config = checkpoint.config.replace(conventions=conventions or checkpoint.config.conventions)
     params = map_params(lambda a: device.from_numpy(np.asarray(a, dtype)), checkpoint.params)
 
@@ -61,7 +67,8 @@ def scorer(
         pixels = decode(image)
         path = os.fspath(image) if isinstance(image, str | os.PathLike) else None
         try:
-            logits = predict(params, tokenize(pixels, config), config, device)
+            tokens = tokenize(pixels, config, token_dtype(pixels, config, dtype))
+            logits = predict(params, tokens, config, device)
         except ValueError as error:
             raise ValueError(f"{path}: {error}" if path else str(error)) from None
         expected, _ = expected_score(device.to_numpy(logits)[None])
@@ -99,9 +106,9 @@ def score(
     (True, (10,))
     """
     one = scorer(checkpoint, backend, dtype, conventions)
-    if isinstance(images, np.ndarray) and images.ndim == 4:
+    if hasattr(images, "__array__") and np.ndim(images) == 4:
         images = list(images)
-    alone = str, os.PathLike, np.ndarray, PIL.Image.Image
-    if isinstance(images, alone) or hasattr(images, "read"):
+    alone = str, bytes, os.PathLike, PIL.Image.Image
+    if isinstance(images, alone) or hasattr(images, "read") or hasattr(images, "__array__"):
         images = [images]
     return [one(image) for image in images]

@@ -28,9 +28,9 @@ def test_published_parameter_counts(config, parameters):
     assert mq.complexity(config, (224, 224)).parameters == parameters
 
 
-@pytest.mark.parametrize("name", ["tiny", "medium"])
-def test_parameters_are_counted_as_they_are(name):
-    config = mq.MusiqConfig.preset(name, outputs=3)
+@pytest.mark.parametrize(("name", "spatial"), [("tiny", "learnable"), ("tiny", "sinusoidal"), ("medium", "learnable")])
+def test_parameters_are_counted_as_they_are(name, spatial):
+    config = mq.MusiqConfig.preset(name, outputs=3, spatial=spatial)
     counted = mq.complexity(config, (50, 60))
     assert counted.parameters == sum(a.size for _, a in flatten(mq.init_params(config)))
     assert counted.parameters == sum(counted.parameters_by_part.values())

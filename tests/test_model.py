@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -83,7 +84,7 @@ def test_image_gradient_follows_the_parameters_dtype():
         assert dimage.dtype == dtype
     params = deterministic_params(SMALL, 1, "float64")
     official = mq.image_gradient(image, params, SMALL)[0]
-    asked = mq.image_gradient(image, params, SMALL, token_dtype="float64")[0]
+    asked = mq.image_gradient(image, params, SMALL, pixel_dtype="float64")[0]
     assert 0 < abs(official - asked) < 1e-4  # the authors' tokens are float32, whatever the model's dtype
 
 
@@ -327,3 +328,106 @@ def test_regularisation_has_the_right_gradient_and_is_reproducible(rates):
 def test_no_noise_is_no_noise():
     tokens = mq.batch([random_tokens(CONFIG, 5, 0)])
     assert np.array_equal(mq.forward(PARAMS, tokens, CONFIG, noise=noise())[0], mq.forward(PARAMS, tokens, CONFIG)[0])
+
+
+def test_dropout_acts_on_the_embedded_tokens_and_on_the_mlps_output():
+    config = CONFIG.replace(layers=1)
+    params, tokens = random_params(config), mq.batch([random_tokens(config, 9, 3)])
+    seen = {}
+    mq.forward(params, tokens, config, noise=noise(dropout=0.5), tap=lambda n, a: (seen.__setitem__(n, a), a)[1])
+    assert 0.3 < (seen["encoder/input"] == 0).mean() < 0.7
+    added = seen["encoder/block_00/output"] - seen["encoder/block_00/residual1"]
+    assert 0.3 < (added == 0).mean() < 0.7
+
+
+def test_dropout_acts_on_the_attentions_output():
+    config = CONFIG.replace(layers=1)
+    params, tokens = random_params(config), mq.batch([random_tokens(config, 9, 3)])
+    seen = {}
+
+    def tap(name, array):
+        seen[name] = array
+        return np.zeros_like(array) if name == "encoder/input" else array
+
+    mq.forward(params, tokens, config, noise=noise(dropout=0.5), tap=tap)
+    assert (seen["encoder/block_00/attention/out"] != 0).all()
+    assert 0.3 < (seen["encoder/block_00/residual1"] == 0).mean() < 0.7
+
+
+def test_stochastic_depth_grows_with_depth_and_drops_both_branches():
+    config = CONFIG.replace(layers=3)
+    params, tokens = random_params(config), mq.batch([random_tokens(config, 9, 3)])
+    seen = {}
+    always = noise(stochastic_depth=1.0)
+    mq.forward(params, tokens, config, noise=always, tap=lambda n, a: (seen.__setitem__(n, a), a)[1])
+    first, middle, last = (f"encoder/block_{i:02d}" for i in range(3))
+    assert np.array_equal(seen[f"{last}/output"], seen[f"{middle}/output"])
+    assert np.array_equal(seen[f"{last}/residual1"], seen[f"{middle}/output"])
+    assert not np.array_equal(seen[f"{first}/residual1"], seen["encoder/input"])
+    assert not np.array_equal(seen[f"{first}/output"], seen[f"{first}/residual1"])
+
+
+@pytest.mark.parametrize("rates", [{"dropout": 1.0}, {"dropout": -0.1}, {"stochastic_depth": 2}])
+def test_rates_that_are_none_are_refused(rates):
+    with pytest.raises(ValueError, match=rf"Noise\.{next(iter(rates))} is"):
+        mq.forward(PARAMS, mq.batch([random_tokens(CONFIG, 5, 0)]), CONFIG, noise=noise(**rates))
+
+
+def test_sinusoidal_is_the_learnable_model_that_holds_its_table():
+    from musiq_ref.ops.embedding import sinusoidal_table
+
+    params, tokens = random_params(CONFIG), mq.batch([random_tokens(CONFIG, 6, 1)])
+    params["spatial_embedding"]["table"] = sinusoidal_table(CONFIG.grid_size, CONFIG.width)
+    learnable, _ = mq.forward(params, tokens, CONFIG)
+    del params["spatial_embedding"]
+    sinusoidal, _ = mq.forward(params, tokens, CONFIG.replace(spatial="sinusoidal"))
+    assert np.array_equal(learnable, sinusoidal)
+
+
+def test_a_pair_is_allowed_only_if_both_are_valid():
+    from musiq_ref.model.attention import allowed_pairs
+
+    valid = np.array([[True, False, True]])
+    assert allowed_pairs(valid)[0, 0].tolist() == [[True, False, True], [False] * 3, [True, False, True]]
+
+
+def test_every_initial_spread():
+    config = mq.MusiqConfig(layers=1, heads=4)
+    spread = {path: a.std() for path, a in flatten(mq.init_params(config, 5, "float64"))}
+    xavier = math.sqrt(2 / (384 + 384))
+    for path, expected in {
+        "stem/conv_root/kernel": (7 * 7 * 3) ** -0.5,
+        "stem/conv1/kernel": 64**-0.5,
+        "scale_embedding/table": 0.02,
+        "encoder/block_00/attention/value/kernel": xavier,
+        "encoder/block_00/attention/out/kernel": xavier,
+        "encoder/block_00/mlp/fc2/kernel": math.sqrt(2 / (384 + 1152)),
+        "encoder/block_00/mlp/fc1/bias": 1e-6,
+        "encoder/block_00/mlp/fc2/bias": 1e-6,
+    }.items():
+        assert spread[path] == pytest.approx(expected, rel=0.08), path
+    zero = {path for path, s in spread.items() if path.endswith("bias") and "mlp" not in path and s != 0}
+    assert not zero
+
+
+def test_gradients_follow_the_parameters_not_the_cotangent():
+    params, tokens = deterministic_params(SMALL, 1), mq.batch([random_tokens(SMALL, 5, 0)])
+    logits, cache = mq.forward(params, tokens, SMALL)
+    gradients = mq.backward(np.ones(logits.shape), cache)  # float64
+    assert {g.dtype for _, g in flatten(gradients.params)} == {np.dtype("float32")}
+    with pytest.raises(ValueError, match=r"dlogits has shape \(3,\); the logits have \(1, 3\)"):
+        mq.backward(np.ones(3), cache)
+
+
+def test_inference_needs_memory_in_proportion_to_the_image():
+    """Twice the tokens: about twice the memory, not four times; and far less than the forward keeps."""
+    config = mq.MusiqConfig.preset("tiny", patch_size=4, width=8, heads=2, mlp_width=8, longer_sides=())
+    params = mq.init_params(config)
+    peaks = []
+    for side in (180, 360):
+        tokens = mq.tokenize(np.zeros((side, 4 * side, 3), np.uint8), config)
+        tracemalloc.start()
+        mq.predict(params, tokens, config)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 5 * peaks[0]  # four times the tokens; attention weights of all pairs would be 16 times as many

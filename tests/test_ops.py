@@ -79,6 +79,15 @@ def test_same_numbers_on_the_device(name, device):
         np.testing.assert_allclose(device.to_numpy(b), a, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", [*OPS, *HOST_OPS])
+def test_a_backward_leaves_its_cache_alone(name):
+    case = {**OPS, **HOST_OPS}[name]
+    y, cache = case.forward(*case.inputs)
+    cotangent = np.random.default_rng(1).standard_normal(y.shape)
+    first, second = (leaves(case.backward(cotangent, cache)) for _ in range(2))
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
 def test_tap_in_a_window_is_what_convolution_means(rng):
     x, w = rng.normal(size=(2, 7, 8, 3)), rng.normal(size=(3, 3, 3, 4))
     y, _ = convolution(x, w, 2)

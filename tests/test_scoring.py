@@ -5,9 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import shlex
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import musiq_ref as mq
@@ -193,3 +198,103 @@ def test_bad_arguments_exit_with_2(capsys):
         main(["juggle"])
     assert exit_.value.code == 2
     assert "juggle" in capsys.readouterr().err
+
+
+def test_float64_scores_are_float64_from_the_pixels(picture):
+    """Under pyiqa's conventions the score is image_gradient's to the last digits; the authors' tokens stay float32."""
+    config = CONFIG.replace(conventions=mq.PYIQA)
+    params = mq.init_params(config, 3, "float64")
+    params["head"]["kernel"] = np.random.default_rng(0).standard_normal((48, 10))
+    [result] = mq.score([picture], mq.Checkpoint(params, config, "native", None), dtype="float64")
+    assert result.value == pytest.approx(mq.image_gradient(picture, params, config)[0], rel=1e-13)
+
+
+def test_untrained_weights_warn_in_python_too(picture):
+    with pytest.warns(UserWarning, match="never trained: the scores mean nothing"):
+        mq.score([picture], mq.Checkpoint(PARAMS, CONFIG, "deterministic", None))
+
+
+def test_a_torch_tensor_is_one_image(picture, checkpoint):
+    assert len(mq.score(torch.tensor(picture), checkpoint)) == 1
+    assert len(mq.score(torch.tensor(np.stack([picture, picture])), checkpoint)) == 2
+    with pytest.raises(mq.ImageError, match="type bytes"):
+        mq.score(b"not an image", checkpoint)
+
+
+def test_the_options_reach_the_score(photograph, checkpoint, capsys):
+    def score_with(*options):
+        return json.loads(run(capsys, "score", photograph, "--checkpoint", checkpoint, "--json", *options)[1])[0][
+            "score"
+        ]
+
+    loaded = mq.load_checkpoint(checkpoint, "float64")
+    assert score_with("--conventions", "pyiqa") == mq.score([photograph], checkpoint, conventions=mq.PYIQA)[0].value
+    assert score_with("--dtype", "float64") == mq.score([photograph], loaded, dtype="float64")[0].value
+    assert len({score_with(), score_with("--conventions", "pyiqa"), score_with("--dtype", "float64")}) == 3
+
+
+def test_a_csv_never_replaces_a_photograph(photograph, checkpoint, capsys):
+    before = photograph.read_bytes()
+    code, _, err = run(capsys, "score", photograph, "--checkpoint", checkpoint, "--csv", photograph)
+    assert code == 2
+    assert "names an image" in err
+    assert photograph.read_bytes() == before
+
+
+def test_every_row_has_every_key(photograph, checkpoint, tmp_path, capsys):
+    table = tmp_path / "t.csv"
+    code, out, _ = run(
+        capsys, "score", tmp_path / "gone.png", photograph, "--checkpoint", checkpoint, "--json", "--csv", table
+    )
+    missing, good = json.loads(out)
+    assert code == 1
+    assert set(missing) == set(good) == {"path", "score", "distribution", "height", "width", "error"}
+    assert "gone.png" in missing["error"]
+    assert good["error"] is None
+    rows = read(table)
+    assert [row["path"] for row in rows] == [str(tmp_path / "gone.png"), str(photograph)]
+    assert (rows[1]["height"], rows[1]["width"], rows[0]["score"]) == ("50", "77", "")
+
+
+def test_an_interruption_keeps_what_was_scored(photograph, checkpoint, tmp_path, capsys, monkeypatch):
+    real = mq.scorer(checkpoint)
+
+    def interrupted(path):
+        if path == tmp_path / "second.png":
+            raise KeyboardInterrupt
+        return real(path)
+
+    monkeypatch.setattr("musiq_ref.cli.score.scorer", lambda *args: interrupted)
+    table = tmp_path / "t.csv"
+    code, out, err = run(
+        capsys, "score", photograph, tmp_path / "second.png", "--checkpoint", checkpoint, "--json", "--csv", table
+    )
+    assert code == 130
+    assert "interrupted" in err
+    assert len(json.loads(out)) == len(read(table)) == 1
+
+
+def test_too_little_memory_for_one_image_does_not_end_the_rest(photograph, checkpoint, capsys, monkeypatch):
+    real = mq.scorer(checkpoint)
+
+    def limited(path):
+        if path.name == "huge.png":
+            raise MemoryError
+        return real(path)
+
+    monkeypatch.setattr("musiq_ref.cli.score.scorer", lambda *args: limited)
+    code, out, _ = run(capsys, "score", "huge.png", photograph, "--checkpoint", checkpoint)
+    assert code == 1
+    assert "too large for the memory" in out.splitlines()[0]
+    assert str(photograph) in out.splitlines()[1]
+
+
+def test_names_that_the_terminal_cannot_show_and_a_closed_pipe(photograph, checkpoint):
+    odd = photograph.parent / "\udcffé.png"
+    odd.write_bytes(photograph.read_bytes())
+    command = [sys.executable, "-m", "musiq_ref.cli", "score", str(photograph.parent), "--checkpoint", checkpoint]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii:strict"}
+    done = subprocess.run(command, capture_output=True, env=environment)
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 2)
+    piped = subprocess.run(["sh", "-c", f"{shlex.join(command)} | true"], capture_output=True, env=environment)
+    assert piped.stderr == b""

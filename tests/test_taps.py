@@ -8,7 +8,7 @@ from test_model import SMALL, random_tokens
 
 import musiq_ref as mq
 from musiq_ref.model.parameters import flatten
-from musiq_ref.verify import deterministic_params, trace
+from musiq_ref.verify import check_vjp, deterministic_params, trace
 
 PARAMS = deterministic_params(SMALL, 2, "float64")
 TOKENS = mq.batch([random_tokens(SMALL, 6, 1), random_tokens(SMALL, 8, 2)])
@@ -71,3 +71,39 @@ def test_stopping_a_gradient_on_the_way_back():
     assert not gradients.patches.any()
     assert not any(g.any() for _, g in flatten(gradients.params["stem"]))
     assert gradients.params["encoder"]["block_00"]["mlp"]["fc1"]["kernel"].any()
+
+
+@pytest.mark.parametrize("name", [name for name in GRADIENTS if name != "patches"])
+def test_replacing_a_gradient_on_the_way_back_reaches_what_comes_before(name):
+    """Twice the gradient at one tap must change some gradient behind it, and leave the logits' own alone."""
+    _, cache = mq.forward(PARAMS, TOKENS, SMALL)
+    doubled = mq.backward(DLOGITS, cache, tap=lambda n, d: 2 * d if n == name else d)
+    plain = mq.backward(DLOGITS, cache)
+    after, before = dict(flatten(doubled.params)), dict(flatten(plain.params))
+    changed = [path for path in before if not np.allclose(after[path], before[path], rtol=1e-6, atol=1e-14)]
+    assert changed or not np.allclose(doubled.patches, plain.patches)
+
+
+@pytest.mark.parametrize("at", ["attention/weights", "attention/value", "mlp/gelu", "norm2", "residual1"])
+def test_a_replaced_intermediate_is_what_the_backward_uses(at):
+    """With a tap that changes an intermediate, the gradients are those of the changed model."""
+
+    def tap(name, array):
+        return 1.5 * array * array if name == f"encoder/block_01/{at}" else array
+
+    def tap_backward(name, d):
+        return d * 3 * VALUES_BEFORE[name] if name == f"encoder/block_01/{at}" else d
+
+    VALUES_BEFORE = VALUES
+
+    def forward(params):
+        return mq.forward(params, TOKENS, SMALL, tap=tap)
+
+    assert check_vjp(forward, lambda d, cache: (mq.backward(d, cache, tap=tap_backward).params,), [PARAMS]) < 1e-6
+
+
+def test_a_tap_must_return_the_array_or_one_of_its_shape():
+    with pytest.raises(ValueError, match=r"the tap returned NoneType for patches"):
+        mq.forward(PARAMS, TOKENS, SMALL, tap=lambda name, array: None)
+    with pytest.raises(ValueError, match=r"returned \(8, 3\) for patches, which has shape \(2, 8, 8, 8, 3\)"):
+        mq.forward(PARAMS, TOKENS, SMALL, tap=lambda name, array: array[0, 0, 0])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -186,7 +184,7 @@ def test_threads_do_not_change_the_result(table, tmp_path):
 def test_stopped_between_any_two_steps_it_goes_on_to_the_same_bits(table, tmp_path, monkeypatch):
     whole = train(settings(), tmp_path / "whole", table, progress=False)
     expected = mq.load_checkpoint(whole.last).params
-    original = mq.training.run.batch_gradient
+    original = mq.training.run.world_gradient
     for stop in range(1, 10):
         calls = []
 
@@ -196,10 +194,10 @@ def test_stopped_between_any_two_steps_it_goes_on_to_the_same_bits(table, tmp_pa
                 raise KeyboardInterrupt
             return original(*args, **kwargs)
 
-        monkeypatch.setattr("musiq_ref.training.run.batch_gradient", interrupted)
+        monkeypatch.setattr("musiq_ref.training.run.world_gradient", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(settings(), tmp_path / str(stop), table, progress=False)
-        monkeypatch.setattr("musiq_ref.training.run.batch_gradient", original)
+        monkeypatch.setattr("musiq_ref.training.run.world_gradient", original)
         resumed = train(settings(), tmp_path / str(stop), table, progress=False)
         assert same(mq.load_checkpoint(resumed.last).params, expected)
         assert resumed.log.read_text() == whole.log.read_text()
@@ -223,21 +221,20 @@ def test_killed_outright_it_goes_on_to_the_same_bits(table, tmp_path):
         *options,
     ]
     assert subprocess.run([*command, "-o", str(tmp_path / "whole"), "--json"], capture_output=True).returncode == 0
-    rng, kills = np.random.default_rng(0), 0
-    while True:
+    log, rng, kills = tmp_path / "killed" / "log.jsonl", np.random.default_rng(0), 0
+    for kill_at in [*np.cumsum(rng.integers(1, 4, 10)), 10**6]:  # lines of the log; the last run is left alone
         process = subprocess.Popen(
             [*command, "-o", str(tmp_path / "killed"), "--json"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        deadline = time.monotonic() + (rng.uniform(0.6, 1.6) if kills < 10 else 60)
-        while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        if process.poll() is not None:
-            break
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        kills += 1
+        while process.poll() is None and (not log.exists() or len(log.read_bytes().splitlines()) < kill_at):
+            time.sleep(0.001)
+        if process.poll() is None:
+            time.sleep(rng.uniform(0, 0.01))
+            process.kill()
+            process.wait()
+            kills += 1
     assert process.returncode == 0
-    assert kills >= 1
+    assert kills == 10
     whole, killed = (mq.load_checkpoint(tmp_path / name / "last.safetensors").params for name in ("whole", "killed"))
     assert same(whole, killed)
     assert (tmp_path / "killed" / "log.jsonl").read_text() == (tmp_path / "whole" / "log.jsonl").read_text()

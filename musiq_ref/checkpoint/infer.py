@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -89,8 +90,12 @@ def make_config(**fields: Any) -> MusiqConfig:
         raise CheckpointError(f"its shapes make no MUSIQ model ({error}); download or export it again") from None
 
 
-def infer_config(tensors: Tensors, layout: Layout, heads: int | None = None) -> MusiqConfig:
+def infer_config(
+    tensors: Tensors, layout: Layout, heads: int | None = None, longer_sides: Sequence[int] | None = None
+) -> MusiqConfig:
     """The configuration of a published kind of model: one or three scales, a learnt spatial table.
+
+    longer_sides: of the resized scales, for a file with another number of them; the native image is one more scale
 
     >>> from musiq_ref.checkpoint.official import OFFICIAL_LAYOUT
     >>> from musiq_ref.checkpoint import to_official
@@ -103,9 +108,14 @@ def infer_config(tensors: Tensors, layout: Layout, heads: int | None = None) -> 
     if sizes.pop("spatial") == "sinusoidal":
         check_names(tensors, layout, MusiqConfig(layers=sizes["layers"]))
     scales = sizes.pop("scales")
+    if longer_sides is not None:
+        if scales - len(longer_sides) not in (0, 1):
+            raise CheckpointError(f"it has {scales} scales, which {len(longer_sides)} longer sides do not make")
+        native = scales > len(longer_sides)
+        return make_config(**sizes, longer_sides=tuple(longer_sides), native=native, conventions=layout.conventions)
     if scales not in PUBLISHED_SIDES:
         raise CheckpointError(
-            f"it has {scales} scales, and the file does not tell which; pass config= with their longer_sides"
+            f"it has {scales} scales, and the file does not tell which; pass longer_sides= (--longer-sides), or config="
         )
     return make_config(**sizes, longer_sides=PUBLISHED_SIDES[scales], conventions=layout.conventions)
 

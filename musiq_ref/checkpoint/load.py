@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,6 +43,7 @@ def load_checkpoint(
     config: MusiqConfig | None = None,
     conventions: Conventions | None = None,
     heads: int | None = None,
+    longer_sides: Sequence[int] | None = None,
 ) -> Checkpoint:
     """Reads an official .npz, a pyiqa .pth or .safetensors, or a native .safetensors; nothing in it is executed.
 
@@ -49,14 +51,16 @@ def load_checkpoint(
     `musiq-ref download` has put into the cache folder; "demo" comes with the library. `dtype` None keeps the file's.
     The configuration is the file's own (native) or inferred from the shapes; a given `config` is checked against them
     and used. The conventions are those of the program the file is from (SPEC 5), unless `conventions` says otherwise.
-    `heads` is for a pyiqa file of a size that no preset has.
+    `heads` is for a pyiqa file of a size that no preset has, `longer_sides` for one with neither 1 nor 3 scales.
 
     Raises CheckpointError, one sentence with the file, the problem and the remedy.
 
     >>> load_checkpoint("demo", dtype="float64").params["class_token"].dtype
     dtype('float64')
     """
-    if dtype is not None and np.dtype(dtype).kind != "f":
+    if not isinstance(path_or_name, str | PathLike):
+        raise CheckpointError(f"{path_or_name!r} is neither the path of a checkpoint nor a name; pass one of the two")
+    if dtype is not None and not is_floating(dtype):
         raise CheckpointError(f"{path_or_name}: cannot be loaded as {dtype}; choose float32, float64 or float16")
     if path_or_name == "demo":
         return demo_checkpoint(dtype, config, conventions)
@@ -68,12 +72,24 @@ def load_checkpoint(
         if config is None and layout is NATIVE_LAYOUT:
             config = stored_config(metadata)
         elif config is None:
-            config = infer_config(tensors, layout, heads)
+            config = infer_config(tensors, layout, heads, longer_sides)
         if conventions is not None:
             config = config.replace(conventions=conventions)
         return Checkpoint(to_params(tensors, layout, config, dtype), config, layout.format, path)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
+
+
+def is_floating(dtype: Any) -> bool:
+    """Whether NumPy knows it as a floating type.
+
+    >>> is_floating("float32"), is_floating("int8"), is_floating("banana")
+    (True, False, False)
+    """
+    try:
+        return np.dtype(dtype).kind == "f"
+    except TypeError:
+        return False
 
 
 def find_checkpoint(path_or_name: str | PathLike[str]) -> Path:

@@ -7,11 +7,13 @@ Exit code 0: fine; 1: the answer is "no", or some input could not be read; 2: ba
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import sys
 from importlib import import_module
 from importlib.metadata import version
 
-COMMANDS = ("score", "explain", "summary", "train", "convert", "download")
+COMMANDS = ("score", "explain", "summary", "train", "evaluate", "convert", "download")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,8 +34,19 @@ def main(argv: list[str] | None = None) -> int:
         module.configure(subparser)
         subparser.set_defaults(run=module.run)
     args = parser.parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):  # a file name that the terminal cannot show must not end the work
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return args.run(args)
+    except BrokenPipeError:  # whoever reads our output, `head` say, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except MemoryError:
+        print(
+            f"musiq-ref {args.command}: this machine has too little memory for it; use a smaller image", file=sys.stderr
+        )
+        return 1
     except (ValueError, OSError, RuntimeError) as error:
         print(f"musiq-ref {args.command}: {error}", file=sys.stderr)
         return 2

@@ -5,9 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import fields
 from pathlib import Path
 
-from musiq_ref.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, save_official, save_pyiqa
+from musiq_ref.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    load_checkpoint,
+    save_checkpoint,
+    save_official,
+    save_pyiqa,
+)
 from musiq_ref.model.parameters import flatten
 
 HELP = "convert a checkpoint between the official, pyiqa and native layouts, values unchanged"
@@ -27,6 +35,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--heads", type=int, metavar="N", help="attention heads, where a pyiqa file's size has no preset"
     )
     parser.add_argument("--force", action="store_true", help="overwrite OUT if it exists")
+    parser.add_argument(
+        "--longer-sides", type=int, nargs="*", metavar="L", help="of the resized scales, if they are not 224 and 384"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -54,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     if target.exists() and not args.force:
         raise ValueError(f"{target}: already exists; add --force to overwrite it")
     try:
-        checkpoint = load_checkpoint(args.source, dtype=None, heads=args.heads)
+        checkpoint = load_checkpoint(args.source, dtype=None, heads=args.heads, longer_sides=args.longer_sides)
         if layout == "native":
             save_checkpoint(target, checkpoint.params, checkpoint.config)
         else:
@@ -62,9 +73,25 @@ def run(args: argparse.Namespace) -> int:
     except CheckpointError as error:
         print(f"musiq-ref convert: {error}", file=sys.stderr)
         return 1
+    for difference in lost(checkpoint, target, args.longer_sides):
+        print(f"note: {target} does not hold {difference}", file=sys.stderr)
     count = sum(array.size for _, array in flatten(checkpoint.params))
     if args.json:
         print(json.dumps({"path": str(target), "from": checkpoint.format, "to": layout, "parameters": count}))
     else:
         print(f"{target}: {layout} layout, converted from {checkpoint.format}, {count:,} parameters")
     return 0
+
+
+def lost(checkpoint: Checkpoint, target: Path, longer_sides: list[int] | None) -> list[str]:
+    """A sentence for every part of the configuration that the written file does not bring back by itself."""
+    before, heads = checkpoint.config, checkpoint.config.heads
+    try:
+        after = load_checkpoint(target, dtype=None, heads=heads, longer_sides=longer_sides).config
+    except CheckpointError as error:
+        return [f"all of its configuration; pass config= to load it ({error})"]
+    return [
+        f"{field.name} = {getattr(before, field.name)!r}; it loads with {getattr(after, field.name)!r}"
+        for field in fields(before)
+        if getattr(before, field.name) != getattr(after, field.name)
+    ]

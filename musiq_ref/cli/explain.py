@@ -9,6 +9,7 @@ from pathlib import Path
 from musiq_ref.checkpoint import load_checkpoint
 from musiq_ref.cli.score import warn_if_untrained
 from musiq_ref.explain.picture import picture
+from musiq_ref.image.decode import ImageError
 
 HELP = "draw a photograph's scales, patches, attention and gradient"
 EXAMPLE = "musiq-ref explain photo.jpg -o picture.png"
@@ -25,9 +26,12 @@ def run(args: argparse.Namespace) -> int:
     warn_if_untrained(checkpoint)
     try:
         figure = picture(args.image, checkpoint)
-    except ImportError as error:
+    except (ImportError, ImageError) as error:
         print(f"musiq-ref explain: {error}", file=sys.stderr)
-        return 2
-    figure.savefig(args.output, dpi=110)
+        return 1
+    try:
+        figure.savefig(args.output, dpi=110)
+    except OSError as error:
+        raise ValueError(f"{args.output} cannot be written ({error.strerror or error}); name another file") from None
     print(f"{args.image}: the picture is in {args.output}")
     return 0

@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 from musiq_ref.training.curves import draw_curves
+from musiq_ref.training.parallel import together
 from musiq_ref.training.run import train
 from musiq_ref.training.settings import recipe
 from musiq_ref.training.state import TrainingError
@@ -30,15 +31,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    settings = recipe(args.recipe, **parse_changes(args.set))
     try:
-        result = train(settings, args.output, args.data, progress=not args.json)
+        with together() as world:
+            settings = recipe(args.recipe, **parse_changes(args.set))
+            result = train(settings, args.output, args.data, progress=not args.json, world=world)
     except KeyboardInterrupt:
         print(f"musiq-ref train: stopped; the same command goes on from {args.output}", file=sys.stderr)
         return 130
     except TrainingError as error:
         print(f"musiq-ref train: {error}", file=sys.stderr)
         return 1
+    if world.rank > 0:
+        return 0
     if args.json:
         print(
             json.dumps({**{name: str(getattr(result, name)) for name in ("last", "best", "log")}, **result.validation})

@@ -13,6 +13,8 @@ from musiq_ref.image.resize import resize
 from musiq_ref.image.tokenize import normalize, scales_of, tokenize
 from musiq_ref.model.musiq import image_gradient
 
+PATCHES = 2500  # at most, in a picture: about 6 GB for the small model
+
 
 def picture(image: Any, checkpoint: Checkpoint) -> Any:
     """A matplotlib Figure: the photograph with its score, every scale cut into patches and shaded by attention rollout
@@ -34,6 +36,12 @@ def picture(image: Any, checkpoint: Checkpoint) -> Any:
 
     params, config, pixels = checkpoint.params, checkpoint.config, decode(image)
     height, width = pixels.shape[:2]
+    patches = sum(scale.kept for scale in scales_of(height, width, config))
+    if patches > PATCHES:
+        raise ValueError(
+            f"an image of {height}×{width} pixels has {patches} patches; their attention, kept for the gradient, would "
+            f"take more memory than most machines have; reduce it until there are at most {PATCHES}"
+        )
     value, dimage = image_gradient(pixels, params, config)
     rollout = attention_rollout(params, tokenize(pixels, config), config, (height, width))
     scales = scales_of(height, width, config)

@@ -13,7 +13,7 @@ from musiq_ref.model.parameters import Params
 def attention_rollout(
     params: Params, tokens: Tokens, config: MusiqConfig, size: tuple[int, int] | None = None
 ) -> list[np.ndarray]:
-    r"""Ā_l = (mean over heads of A_l + I)/2, rows normalised;  R = Ā_L · … · Ā_1;  the class token's row, by scale
+    r"""Ā_l = mean over heads of A_l + I, rows normalised;  R = Ā_L · … · Ā_1;  the class token's row, by scale
 
     tokens: (N, …) of one image, from `tokenize`;  size: its (height, width), needed only where the tokens do not tell
     rows from columns: with grid_size 1, or when `max_native_patches` cut patches off
@@ -39,7 +39,7 @@ def attention_rollout(
 
     forward(params, batch([tokens]), config, tap=collect)
     for weights in reversed(layers):
-        mixed = (weights + np.eye(len(weights))) / 2
+        mixed = weights + np.eye(len(weights))  # the residual path lets every token keep as much as it attends to
         flow = flow @ (mixed / mixed.sum(axis=1, keepdims=True))  # (1, 1 + N)
     maps = []
     for scale in range(config.scales):

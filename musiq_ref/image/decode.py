@@ -79,15 +79,19 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     found = []
     for path in map(Path, [paths] if isinstance(paths, str | os.PathLike) else paths):
         if path.is_dir():
-            images = sorted(
-                file for file in path.rglob("[!.]*") if file.suffix.lower() in EXTENSIONS and file.is_file()
-            )
+            images = sorted(file for file in path.rglob("*") if _is_image(file, path))
             if not images:
                 raise ImageError(f"{path} holds no images; pass a folder with files such as .jpg or .png")
             found += images
         else:
             found.append(path)
     return found
+
+
+def _is_image(file: Path, folder: Path) -> bool:
+    """Whether a file below the folder has an image's extension, and neither it nor a folder on the way is hidden."""
+    hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+    return not hidden and file.suffix.lower() in EXTENSIONS and file.is_file()
 
 
 # ---- sources to bytes
@@ -271,7 +275,7 @@ def _check_range(pixels: np.ndarray, name: str) -> None:
         raise ImageError(f"{name} holds NaN or infinity; replace it by values in [0, 1]")
     if low < 0 or high > 1:
         remedy = "divide by 255 if that is white, or clip" if high > 1 else "rescale or clip"
-        raise ImageError(f"{name} holds values from {low:g} to {high:g}, outside [0, 1]; {remedy}")
+        raise ImageError(f"{name} holds values from {low:.9g} to {high:.9g}, outside [0, 1]; {remedy}")
 
 
 def _scaled(values: np.ndarray, white: int) -> np.ndarray:

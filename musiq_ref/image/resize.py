@@ -4,6 +4,8 @@ their transposes. Two filters: the authors' Gaussian, and the bicubic one that p
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from scipy.sparse import csr_array
 
@@ -31,7 +33,7 @@ def resized_sides(height: int, width: int, longer_side: int, arithmetic: str = "
     return sides
 
 
-def gaussian_matrix(n_in: int, n_out: int, dtype="float32") -> csr_array:
+def gaussian_matrix(n_in: int, n_out: int, dtype: Any = "float32") -> csr_array:
     """R (n_out, n_in): a Gaussian of sigma 0.5 and radius 1.5 input pixels around each output position, without
     antialiasing, every row divided by its sum (SPEC 3). With n_out = n_in it is a blur, not the identity.
 
@@ -51,7 +53,7 @@ def gaussian_matrix(n_in: int, n_out: int, dtype="float32") -> csr_array:
     return _sparse(np.minimum(tap, n_in - 1), weight, n_in)
 
 
-def bicubic_matrix(n_in: int, n_out: int, dtype="float64") -> csr_array:
+def bicubic_matrix(n_in: int, n_out: int, dtype: Any = "float64") -> csr_array:
     """R (n_out, n_in): cubic convolution with a = −0.75 at half-pixel centres, taps beyond the edge moved onto it,
     without antialiasing; the identity when n_out = n_in (SPEC 5, pyiqa).
 
@@ -90,38 +92,28 @@ FILTER = {"gaussian": gaussian_matrix, "bicubic": bicubic_matrix}
 
 
 def resize(image: np.ndarray, height: int, width: int, kind: str = "gaussian") -> np.ndarray:
-    """The image at another size, filtered first along its rows' direction (vertically), then along its columns'.
+    """The image at another size, filtered first along its height, then along its width.
 
     image: (H, W, 3), floating;  returns (height, width, 3) of the same dtype
 
     >>> resize(np.ones((5, 7, 3)), 3, 4, "bicubic").shape
     (3, 4, 3)
     """
-    rows, columns = _matrices(image.shape[:2], (height, width), kind, image.dtype)
-    return _along_columns(columns, _along_rows(rows, image))
+    rows, columns = FILTER[kind](image.shape[0], height, image.dtype), FILTER[kind](image.shape[1], width, image.dtype)
+    return _apply_to_axis_1(columns, _apply_to_axis_0(rows, image))
 
 
 def resize_backward(dy: np.ndarray, shape: tuple[int, ...], kind: str = "gaussian") -> np.ndarray:
     """dx = R_rowsᵀ · dy · R_columns.  dy: (height, width, 3);  shape: (H, W, 3) of the original;  dx: (H, W, 3)"""
-    rows, columns = _matrices(shape[:2], dy.shape[:2], kind, dy.dtype)
-    return _along_rows(rows.T, _along_columns(columns.T, dy))
+    rows, columns = FILTER[kind](shape[0], dy.shape[0], dy.dtype), FILTER[kind](shape[1], dy.shape[1], dy.dtype)
+    return _apply_to_axis_0(rows.T, _apply_to_axis_1(columns.T, dy))
 
 
-def _matrices(old, new, kind: str, dtype) -> tuple[csr_array, csr_array]:
-    if kind == "bicubic" and tuple(old) == tuple(new):  # the identity in exact arithmetic; here to the bit
-        return _identity(new[0], dtype), _identity(new[1], dtype)
-    return FILTER[kind](old[0], new[0], dtype), FILTER[kind](old[1], new[1], dtype)
-
-
-def _identity(n: int, dtype) -> csr_array:
-    return csr_array((np.ones(n, dtype), (np.arange(n), np.arange(n))), shape=(n, n))
-
-
-def _along_rows(matrix, image: np.ndarray) -> np.ndarray:
+def _apply_to_axis_0(matrix, image: np.ndarray) -> np.ndarray:
     """matrix (n, H) times image (H, W, 3)."""
     return (matrix @ image.reshape(len(image), -1)).reshape(-1, *image.shape[1:])
 
 
-def _along_columns(matrix, image: np.ndarray) -> np.ndarray:
+def _apply_to_axis_1(matrix, image: np.ndarray) -> np.ndarray:
     """matrix (n, W) times image (H, W, 3) along its second axis."""
-    return np.ascontiguousarray(_along_rows(matrix, image.swapaxes(0, 1)).swapaxes(0, 1))
+    return np.ascontiguousarray(_apply_to_axis_0(matrix, image.swapaxes(0, 1)).swapaxes(0, 1))

@@ -68,6 +68,16 @@ def scales_of(height: int, width: int, config: MusiqConfig) -> list[Scale]:
     return scales
 
 
+def token_dtype(image: np.ndarray, config: MusiqConfig, dtype: Any) -> Any:
+    """In which dtype a model of that dtype gets its pixels: its own, but float32 for 8-bit images through the authors'
+    filter, which is defined in float32.
+
+    >>> token_dtype(np.zeros((5, 5, 3), np.uint8), MusiqConfig(), "float64")
+    'float32'
+    """
+    return "float32" if image.dtype == np.uint8 and config.conventions.resize == "gaussian" else dtype
+
+
 def normalize(image: np.ndarray, dtype: Any = "float32") -> np.ndarray:
     """x = −1 + 2·(u/255) of 8-bit values u, or −1 + 2·v of floating values v in 0 … 1   (SPEC 3)
 
@@ -88,6 +98,8 @@ def tokenize(image: Any, config: MusiqConfig, dtype: Any = None) -> Tokens:
     ((493, 32, 32, 3), 450)
     """
     image = decode(image)
+    if dtype is not None and np.dtype(dtype) not in (np.float32, np.float64):
+        raise ValueError(f"dtype is {dtype!r}; choose 'float32' or 'float64'")
     x = normalize(image, dtype or (np.float64 if image.dtype == np.float64 else np.float32))
     P, G = config.patch_size, config.grid_size
     parts = []
@@ -119,6 +131,8 @@ def tokenize_backward(dpatches: np.ndarray, height: int, width: int, config: Mus
         else:
             dx += dresized
         start += scale.length
+    if start != len(dpatches):
+        raise ValueError(f"{len(dpatches)} patches cannot be those of a {height}×{width} image, which has {start}")
     return 2 * dx
 
 
@@ -141,8 +155,10 @@ def batch(tokens: Sequence[Tokens]) -> Tokens:
     >>> batch([tokenize(image, MusiqConfig()) for image in images]).patches.shape
     (2, 199, 32, 32, 3)
     """
-    if not tokens:
+    if not len(tokens):
         raise ValueError("batch needs the tokens of at least one image")
+    if not all(isinstance(t, Tokens) for t in tokens):
+        raise ValueError("batch needs a list of Tokens, one per image: musiq_ref.batch([musiq_ref.tokenize(…), …])")
     kinds = {(t.patches.shape[1:], t.patches.dtype.str) for t in tokens}
     if len(kinds) > 1:
         raise ValueError(f"tokens of one batch must share patch shape and dtype, not {sorted(kinds)}")

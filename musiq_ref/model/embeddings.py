@@ -41,6 +41,9 @@ def embed(
 ):
     """z_0 = [class; E_p + E_HSE + E_SCE]                                     (Eq. 2)
 
+    The taps "spatial_embedding" and "scale_embedding" see the sums E_p + E_HSE and E_p + E_HSE + E_SCE, as the authors'
+    layers of those names return them.
+
     x = E_p: (B, N, D);  hash_index, scale_index: (B, N);  z_0: (B, 1 + N, D)
     """
     xp = namespace(x)

@@ -39,6 +39,8 @@ def predict(params: Params, tokens: Tokens, config: MusiqConfig, backend: Backen
     (10,)
     """
     dtype = check_tokens(params, tokens, config, axes=1)
+    if not tokens.mask.any():
+        raise ValueError("all tokens are masked; there is nothing to score")
     tokens = Tokens(*map(backend.from_numpy, drop_padding(tokens)))
     x = _patch_embeddings(tokens.patches, params, config, dtype)  # (N, D)
     z, _ = embed(x[None], tokens.hash_index[None], tokens.scale_index[None], params, config)

@@ -24,6 +24,13 @@ class Noise(NamedTuple):
     attention_dropout: float = 0.0
     stochastic_depth: float = 0.0
 
+    def check(self) -> None:
+        """Raises ValueError for a rate that is none."""
+        for name in ("dropout", "attention_dropout", "stochastic_depth"):
+            rate = getattr(self, name)
+            if not 0 <= rate <= (1 if name == "stochastic_depth" else 0.999):
+                raise ValueError(f"Noise.{name} is {rate}; it must be at least 0 and below 1")
+
     def path_rate(self, layer: int, layers: int) -> float:
         """Chance that a residual branch of block `layer` (from 0) is dropped."""
         return self.stochastic_depth * layer / max(layers - 1, 1)

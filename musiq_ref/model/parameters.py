@@ -154,6 +154,8 @@ def init_params(config: MusiqConfig, seed: int = 0, dtype: str = "float32") -> P
     >>> params["head"]["kernel"].shape, params["stem"]["conv1"]["kernel"].dtype
     ((48, 1), dtype('float32'))
     """
+    if np.dtype(dtype) not in (np.float32, np.float64):
+        raise ValueError(f"dtype is {dtype!r}; choose 'float32' or 'float64'")
     rng = np.random.default_rng(seed)
     return nest({path: _initial(path, shape, rng).astype(dtype) for path, shape in parameter_shapes(config).items()})
 

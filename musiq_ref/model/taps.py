@@ -19,6 +19,21 @@ def no_tap(name: str, array: Array) -> Array:
     return array
 
 
+def checked(tap: Tap) -> Tap:
+    """The same tap, which must return an array of the shape it was given; ValueError, naming it, if it does not."""
+
+    def checked_tap(name: str, array: Array) -> Array:
+        result = tap(name, array)
+        if getattr(result, "shape", None) != array.shape:
+            raise ValueError(
+                f"the tap returned {getattr(result, 'shape', type(result).__name__)} for {name}, which has shape "
+                f"{array.shape}; return the array itself, or another of its shape"
+            )
+        return result
+
+    return checked_tap
+
+
 def within(tap: Tap, part: str) -> Tap:
     """The tap for a part of the model: names from inside it get the part's name in front."""
     return tap if tap is no_tap else lambda name, array: tap(f"{part}/{name}", array)

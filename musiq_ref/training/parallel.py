@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,15 +17,12 @@ import numpy as np
 
 from musiq_ref.config import MusiqConfig
 from musiq_ref.image.tokenize import Tokens
-from musiq_ref.model.parameters import Params, map_params
+from musiq_ref.model.parameters import Params, flatten, map_params, nest
 from musiq_ref.training.state import TrainingError
 from musiq_ref.training.step import BatchGradient, batch_gradient
 
-STARTED = (
-    "PMI_SIZE",
-    "OMPI_COMM_WORLD_SIZE",
-    "SLURM_STEP_NUM_TASKS",
-)  # where launchers say how many processes they made
+# Where MPICH, Open MPI and Slurm say how many processes they started.
+STARTED = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 EXPECTED = (ValueError, OSError, RuntimeError)  # errors whose message is a sentence for the user
 Made = TypeVar("Made")
 
@@ -34,7 +32,7 @@ class World(NamedTuple):
 
     rank: this process, from 0;  size: how many there are;  communicator: mpi4py's, None for a process alone
 
-    All but `share` and `threads` must be called by every process, in the same order.
+    Every method but `share` must be called by every process, in the same order.
 
     >>> World().share([10, 11, 12])
     [10, 11, 12]
@@ -63,21 +61,24 @@ class World(NamedTuple):
         mine = os.sched_getaffinity(0)
         if self.communicator is None:
             return len(mine)
-        places = self.communicator.allgather((os.uname().nodename, mine))
-        rivals = sum(node == os.uname().nodename and bool(cores & mine) for node, cores in places)
+        here = os.uname().nodename
+        rivals = sum(node == here and bool(cores & mine) for node, cores in self.exchange((here, mine)))
         return max(1, len(mine) // rivals)
 
-    def agree(self, error: Exception | None = None) -> None:
-        """Tells the other processes of an error, or none; raises TrainingError if another process has one.
+    def exchange(self, value: Any = None, error: Exception | None = None) -> list[Any]:
+        """The values of all processes, by rank. Raises TrainingError where another process gives an error instead.
 
-        >>> World().agree()
+        >>> World().exchange(7)
+        [7]
         """
         if self.communicator is None:
-            return
+            return [value]
         kind = "" if isinstance(error, EXPECTED) else f"{type(error).__name__}: "
-        errors = self.communicator.allgather(error and f"rank {self.rank} of {self.size}: {kind}{error}")
-        if error is None and any(errors):
-            raise _Stopped(next(filter(None, errors)))
+        report = error and f"rank {self.rank} of {self.size}: {kind}{error}"
+        values, reports = zip(*self.communicator.allgather((value, report)), strict=True)
+        if error is None and any(reports):
+            raise _Stopped(next(filter(None, reports)))
+        return list(values)
 
     def from_first(self, make: Callable[[], Made]) -> Made:
         """make() on process 0 alone, and what it made on all.
@@ -88,7 +89,7 @@ class World(NamedTuple):
         if self.communicator is None:
             return make()
         made = make() if self.rank == 0 else None
-        self.agree()
+        self.exchange()  # nobody waits for what could not be made
         return self.communicator.bcast(made)
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
@@ -99,19 +100,19 @@ class World(NamedTuple):
         """
         if self.communicator is None:
             return rows
-        pieces = self.communicator.allgather(rows)
-        return np.concatenate([piece for piece in pieces if len(piece)])
+        return np.concatenate([piece for piece in self.exchange(rows) if len(piece)])
 
     def sum_gradients(self, mine: BatchGradient) -> BatchGradient:
         """Losses and gradients added over the processes, scores one after another: the same bits on all.
 
-        Process 0 adds in float64, in an order that only the number of processes decides.
+        Process 0 gets the sum in float64 and hands it out, so that in no MPI library two processes round differently.
 
         >>> World().sum_gradients(BatchGradient(0.5, {"head": np.ones(2)}, np.zeros(3))).loss
         0.5
         """
         if self.communicator is None:
             return mine
+        self.exchange()  # nobody waits below for a process that failed before
 
         def add(array: np.ndarray) -> np.ndarray:
             total = np.empty(array.shape)
@@ -120,7 +121,9 @@ class World(NamedTuple):
             return total.astype(array.dtype)
 
         loss = float(add(np.array([mine.loss]))[0])
-        return BatchGradient(loss, map_params(add, mine.gradients), self.gather(mine.scores))
+        in_one_order = sorted(flatten(mine.gradients), key=lambda leaf: leaf[0])
+        gradients = nest({path: add(array) for path, array in in_one_order})
+        return BatchGradient(loss, gradients, self.gather(mine.scores))
 
 
 class _Stopped(TrainingError):
@@ -148,13 +151,12 @@ def world_gradient(
     """
     if world.communicator is None:
         return batch_gradient(params, tokens, targets, config, loss, **options)
-    counts = world.communicator.allgather(len(tokens))
-    place = {"whole_batch": sum(counts), "first": sum(counts[: world.rank])}
+    counts = world.exchange(len(tokens))
     if tokens:
-        mine = batch_gradient(params, tokens, targets, config, loss, **options, **place)
+        whole, first = sum(counts), sum(counts[: world.rank])
+        mine = batch_gradient(params, tokens, targets, config, loss, whole_batch=whole, first=first, **options)
     else:
         mine = BatchGradient(0.0, map_params(np.zeros_like, params), np.zeros(0))
-    world.agree()  # no process waits below for one that failed above
     return world.sum_gradients(mine)
 
 
@@ -172,13 +174,13 @@ def together() -> Iterator[World]:
     world = _connect()
     try:
         yield world
-        world.agree()
+        world.exchange()
     except _Stopped as stopped:
         if world.rank:
             raise SystemExit(1) from None  # rank 0 speaks for all
         raise TrainingError(str(stopped)) from None
     except Exception as error:
-        world.agree(error)
+        world.exchange(error=error)
         if world.rank and isinstance(error, EXPECTED):
             raise SystemExit(1) from None
         raise  # rank 0's own; or a fault of the program, whose traceback is wanted from any process
@@ -189,7 +191,8 @@ def _connect() -> World:
     if started == 1:
         return World()
     try:
-        from mpi4py import MPI
+        with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of what is said below
+            from mpi4py import MPI
     except ImportError as error:
         raise TrainingError(
             f"{started} processes were started, which need mpi4py ({error}); pip install 'musiq_ref[mpi]'"

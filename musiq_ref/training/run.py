@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -23,10 +22,11 @@ from musiq_ref.model.head import expected_score
 from musiq_ref.model.inference import predict
 from musiq_ref.model.parameters import Params, flatten, init_params, map_params
 from musiq_ref.training.optimizers import OPTIMIZERS, clip_by_global_norm, ema
+from musiq_ref.training.parallel import World, world_gradient
 from musiq_ref.training.schedules import SCHEDULES
 from musiq_ref.training.settings import Settings
 from musiq_ref.training.state import Log, State, TrainingError, fold_targets, load_state, save_state
-from musiq_ref.training.step import Rates, batch_gradient, in_order
+from musiq_ref.training.step import Rates, in_order
 from musiq_ref.training.stream import Stream, open_stream
 
 RECENT = 256  # scores that the progress bar's correlation looks back on
@@ -42,11 +42,18 @@ class Result(NamedTuple):
     validation: dict[str, float]
 
 
-def train(settings: Settings, folder: str | Path, data: str | Path | None = None, progress: bool = True) -> Result:
+def train(
+    settings: Settings,
+    folder: str | Path,
+    data: str | Path | None = None,
+    progress: bool = True,
+    world: World = World(),  # noqa: B008, it cannot change
+) -> Result:
     """Trains, or goes on training, in a folder.
 
     settings: from `recipe`;  folder: for state.safetensors (to go on from), last.safetensors and best.safetensors
-    (checkpoints), log.jsonl;  data: where the data set lies;  progress: show a bar
+    (checkpoints), log.jsonl;  data: where the data set lies;  progress: show a bar;  world: from `parallel.together`
+    where several processes train, of which rank 0 alone writes and validates
 
     A run that was stopped, however abruptly, and is started again with the same settings ends with the same bits as one
     that was not. Raises TrainingError, DatasetError or CheckpointError, in one sentence.
@@ -64,24 +71,27 @@ def train(settings: Settings, folder: str | Path, data: str | Path | None = None
     except OSError as error:
         raise TrainingError(f"the folder {folder} cannot be made ({error.strerror}); choose another") from None
     stream = open_stream(settings, data)
-    for problem in stream.problems:
+    for problem in stream.problems if world.rank == 0 else ():
         print(f"left out: {problem}", file=sys.stderr)
     per_epoch = math.ceil(stream.length / settings.batch)
     total = settings.epochs * per_epoch
     saved = folder / "state.safetensors"
-    state = load_state(saved, settings) if saved.exists() else first_state(settings, stream)
-    log, result = Log(folder / "log.jsonl", state.step), {}
-    threads = settings.threads or len(os.sched_getaffinity(0))
-    bar = tqdm(total=total, initial=state.step, unit="step", disable=not progress)
+    state = world.from_first(lambda: load_state(saved, settings) if saved.exists() else first_state(settings, stream))
+    log, result = world.from_first(lambda: Log(folder / "log.jsonl", state.step)), {}
+    threads = settings.threads or world.threads()
+    bar = tqdm(total=total, initial=state.step, unit="step", disable=not progress or world.rank > 0)
     recent: list[tuple[float, float]] = []
     started, images = time.perf_counter(), 0
 
-    for step, tokens, targets in _batches(settings, stream, state.step, total):
-        state, loss, norm, scores = _one_step(settings, config, state, tokens, targets, step, total, threads)
+    for step, tokens, targets in _batches(settings, stream, state.step, total, world):
+        state, loss, norm, scores = _one_step(settings, config, state, tokens, targets, step, total, threads, world)
+        targets = world.gather(targets)
+        if world.rank > 0:
+            continue
         log.add(step=state.step, loss=loss, norm=norm, learning_rate=_learning_rate(settings, step, total))
         if targets.ndim == 1:
             recent = [*recent, *zip(scores, targets, strict=True)][-RECENT:]
-        images += len(tokens)
+        images += len(targets)
         bar.set_postfix(loss=f"{loss:.4f}", srcc=_recent_srcc(recent), images_per_s=_rate(images, started))
         bar.update()
         if state.step % per_epoch == 0 or state.step == total:
@@ -96,9 +106,10 @@ def train(settings: Settings, folder: str | Path, data: str | Path | None = None
         elif state.step % settings.save_every == 0:
             save_state(saved, state, settings)
     bar.close()
-    save_checkpoint(folder / "last.safetensors", _answer(state, settings), config)
-    if not (folder / "best.safetensors").exists():
-        save_checkpoint(folder / "best.safetensors", _answer(state, settings), config)
+    if world.rank == 0:
+        save_checkpoint(folder / "last.safetensors", _answer(state, settings), config)
+        if not (folder / "best.safetensors").exists():
+            save_checkpoint(folder / "best.safetensors", _answer(state, settings), config)
     return Result(folder / "last.safetensors", folder / "best.safetensors", log.path, result)
 
 
@@ -132,8 +143,13 @@ def _take_over(given: Params, fresh: Params, name: str) -> Params:
     return {**given, "head": given["head"] if fits else fresh["head"]}
 
 
-def _batches(settings: Settings, stream: Stream, first: int, total: int) -> Iterator[tuple[int, list[Tokens], Any]]:
-    """(step, tokens, targets) for the steps from `first` on; the next batch is prepared while one is worked on."""
+def _batches(
+    settings: Settings, stream: Stream, first: int, total: int, world: World
+) -> Iterator[tuple[int, list[Tokens], Any]]:
+    """(step, tokens, targets), this process's share of them, for the steps from `first` on.
+
+    The next batch is prepared while one is worked on.
+    """
     config, per_epoch = settings.config(), math.ceil(stream.length / settings.batch)
 
     def example(epoch: int, number: int):
@@ -145,8 +161,8 @@ def _batches(settings: Settings, stream: Stream, first: int, total: int) -> Iter
     def prepare(step: int):
         epoch, position = divmod(step, per_epoch)
         numbers = range(position * settings.batch, min((position + 1) * settings.batch, stream.length))
-        tokens, targets = zip(*(example(epoch, number) for number in numbers), strict=True)
-        return step, list(tokens), np.asarray(targets)
+        examples = [example(epoch, number) for number in world.share(numbers, settings.part)]
+        return step, [tokens for tokens, _ in examples], np.array([target for _, target in examples])
 
     with ThreadPoolExecutor(1) as pool:
         ahead = pool.submit(prepare, first) if first < total else None
@@ -158,13 +174,22 @@ def _batches(settings: Settings, stream: Stream, first: int, total: int) -> Iter
 
 
 def _one_step(
-    settings: Settings, config: MusiqConfig, state: State, tokens, targets, step: int, total: int, threads: int
+    settings: Settings,
+    config: MusiqConfig,
+    state: State,
+    tokens,
+    targets,
+    step: int,
+    total: int,
+    threads: int,
+    world: World,
 ):
-    """The state after one step, the loss, the gradient's norm, the scores."""
+    """The state after one step, the loss, the gradient's norm, the scores (of the whole batch)."""
     aim = (targets - state.centre) / state.spread if settings.normalize_targets else targets
     groups = settings.groups or None
     try:
-        gradient = batch_gradient(
+        gradient = world_gradient(
+            world,
             state.params,
             tokens,
             aim,

@@ -55,13 +55,14 @@ def batch_gradient(
     rates: Rates | None = None,
     seed: Sequence[int] = (0,),
     whole_batch: int | None = None,
+    first: int = 0,
 ) -> BatchGradient:
     """The mean loss over a batch and its gradient to every parameter.
 
     tokens: of B images;  targets: (B,) scores, or (B, C) distributions, or labels (B,) for cross-entropy;  loss: a name
     in LOSSES;  part: images that go through together;  threads: parts that run at a time;  recompute: see `forward`;
     rates, seed: dropout, drawn anew from (*seed, part);  whole_batch: the batch that this is a piece of, when several
-    processes share one
+    processes share one;  first: where in it the piece begins
 
     >>> import musiq_ref as mq
     >>> config = mq.MusiqConfig.preset("tiny")
@@ -75,7 +76,7 @@ def batch_gradient(
 
     @np.errstate(over="ignore", invalid="ignore")  # a loss or gradient that is not finite is for the caller to notice
     def run(start: int):
-        noise = Noise(np.random.default_rng((*seed, start)), *rates) if rates and any(rates) else None
+        noise = Noise(np.random.default_rng((*seed, first + start)), *rates) if rates and any(rates) else None
         piece = batch([drop_padding(t) for t in tokens[start : start + part]])
         logits, cache = forward(params, piece, config, noise=noise, recompute=recompute)
         expected, cache_score = expected_score(logits)

@@ -1,0 +1,289 @@
+"""Evaluation: which images, which numbers, and what is left on disk."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import musiq_ref as mq
+from musiq_ref import cli
+from musiq_ref.image.decode import decode
+from musiq_ref.metrics import plcc, srcc
+from musiq_ref.training import evaluation
+from musiq_ref.training.datasets import Dataset, DatasetError, Example, Split, split
+from musiq_ref.training.synthetic import held_out_examples
+from musiq_ref.verify import deterministic_params
+
+SIZES = {"layers": 1, "width": 8, "mlp_width": 6, "heads": 2, "patch_size": 8, "grid_size": 3, "longer_sides": [12]}
+CONFIG = mq.MusiqConfig(**SIZES)
+IMAGES = 20
+
+
+@pytest.fixture(autouse=True)
+def command(monkeypatch):
+    monkeypatch.setattr(cli, "COMMANDS", tuple({*cli.COMMANDS, "evaluate"}))
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    path = tmp_path / "tiny.safetensors"
+    mq.save_checkpoint(path, deterministic_params(CONFIG, 2), CONFIG)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Twenty pictures of different contrast, with scores."""
+    rng, folder = np.random.default_rng(1), tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(IMAGES):
+        pixels = 128 + rng.integers(-3 * i - 1, 3 * i + 1, (16 + i, 36 - i, 3))
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def table(folder):
+    lines = ["path,score,set", *(f"{i}.png,{5 * i},{'test' if i >= 12 else 'training'}" for i in range(IMAGES))]
+    (folder / "labels.csv").write_text("\n".join(lines))
+    return folder / "labels.csv"
+
+
+@pytest.fixture
+def evaluate(capsys, checkpoint):
+    """Runs the command; returns exit code, stdout, stderr."""
+
+    def run(*arguments):
+        code = cli.main(["evaluate", "--checkpoint", str(checkpoint), "--resamples", "20", *map(str, arguments)])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def read(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_published_part_with_metrics_of_the_scores(evaluate, table, checkpoint, tmp_path):
+    code, out, err = evaluate("--dataset", table, "--json", "-o", tmp_path / "made" / "here")
+    answer = json.loads(out)
+    assert (code, err) == (0, "")
+    files = [table.parent / f"{i}.png" for i in range(12, IMAGES)]
+    scores = [one.value for one in mq.score(files, checkpoint)]
+    targets = [5 * i for i in range(12, IMAGES)]
+    assert (answer["part"], answer["images"], answer["problems"]) == ("published test part", 8, [])
+    assert answer["metrics"]["srcc"]["value"] == srcc(scores, targets)
+    assert answer["metrics"]["plcc"]["value"] == plcc(scores, targets)
+    assert list(answer["metrics"]) == ["srcc", "plcc", "krcc", "rmse"]
+    for found in answer["metrics"].values():
+        assert found["low"] <= found["high"]
+
+    rows = read(tmp_path / "made" / "here" / "images.csv")
+    assert [row["image"] for row in rows] == [str(file) for file in files]
+    assert [float(row["score"]) for row in rows] == scores
+    assert [float(row["target"]) for row in rows] == targets
+    for name in ("scatter.png", "worst.png"):
+        assert str(tmp_path / "made" / "here" / name) in answer["files"]
+        assert decode(tmp_path / "made" / "here" / name).shape[1] > 400
+
+
+def test_ten_splits_are_scored_once_and_averaged(evaluate, table, checkpoint, monkeypatch):
+    rated = []
+    original = evaluation.rate
+    monkeypatch.setattr(
+        evaluation, "rate", lambda one, examples, side: rated.extend(examples) or original(one, rated, side)
+    )
+    code, out, _ = evaluate("--dataset", table, "--splits", 10, "--json")
+    assert code == 0
+    assert len({example.group for example in rated}) == len(rated) <= IMAGES
+    data = evaluation.open_dataset(str(table))
+    scores = np.array([one.value for one in mq.score([example.image for example in data.examples], checkpoint)])
+    targets = np.array([example.target[0] for example in data.examples])
+    parts = [list(split(data, index=i).test) for i in range(10)]
+    values = [srcc(scores[part], targets[part]) for part in parts]
+    found = json.loads(out)["metrics"]["srcc"]
+    assert found["value"] == pytest.approx(np.mean(values))
+    assert found["deviation"] == pytest.approx(np.std(values, ddof=1))
+
+
+@pytest.mark.parametrize(
+    ("published", "arguments", "what", "expected"),
+    [
+        (Split((0, 1), (2,), (3, 4)), {}, "published test part", (3, 4)),
+        (Split((0, 1), (2, 3), ()), {}, "published validation part", (2, 3)),
+        (Split((0, 1), (2,), (3, 4)), {"everything": True}, "all images", tuple(range(10))),
+        (Split(tuple(range(10)), (), ()), {}, "test part of random split 0", None),
+        (None, {}, "test part of random split 0", None),
+        (Split((0, 1), (2,), (3, 4)), {"index": 3}, "test part of random split 3", None),
+    ],
+)
+def test_which_images_are_the_test(published, arguments, what, expected):
+    examples = tuple(Example(Path(f"{i}.png"), (1.0,), str(i)) for i in range(10))
+    data = Dataset("ten", examples, 1, (0, 1), published, ())
+    parts = evaluation.choose_parts(data, **arguments)
+    assert parts.what == what
+    assert parts.positions == (expected or split(data, index=arguments.get("index", 0)).test,)
+
+
+def test_unreadable_and_missing_images_are_listed_not_fatal(evaluate, table, tmp_path):
+    table.write_text(table.read_text() + "\ngone.png,3,test")
+    (table.parent / "15.png").write_bytes(b"no picture")
+    code, out, err = evaluate("--dataset", table, "-o", tmp_path)
+    assert (code, err) == (1, "")
+    assert "published test part: 7 images" in out
+    left_out = [line for line in out.splitlines() if line.startswith("left out: ")]
+    assert len(left_out) == 2
+    assert "gone.png" in left_out[0]
+    assert "15.png" in left_out[1]
+    [row] = [row for row in read(tmp_path / "images.csv") if row["error"]]
+    assert row["image"].endswith("15.png")
+    assert row["score"] == ""
+
+
+def test_when_hardly_anything_can_be_read_the_reason_is_given(evaluate, table):
+    for i in range(12, IMAGES):
+        (table.parent / f"{i}.png").write_bytes(b"no picture")
+    code, out, err = evaluate("--dataset", table)
+    assert (code, out) == (2, "")
+    assert "there are 0 scores" in err
+    assert "the first of 8 problems with images: " in err
+    assert "12.png" in err
+    assert len(err.splitlines()) == 1
+
+
+def make_spaq(folder):
+    (folder / "TestImage").mkdir(parents=True)
+    rng, lines = np.random.default_rng(2), ["Image name,MOS"]
+    for i in range(10):
+        Image.fromarray(rng.integers(0, 256, (40 + i, 30, 3), dtype=np.uint8)).save(folder / "TestImage" / f"{i}.png")
+        lines.append(f"{i}.png,{10 * i}")
+    (folder / "MOS and Image attribute scores.csv").write_text("\n".join(lines))
+
+
+def test_spaq_is_reduced_and_compared_with_the_paper(evaluate, tmp_path, monkeypatch):
+    make_spaq(tmp_path / "spaq")
+    sides = []
+    original = evaluation.shrink
+    monkeypatch.setattr(evaluation, "shrink", lambda pixels, side: sides.append(side) or original(pixels, side))
+    code, out, _ = evaluate("--dataset", "spaq", "--data", tmp_path / "spaq", "--all")
+    assert code == 0
+    assert set(sides) == {512}
+    assert "spaq, all images: 10 images" in out
+    assert "reduced to a shorter side of 512" in out
+    assert "0.917/0.921  mean of 10 random splits, shorter side 512 (Ke et al. 2021, appendix table 8)" in out
+    sides.clear()
+    evaluate("--dataset", "spaq", "--data", tmp_path / "spaq", "--all", "--shorter-side", 0)
+    assert set(sides) == {0}
+
+
+def test_shrinking_averages_and_never_enlarges(rng):
+    image = rng.integers(0, 256, (64, 100, 3), dtype=np.uint8)
+    assert evaluation.shrink(image, 0) is image
+    assert evaluation.shrink(image, 64) is image
+    small = evaluation.shrink(image, 6)
+    assert small.shape == (6, 9, 3)
+    assert small.std() < image.std() / 5  # a filter without antialiasing would keep the noise
+    tall = evaluation.shrink(image.swapaxes(0, 1), 6)
+    np.testing.assert_allclose(tall.swapaxes(0, 1), small.astype(int), atol=1)  # rounded in another order
+
+
+def test_votes_count_by_their_mean():
+    votes = Example(np.zeros((8, 8, 3), np.uint8), (0.1, 0.2, 0.7), "votes")
+    [one] = evaluation.rate(lambda pixels: SimpleNamespace(value=1.0), [votes])
+    assert one.target == pytest.approx(2.6)
+    assert one.name == "votes"
+
+
+def tiny_test_set():
+    return held_out_examples(size=48, crops=1, scenes=1, severities=(0.3, 0.6, 1.0), mixtures=1)
+
+
+def perfect_scorer(examples, confused=()):
+    """Knows the answers, in order; is misled by the distortions `confused`."""
+    answers = iter([-e.score if e.distortion in confused else e.score for e in examples])
+    return lambda image: SimpleNamespace(value=next(answers))
+
+
+def test_synthetic_measures_of_a_perfect_and_a_confused_model():
+    examples = list(tiny_test_set())
+    perfect = evaluation.rate_synthetic(perfect_scorer(examples), examples)
+    assert set(perfect.order.values()) == {1.0}
+    assert perfect.pristine_best == 1.0
+    assert evaluation.summarize([perfect.rated], 10)["srcc"]["value"] == pytest.approx(1.0)
+    name = next(iter(perfect.order))
+    result = evaluation.rate_synthetic(perfect_scorer(examples, {name}), examples)
+    assert [key for key, value in result.order.items() if value < 1] == [name]
+    assert result.order[name] == pytest.approx(-1.0)
+    flipped = [e._replace(score=-e.score) if e.distortion == "pristine" else e for e in examples]
+    assert evaluation.rate_synthetic(perfect_scorer(flipped), examples).pristine_best == 0.0
+    indifferent = evaluation.rate_synthetic(lambda image: SimpleNamespace(value=1.0), examples)
+    assert set(indifferent.order.values()) == {0.0}
+    assert indifferent.pristine_best == 0.0
+
+
+def test_the_synthetic_test_set_from_the_command_line(evaluate, tmp_path, monkeypatch):
+    monkeypatch.setattr("musiq_ref.cli.evaluate.held_out_examples", partial(tiny_test_set))
+    code, out, err = evaluate("--dataset", "synthetic", "-o", tmp_path)
+    assert (code, err) == (0, "")
+    assert "synthetic, held-out pictures" in out
+    assert "pristine above all its distorted versions: " in out
+    assert len(read(tmp_path / "images.csv")) == len(list(tiny_test_set()))
+    assert (tmp_path / "worst.png").exists()
+
+
+def test_worst_are_those_whose_ranks_differ_whatever_the_scale():
+    rated = [evaluation.Rated(str(i), i, 1e6 * ((i + 1) % 6), "", None) for i in range(6)]
+    rated.append(evaluation.Rated("broken", 3, float("nan"), "unreadable", None))
+    assert [one.name for one in evaluation.worst(rated, 2)] == ["5", "0"]
+
+
+def test_without_matplotlib_there_are_no_figures_but_a_sentence(evaluate, table, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    code, out, err = evaluate("--dataset", table, "-o", tmp_path)
+    assert code == 0
+    assert err == "no figures without matplotlib; pip install 'musiq_ref[tutorials]'\n"
+    assert "images.csv" in out
+    assert not (tmp_path / "scatter.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "koniq"], "where is the data set koniq? pass its folder"),
+        (["--dataset", "koniq", "--data", "nowhere"], "nowhere does not exist"),
+        (["--dataset", "juggling"], "there is no data set 'juggling'"),
+        (["--dataset", "nowhere.csv"], "nowhere.csv does not exist"),
+        (["--dataset", "synthetic", "--splits", "10"], "the synthetic test set is evaluated as a whole"),
+        (["--dataset", "koniq", "--splits", "1"], "--splits must be at least 2"),
+    ],
+)
+def test_bad_use_is_one_sentence(arguments, message, evaluate):
+    code, out, err = evaluate(*arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+def test_an_output_that_is_a_file_is_noticed_before_the_work(evaluate, table, monkeypatch):
+    monkeypatch.setattr(evaluation, "rate", None)
+    code, _, err = evaluate("--dataset", table, "-o", table)
+    assert code == 2
+    assert "labels.csv" in err
+
+
+def test_published_figures_name_their_source():
+    for published in evaluation.PUBLISHED:
+        assert 0 < published.srcc < published.plcc + 0.01 < 1
+        assert published.source
+    with pytest.raises(DatasetError):
+        evaluation.open_dataset("spaq", "nowhere")
