@@ -23,6 +23,7 @@ from musiq_ref.training.run import train
 from musiq_ref.training.settings import RECIPES, Settings, recipe
 from musiq_ref.training.state import TrainingError, load_state
 from musiq_ref.training.step import Rates, batch_gradient, in_order
+from musiq_ref.training.stream import open_stream
 from musiq_ref.verify import deterministic_params
 from musiq_ref.verify.torch_port import TorchMusiq
 
@@ -309,6 +310,21 @@ def test_missing_images_are_listed_and_missing_data_is_a_sentence(table, tmp_pat
         )
 
 
+def test_spaq_is_trained_on_at_a_shorter_side_of_512(tmp_path, rng):
+    (tmp_path / "TestImage").mkdir()
+    (tmp_path / "Annotations").mkdir()
+    rows = ["Image name,MOS"]
+    for i in range(5):
+        rows.append(f"{i}.jpg,{20 + 10 * i}")
+        picture = rng.integers(0, 256, (600, 700 + i, 3) if i else (40, 30, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(tmp_path / "TestImage" / f"{i}.jpg")
+    (tmp_path / "Annotations" / "MOS and Image attribute scores.csv").write_text("\n".join(rows))
+    stream = open_stream(settings(dataset="spaq"), tmp_path)
+    shapes = {stream.example(0, i)[0].shape for i in range(stream.length)}
+    shapes |= {stream.validation(i)[0].shape for i in range(stream.validation_length)}
+    assert shapes == {(40, 30, 3), *((512, 512 * (700 + i) // 600, 3) for i in range(1, 5))}
+
+
 def test_an_unwritable_folder_is_one_sentence(table, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(TrainingError, match="cannot be made"):
@@ -328,6 +344,8 @@ def test_command_trains_and_draws_curves(table, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["last"].endswith("last.safetensors")
     assert main([*command, "--set", "batch=0"]) == 2
     assert "batch is 0" in capsys.readouterr().err
+    assert main([*command, "--set", "loss=mse", "--set", "loss_options.delta=1"]) == 2
+    assert "loss_options has 'delta', which mse does not know" in capsys.readouterr().err
     assert main([*command, "--set", "speed=3"]) == 2
     assert "has no setting 'speed'" in capsys.readouterr().err
 

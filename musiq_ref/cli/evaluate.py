@@ -14,6 +14,7 @@ from musiq_ref.cli.score import warn_if_untrained
 from musiq_ref.config import NAMED_CONVENTIONS
 from musiq_ref.scoring import scorer
 from musiq_ref.training import evaluation
+from musiq_ref.training.datasets import SHORTER_SIDES
 from musiq_ref.training.evaluation_files import draw_figures, write_table
 from musiq_ref.training.synthetic import held_out_examples
 
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         what, positions = evaluation.choose_parts(dataset, args.splits, args.split, args.all)
         chosen = sorted(set().union(*positions))
-        side = evaluation.SHORTER_SIDES.get(args.dataset, 0) if args.shorter_side is None else args.shorter_side
+        side = SHORTER_SIDES.get(args.dataset, 0) if args.shorter_side is None else args.shorter_side
         rated = evaluation.rate(one, _progress([dataset.examples[i] for i in chosen]), side)
         at = dict(zip(chosen, rated, strict=True))
         parts = [[at[i] for i in part] for part in positions]

@@ -12,15 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from musiq_ref.image.decode import decode
 from musiq_ref.metrics import METRICS, evaluate, srcc
-from musiq_ref.training.datasets import LOADERS, Dataset, Example, csv_file, split
+from musiq_ref.training.datasets import LOADERS, Dataset, Example, csv_file, shrink, split
 from musiq_ref.training.distortions import DISTORTIONS
 from musiq_ref.training.synthetic import SyntheticExample
-
-SHORTER_SIDES = {"spaq": 512}  # to which images are reduced before they are scored (SPEC 7)
 
 
 class Published(NamedTuple):
@@ -105,23 +102,6 @@ def choose_parts(dataset: Dataset, splits: int = 0, index: int | None = None, ev
         name = "test" if published.test else "validation"
         return Parts(f"published {name} part", (published.test or published.validation,))
     return Parts(f"test part of random split {index or 0}", (split(dataset, index=index or 0).test,))
-
-
-def shrink(pixels: np.ndarray, side: int) -> np.ndarray:
-    """The image with its shorter side reduced to `side`, uint8 (H, W, 3); a smaller one, and side 0, change nothing.
-
-    The paper resizes SPAQ "following" its authors, whose program (h4nwei/SPAQ, Prepare_image.py) reduces with Pillow's
-    bilinear filter, which averages over the pixels that it leaves out, and rounds the longer side down; so it is here.
-
-    >>> shrink(np.zeros((1000, 1501, 3), np.uint8), 512).shape
-    (512, 768, 3)
-    """
-    height, width = pixels.shape[:2]
-    shorter = min(height, width)
-    if not 0 < side < shorter:
-        return pixels
-    size = side * width // shorter, side * height // shorter
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
 
 
 def rate(score_one: Callable[[Any], Any], examples: Iterable[Example], side: int = 0) -> list[Rated]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from musiq_ref.config import MusiqConfig
 from musiq_ref.losses import LOSSES
-from musiq_ref.training.optimizers import OPTIMIZERS
+from musiq_ref.training.optimizers import OPTIMIZERS, adam
 from musiq_ref.training.schedules import SCHEDULES
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -70,6 +72,9 @@ class Settings:
         for name, known in (("loss", LOSSES), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}")
+        optimizer = adam if self.optimizer == "adamw" else OPTIMIZERS[self.optimizer][1]  # adamw hands all on to adam
+        _check_options("loss", self.loss, LOSSES[self.loss][0], self.loss_options)
+        _check_options("optimizer", self.optimizer, optimizer, self.optimizer_options)
         if self.dtype not in ("float32", "float64"):
             raise ValueError(f"dtype is {self.dtype!r}; choose 'float32' or 'float64'")
         self.config()
@@ -97,6 +102,13 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
+
+
+def _check_options(kind: str, name: str, function: Callable[..., Any], options: dict[str, Any]) -> None:
+    known = {p.name for p in signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    for option in options:
+        if option not in known:
+            raise ValueError(f"{kind}_options has {option!r}, which {name} does not know; it knows {sorted(known)}")
 
 
 def recipe(name: str, **changes: Any) -> Settings:

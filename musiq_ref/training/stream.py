@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from musiq_ref.image.decode import decode
-from musiq_ref.training.datasets import LOADERS, DatasetError, check_images, csv_file, split
+from musiq_ref.training.datasets import LOADERS, SHORTER_SIDES, DatasetError, check_images, csv_file, shrink, split
 from musiq_ref.training.settings import Settings
 from musiq_ref.training.synthetic import training_example
 
@@ -83,7 +83,8 @@ def _dataset(settings: Settings, folder: str | Path | None) -> Stream:
     def read(position: int):
         entry = data.examples[position]
         target = np.asarray(entry.target) if data.outputs > 1 else entry.target[0]
-        return decode(entry.image), int(target) if classes else target
+        image = shrink(decode(entry.image), SHORTER_SIDES.get(settings.dataset, 0))
+        return image, int(target) if classes else target
 
     def example(epoch: int, number: int):
         order = np.random.default_rng((settings.seed, epoch)).permutation(len(parts.train))

@@ -7,9 +7,11 @@ SPEC 7.
 
 from musiq_ref.training.datasets.dataset import Dataset, DatasetError, Example, Split, check_images, split
 from musiq_ref.training.datasets.loaders import LOADERS, ava, csv_file, koniq10k, paq2piq, spaq
+from musiq_ref.training.datasets.sizes import SHORTER_SIDES, shrink
 
 __all__ = [
     "LOADERS",
+    "SHORTER_SIDES",
     "Dataset",
     "DatasetError",
     "Example",
@@ -19,6 +21,7 @@ __all__ = [
     "csv_file",
     "koniq10k",
     "paq2piq",
+    "shrink",
     "spaq",
     "split",
 ]
