@@ -181,6 +181,27 @@ def test_nothing_is_written_into_arguments_and_float32_stays(config, seed):
         assert mq.predict(frozen, mq.Tokens(*(a[0] for a in tokens)), config).dtype == dtype
 
 
+@pytest.mark.parametrize("conventions", CONVENTIONS)
+def test_the_whole_model_on_the_device(device, conventions):
+    """Forward, backward and inference with arrays of another library give NumPy's numbers (`make gpu`: on a GPU)."""
+    config = SMALL.replace(conventions=CONVENTIONS[conventions])
+    params, tokens = random_params(config), [random_tokens(config, n, n) for n in (5, 9)]
+    dlogits = np.random.default_rng(0).standard_normal((2, 3))
+    logits, cache = mq.forward(params, mq.batch(tokens), config)
+    here = {"logits": logits, "patches": mq.backward(dlogits, cache).patches}
+    here |= dict(flatten(mq.backward(dlogits, cache).params))
+
+    remote = map_params(device.from_numpy, params)
+    logits, cache = mq.forward(remote, mq.Tokens(*map(device.from_numpy, mq.batch(tokens))), config)
+    gradients = mq.backward(device.from_numpy(dlogits), cache)
+    there = {"logits": logits, "patches": gradients.patches, **dict(flatten(gradients.params))}
+    for name, array in here.items():
+        error = np.abs(device.to_numpy(there[name]) - array).max()
+        assert error <= 1e-10 * max(np.abs(array).max(), 1e-3), name
+    alone = device.to_numpy(mq.predict(remote, tokens[0], config, device))
+    np.testing.assert_allclose(alone, here["logits"][0], rtol=1e-9)
+
+
 def test_gradient_of_a_batch_is_the_sum_over_its_images():
     params = random_params(SMALL)
     tokens = [random_tokens(SMALL, n, n) for n in (5, 9)]

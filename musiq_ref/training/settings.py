@@ -43,6 +43,7 @@ class Settings:
     epoch_images: int = (
         0  # images in an epoch: 0 for the whole data set; the synthetic set has no end and needs a number
     )
+    side: int = 0  # of the synthetic set's square training images, in pixels; 0: drawn from 128 … 256
     flip: bool = True  # mirror an image with probability 1/2
     clip: float = 0.0  # largest global norm of the gradient; 0: no limit
     ema: float = 0.0  # decay of the averaged weights, which are then the result; 0: no averaging
@@ -63,7 +64,7 @@ class Settings:
         for name in ("learning_rate", "epochs", "batch", "part", "save_every"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-        for name in ("warmup", "epoch_images", "clip", "threads", "seed", "split"):
+        for name in ("warmup", "epoch_images", "side", "clip", "threads", "seed", "split"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
         for name in ("ema", "dropout", "attention_dropout", "stochastic_depth"):

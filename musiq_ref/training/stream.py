@@ -56,7 +56,7 @@ def _synthetic(settings: Settings) -> Stream:
         raise DatasetError(f"the synthetic set has one score per image, the model {settings.config().outputs} outputs")
 
     def example(epoch: int, number: int):
-        drawn = training_example(settings.seed, epoch * settings.epoch_images + number)
+        drawn = training_example(settings.seed, epoch * settings.epoch_images + number, settings.side or None)
         return drawn.image, drawn.score
 
     def validation(number: int):
