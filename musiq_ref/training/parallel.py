@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -25,6 +26,15 @@ from musiq_ref.training.step import BatchGradient, batch_gradient
 STARTED = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 EXPECTED = (ValueError, OSError, RuntimeError)  # errors whose message is a sentence for the user
 Made = TypeVar("Made")
+
+
+def cores() -> set[int]:
+    """The cores that this process may use, by number; all of them where the system does not tell.
+
+    >>> len(cores()) >= 1
+    True
+    """
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
 class World(NamedTuple):
@@ -55,13 +65,13 @@ class World(NamedTuple):
     def threads(self) -> int:
         """The cores for this process: those it may use, divided by the number of processes that may use them.
 
-        >>> World().threads() == len(os.sched_getaffinity(0))
+        >>> World().threads() == len(cores())
         True
         """
-        mine = os.sched_getaffinity(0)
+        mine = cores()
         if self.communicator is None:
             return len(mine)
-        here = os.uname().nodename
+        here = platform.node()
         rivals = sum(node == here and bool(cores & mine) for node, cores in self.exchange((here, mine)))
         return max(1, len(mine) // rivals)
 
