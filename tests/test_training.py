@@ -340,8 +340,10 @@ def test_command_trains_and_draws_curves(table, tmp_path, capsys):
     assert "best" in capsys.readouterr().out
     with Image.open(tmp_path / "run" / "curves.png") as drawn:
         assert drawn.width > 900
-    assert main([*command, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["last"].endswith("last.safetensors")
+    assert main([*command, "--json"]) == 0  # nothing left to do: the same answer again
+    again = json.loads(capsys.readouterr().out)
+    assert again["last"].endswith("last.safetensors")
+    assert again["rmse"] > 0
     assert main([*command, "--set", "batch=0"]) == 2
     assert "batch is 0" in capsys.readouterr().err
     assert main([*command, "--set", "loss=mse", "--set", "loss_options.delta=1"]) == 2

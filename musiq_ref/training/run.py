@@ -77,7 +77,8 @@ def train(
     total = settings.epochs * per_epoch
     saved = folder / "state.safetensors"
     state = world.from_first(lambda: load_state(saved, settings) if saved.exists() else first_state(settings, stream))
-    log, result = world.from_first(lambda: Log(folder / "log.jsonl", state.step)), {}
+    log = world.from_first(lambda: Log(folder / "log.jsonl", state.step))
+    result = log.last_validation()
     threads = settings.threads or world.threads()
     bar = tqdm(total=total, initial=state.step, unit="step", disable=not progress or world.rank > 0)
     recent: list[tuple[float, float]] = []

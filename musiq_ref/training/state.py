@@ -86,6 +86,13 @@ class Log:
         text = "".join(json.dumps(line) + "\n" for line in self.lines)
         write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
 
+    def last_validation(self) -> dict[str, float]:
+        """The figures of the last epoch's line; none before the first."""
+        for line in reversed(self.lines):
+            if "epoch" in line:
+                return {name: value for name, value in line.items() if name not in ("step", "epoch")}
+        return {}
+
     def add(self, **values: Any) -> None:
         self.lines.append(values)
         with open(self.path, "a", encoding="utf-8") as file:
