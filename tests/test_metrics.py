@@ -127,7 +127,13 @@ def test_interval_agrees_with_scipys_percentile_bootstrap(rng):
     x = rng.normal(size=40)
     y = x + rng.normal(size=40)
     theirs = scipy.stats.bootstrap(
-        (x, y), plcc, paired=True, vectorized=False, n_resamples=1000, method="percentile", rng=np.random.default_rng(5)
+        (x, y),
+        plcc,
+        paired=True,
+        vectorized=False,
+        n_resamples=1000,
+        method="percentile",
+        random_state=np.random.default_rng(5),
     ).confidence_interval
     ours = bootstrap_interval(plcc, x, y)
     assert ours == pytest.approx(tuple(theirs), abs=0.03)
