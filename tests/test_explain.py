@@ -74,3 +74,11 @@ def test_the_picture_is_written(tmp_path, rng, capsys):
         pixels = np.asarray(drawn)
     assert pixels.shape[1] > 1000
     assert pixels.std() > 10
+
+
+def test_the_picture_of_made_up_weights_says_so(tmp_path, monkeypatch, capsys):
+    made_up = mq.Checkpoint(deterministic_params(CONFIG, 4), CONFIG, "deterministic", None)
+    monkeypatch.setattr("musiq_ref.cli.explain.load_checkpoint", lambda name: made_up)
+    Image.new("RGB", (80, 60), "green").save(tmp_path / "a.png")
+    assert main(["explain", str(tmp_path / "a.png"), "-o", str(tmp_path / "out.png")]) == 0
+    assert "MEAN NOTHING" in capsys.readouterr().err

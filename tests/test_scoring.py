@@ -298,3 +298,12 @@ def test_names_that_the_terminal_cannot_show_and_a_closed_pipe(photograph, check
     assert (done.returncode, len(done.stdout.splitlines())) == (0, 2)
     piped = subprocess.run(["sh", "-c", f"{shlex.join(command)} | true"], capture_output=True, env=environment)
     assert piped.stderr == b""
+
+
+def test_an_empty_folder_does_not_end_the_rest_and_nothing_is_scored_twice(photograph, checkpoint, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    code, out, _ = run(capsys, "score", tmp_path / "empty", photograph, photograph.parent, "--checkpoint", checkpoint)
+    assert code == 1
+    assert len(out.splitlines()) == 2
+    assert "empty is a folder" in out.splitlines()[0]
+    assert str(photograph) in out.splitlines()[1]

@@ -70,8 +70,9 @@ def decode(source: Any, *, background: tuple[int, int, int] = (255, 255, 255), m
 def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """The files among `paths` as they are, and for every folder the images in it and below, in sorted order.
 
-    In a folder an image is known by its extension; hidden files are left out. A path that does not exist is kept, for
-    whoever opens it to report. Raises ImageError for a folder without images.
+    In a folder an image is known by its extension; hidden files are left out. A path that does not exist, or a folder
+    without images, is kept for whoever opens it to report; what is named twice comes once. Raises ImageError when there
+    are only folders without images.
 
     >>> find_images(["photo.jpg"]) == [Path("photo.jpg")]
     True
@@ -80,12 +81,12 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     for path in map(Path, [paths] if isinstance(paths, str | os.PathLike) else paths):
         if path.is_dir():
             images = sorted(file for file in path.rglob("*") if _is_image(file, path))
-            if not images:
-                raise ImageError(f"{path} holds no images; pass a folder with files such as .jpg or .png")
-            found += images
+            found += images or [path]
         else:
             found.append(path)
-    return found
+    if found and all(path.is_dir() for path in found):
+        raise ImageError(f"{found[0]} holds no images; pass a folder with files such as .jpg or .png")
+    return list(dict.fromkeys(found))
 
 
 def _is_image(file: Path, folder: Path) -> bool:
