@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from musiq_ref.training import synthetic
-from musiq_ref.training.distortions import DISTORTIONS, KINDS, PARAMETERS, SEVERITIES, parameter
+from musiq_ref.training.distortions import DISTORTIONS, KINDS, LIGHT, PARAMETERS, SEVERITIES, parameter
 from musiq_ref.training.mixtures import mixture, mixture_parts
 
 ALL = {**DISTORTIONS, "mixture": mixture}
@@ -55,7 +55,7 @@ def test_every_size_and_severity(name, height, width, severity, seed):
     assert not np.shares_memory(first, image)
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name not in ("white_noise", "poisson_noise", "mixture")])
+@pytest.mark.parametrize("name", [name for name in ALL if name not in ("white_noise", "poisson_noise", "contrast", "mixture")])
 def test_mid_grey_stays(name):
     grey = np.full((48, 40, 3), 128, np.uint8)
     spoilt = DISTORTIONS[name](grey, 1.0, np.random.default_rng(0))
@@ -93,11 +93,12 @@ def test_motion_blur_smears_a_point_to_its_length_in_the_direction_it_draws():
         assert spread[1] < 2.0
 
 
-def test_contrast_keeps_the_mean(crops):
+def test_haze_scales_the_contrast_and_lifts_the_dark(crops):
     for image in crops.values():
         spoilt = DISTORTIONS["contrast"](image, 0.7, np.random.default_rng(0))
-        assert spoilt.mean() == pytest.approx(image.mean(), abs=0.5)
-        assert spoilt.std() == pytest.approx(image.std() * parameter("contrast", 0.7), rel=0.02)
+        left, light = parameter("contrast", 0.7), np.random.default_rng(0).uniform(*LIGHT)
+        assert spoilt.std() == pytest.approx(image.std() * left, rel=0.02)
+        assert spoilt.mean() == pytest.approx(left * image.mean() + (1 - left) * light, abs=0.5)
 
 
 def test_few_levels_are_left_by_banding(crops):

@@ -42,12 +42,10 @@ def test_examples_differ(examples):
     assert len({example.image.tobytes() for example in examples}) == len(examples)
 
 
-def test_sizes_vary_between_128_and_256_unless_asked_for(examples):
+def test_sizes_vary_between_96_and_160_unless_asked_for(examples):
     shapes = {training_example(0, index).image.shape for index in range(30)}
     sides = {side for shape in shapes for side in shape[:2]}
-    assert len(sides) > 20
-    assert min(sides) >= 128
-    assert max(sides) <= 256
+    assert sides == set(range(96, 161, 8))
     assert {example.image.shape for example in examples} == {(64, 64, 3)}
 
 

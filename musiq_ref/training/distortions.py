@@ -24,11 +24,14 @@ PARAMETERS = {  # the parameter at those severities
     "pixelation": (1, 1.2, 1.4, 1.9, 3.2, 4.5, 5.9),  # side of the blocks in pixels
     "white_noise": (0, 4.5, 8.5, 16, 26, 40, 62),  # standard deviation in grey levels
     "poisson_noise": (0, 0.026, 0.046, 0.09, 0.15, 0.24, 0.4),  # standard deviation at white, relative to white
-    "contrast": (1, 0.84, 0.73, 0.57, 0.45, 0.34, 0.235),  # factor of the distance from the mean
+    "contrast": (1, 0.84, 0.73, 0.57, 0.45, 0.34, 0.235),  # share of the contrast that haze leaves
     "banding": (1, 10, 17, 32, 50, 82, 150),  # width of a quantisation step in grey levels
     "jpeg": (100, 80, 51, 16, 8, 5, 3),  # quality, libjpeg's scale
     "webp": (100, 85, 64, 14, 3, -0.2, -1.4),  # quality, libwebp's scale, and below it
 }
+
+
+LIGHT = (190, 230)  # grey levels of the light that haze scatters
 
 
 def gaussian_blur(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
@@ -116,13 +119,16 @@ def poisson_noise(image: np.ndarray, severity: float, rng: np.random.Generator) 
 
 
 def contrast(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
-    """Haze: every value moves towards the image's mean; the parameter is the part of its distance that is left.
+    """Haze: of every value x the part t is left, and scattered light A fills up the rest, t·x + (1 − t)·A.
+
+    The parameter is t, which multiplies every difference of grey levels; A, a light grey, is drawn at random. (Haze
+    rather than greying towards the mean: how much contrast a scene had by itself, nobody can tell from a picture.)
 
     >>> contrast(np.array([[[0, 0, 0], [200, 200, 200]]], np.uint8), 1.0, np.random.default_rng(0))[0, :, 0].tolist()
-    [76, 124]
+    [165, 212]
     """
-    mean, factor = image.mean(dtype=np.float64), parameter("contrast", severity, image)
-    levels = _to_uint8(mean + factor * (np.arange(256) - mean))
+    light, left = rng.uniform(*LIGHT), parameter("contrast", severity, image)
+    levels = _to_uint8(light + left * (np.arange(256) - light))
     return levels[image]
 
 

@@ -21,6 +21,7 @@ from musiq_ref.metrics import plcc, srcc
 from musiq_ref.model.head import expected_score
 from musiq_ref.model.inference import predict
 from musiq_ref.model.parameters import Params, flatten, init_params, map_params
+from musiq_ref.training.initial import fit_to_images
 from musiq_ref.training.optimizers import OPTIMIZERS, clip_by_global_norm, ema
 from musiq_ref.training.parallel import World, world_gradient
 from musiq_ref.training.schedules import SCHEDULES
@@ -30,7 +31,7 @@ from musiq_ref.training.step import Rates, in_order
 from musiq_ref.training.stream import Stream, open_stream
 
 RECENT = 256  # scores that the progress bar's correlation looks back on
-CALIBRATION = 512  # targets from which their mean and deviation are taken
+CALIBRATION = 512  # examples from which the mean and deviation of targets, and of features, are taken
 
 
 class Result(NamedTuple):
@@ -120,6 +121,10 @@ def first_state(settings: Settings, stream: Stream) -> State:
     params = init_params(config, settings.seed, settings.dtype)
     if settings.init:
         params = _take_over(load_checkpoint(settings.init, settings.dtype).params, params, settings.init)
+    if settings.fit_to_images:
+        count = min(CALIBRATION, stream.length)
+        images = (stream.example(0, number)[0] for number in range(count))
+        params = fit_to_images(params, config, [tokenize(image, config, settings.dtype) for image in images])
     centre, spread = 0.0, 1.0
     if settings.normalize_targets:
         if config.outputs != 1:

@@ -43,7 +43,7 @@ class Settings:
     epoch_images: int = (
         0  # images in an epoch: 0 for the whole data set; the synthetic set has no end and needs a number
     )
-    side: int = 0  # of the synthetic set's square training images, in pixels; 0: drawn from 128 … 256
+    side: int = 0  # of the synthetic set's square training images, in pixels; 0: both sides drawn from 96 … 160
     flip: bool = True  # mirror an image with probability 1/2
     clip: float = 0.0  # largest global norm of the gradient; 0: no limit
     ema: float = 0.0  # decay of the averaged weights, which are then the result; 0: no averaging
@@ -52,6 +52,7 @@ class Settings:
     attention_dropout: float = 0.0
     stochastic_depth: float = 0.0
     init: str = ""  # checkpoint to start from; its head is replaced if the number of outputs differs
+    fit_to_images: bool = False  # start from filters and a patch embedding that suit the images: training.initial
     seed: int = 0
     dtype: str = "float32"
     part: int = 1  # images that go forward and backward together
@@ -73,6 +74,8 @@ class Settings:
         for name, known in (("loss", LOSSES), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}")
+        if self.fit_to_images and self.init:
+            raise ValueError(f"fit_to_images is for training from scratch, not from the checkpoint {self.init}")
         optimizer = adam if self.optimizer == "adamw" else OPTIMIZERS[self.optimizer][1]  # adamw hands all on to adam
         _check_options("loss", self.loss, LOSSES[self.loss][0], self.loss_options)
         _check_options("optimizer", self.optimizer, optimizer, self.optimizer_options)

@@ -26,7 +26,7 @@ TRAINING_PHOTOGRAPHS = ("astronaut", "coffee")
 TEST_PHOTOGRAPHS = ("cat",)
 TRAINING, TEST = 0, 1  # the first number of every random seed
 PRISTINE, MIXED, PHOTOGRAPHED = 0.12, 0.2, 0.4  # how often a training example is untouched, a mixture, a photograph
-SIDES = (128, 256)  # of training examples, in pixels
+SIDES, STEP = (96, 160), 8  # of training examples, in pixels; multiples of 8, as cameras and JPEG blocks have them
 LARGEST = 300  # the shorter side of the smallest photograph
 
 
@@ -47,7 +47,7 @@ class SyntheticExample(NamedTuple):
 def training_example(seed: int, index: int, size: int | None = None) -> SyntheticExample:
     """Example number `index`, any number from 0, of the endless training set `seed`.
 
-    size: the side of a square image, from 16 to 300; by default both sides are drawn from 128 … 256 pixels.
+    size: the side of a square image, from 16 to 300; by default both sides are drawn from 96, 104, … 160 pixels.
     Raises ValueError for negative numbers and for other sizes.
 
     >>> example = training_example(seed=0, index=5, size=64)
@@ -56,7 +56,8 @@ def training_example(seed: int, index: int, size: int | None = None) -> Syntheti
     """
     _check(size, seed, index)
     rng = np.random.default_rng((TRAINING, seed, index))
-    height, width = (size, size) if size is not None else rng.integers(SIDES[0], SIDES[1], 2, endpoint=True).tolist()
+    drawn = STEP * rng.integers(SIDES[0] // STEP, SIDES[1] // STEP, 2, endpoint=True)
+    height, width = (size, size) if size is not None else drawn.tolist()
     if rng.random() < PHOTOGRAPHED:
         source = TRAINING_PHOTOGRAPHS[rng.integers(len(TRAINING_PHOTOGRAPHS))]
         picture = photograph_crop(source, rng, height, width)
