@@ -1,0 +1,68 @@
+"""`musiq-ref distort`: versions of a photograph spoilt on purpose, to see what a model makes of them."""
+
+from __future__ import annotations
+
+import argparse
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from musiq_ref.checkpoint.files import write_atomically
+from musiq_ref.image.decode import decode, find_images
+from musiq_ref.training.distortions import DISTORTIONS
+
+HELP = "write versions of photographs that are spoilt by known degrees"
+EXAMPLE = "musiq-ref distort photo.jpg -o spoilt/ --distortion jpeg --severity 0.3 --severity 0.9"
+USUAL = ("gaussian_blur", "white_noise", "jpeg", "pixelation")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", nargs="+", metavar="FILE|FOLDER", help="image files, or folders to search for them")
+    parser.add_argument("-o", "--output", metavar="FOLDER", type=Path, required=True, help="where the PNG files go")
+    parser.add_argument(
+        "--distortion",
+        action="append",
+        choices=DISTORTIONS,
+        metavar="NAME",
+        help=f"may be repeated: {', '.join(DISTORTIONS)} (default: {', '.join(USUAL)})",
+    )
+    parser.add_argument(
+        "--severity",
+        action="append",
+        type=float,
+        metavar="S",
+        help="from 0, untouched, to 1; may be repeated (default: 0.2, 0.6 and 1)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the noise and of directions (default 0)")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.seed < 0:
+        raise ValueError(f"--seed is {args.seed}; it must not be negative")
+    files = find_images(args.images)
+    names = [path.stem for path in files]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise ValueError(f"two of the images are called {sorted(twice)[0]}; give them in two calls, to two folders")
+    args.output.mkdir(parents=True, exist_ok=True)
+    for path in files:
+        pixels = decode(path)
+        if pixels.dtype != np.uint8:
+            pixels = np.rint(255 * pixels).astype(np.uint8)
+        for name in args.distortion or USUAL:
+            for severity in args.severity or (0.2, 0.6, 1.0):
+                spoilt = DISTORTIONS[name](pixels, severity, np.random.default_rng(args.seed))
+                _write(args.output / f"{path.stem}_{name}_{severity:.2f}.png", spoilt)
+    return 0
+
+
+def _write(path: Path, pixels: np.ndarray) -> None:
+    """Writes a PNG, but not over another picture."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "png")
+    if path.exists() and not np.array_equal(decode(path), pixels):
+        raise ValueError(f"{path} is there already and holds another picture; choose another folder")
+    write_atomically(path, lambda part: part.write_bytes(buffer.getvalue()))
+    print(path)

@@ -1,0 +1,79 @@
+"""The first weights of a short training: filters in pairs, an embedding that tells patches apart."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from musiq_ref.config import MusiqConfig
+from musiq_ref.image.tokenize import tokenize
+from musiq_ref.model.embeddings import patch_embedding
+from musiq_ref.model.parameters import flatten, init_params
+from musiq_ref.model.stem import stem
+from musiq_ref.training.initial import cosine_filters, fit_to_images
+from musiq_ref.training.run import first_state
+from musiq_ref.training.settings import recipe
+from musiq_ref.training.stream import open_stream
+from musiq_ref.training.synthetic import training_example
+
+CONFIG = MusiqConfig(layers=1, width=40, mlp_width=32, heads=4, patch_size=16, longer_sides=(32,))
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    return [tokenize(training_example(0, index, 64).image, CONFIG, "float64") for index in range(40)]
+
+
+def mean_frequency(filter_):
+    """Of the power spectrum of one channel, (7, 7, 3), in cycles per pixel."""
+    power = (np.abs(np.fft.fft2(filter_, (28, 28), axes=(0, 1))) ** 2).sum(axis=-1)
+    frequency = np.hypot(np.fft.fftfreq(28)[:, None], np.fft.fftfreq(28))
+    return (power * frequency).sum() / power.sum()
+
+
+def test_every_pair_is_a_coarse_and_a_fine_filter():
+    kernel = cosine_filters()
+    assert len(np.unique(kernel[..., 1::2].reshape(147, 32).round(9), axis=1).T) == 32
+    for group in range(32):
+        coarse, fine = (mean_frequency(kernel[..., 2 * group + i]) for i in (0, 1))
+        assert coarse < 0.9 * fine
+    np.testing.assert_allclose(kernel.mean(axis=(0, 1, 2)), 0, atol=1e-15)
+
+
+def test_the_embedding_starts_white(tokens):
+    drawn = init_params(CONFIG, seed=1, dtype="float64")
+    params = fit_to_images(drawn, CONFIG, tokens)
+    rows = []
+    for one in tokens:
+        features, _ = stem(one.patches[one.mask], params["stem"], CONFIG.conventions)
+        rows.append(patch_embedding(features, params["patch_embedding"])[0])
+    covariance = np.cov(np.concatenate(rows).T)
+    np.testing.assert_allclose(np.concatenate(rows).mean(axis=0), 0, atol=1e-9)
+    np.testing.assert_allclose(covariance - np.diag(np.diag(covariance)), 0, atol=1e-9)
+    assert (np.diff(np.diag(covariance)) < 0).all()
+    assert np.diag(covariance)[0] == pytest.approx(1, abs=2e-3)
+    assert np.diag(covariance).max() < 1
+
+
+def test_nothing_else_changes(tokens):
+    drawn = init_params(CONFIG, seed=1)
+    params = dict(flatten(fit_to_images(drawn, CONFIG, tokens)))
+    changed = {path for path, array in flatten(drawn) if not np.array_equal(array, params[path])}
+    assert changed == {"stem/conv_root/kernel", "patch_embedding/kernel", "patch_embedding/bias"}
+    assert {array.dtype for array in params.values()} == {np.dtype("float32")}
+
+
+def test_a_run_starts_so_if_asked():
+    model = {"layers": 1, "width": 16, "mlp_width": 16, "heads": 2}
+    settings = recipe("synthetic", epochs=1, epoch_images=6, side=64, model=model)
+    stream = open_stream(settings)
+    assert settings.fit_to_images
+    root = first_state(settings, stream).params["stem"]["conv_root"]["kernel"]
+    np.testing.assert_allclose(root, cosine_filters(), rtol=1e-6)
+    plain = first_state(settings.replace(fit_to_images=False), stream).params["stem"]["conv_root"]["kernel"]
+    np.testing.assert_array_equal(plain, init_params(settings.config())["stem"]["conv_root"]["kernel"])
+
+
+def test_not_with_a_checkpoint():
+    with pytest.raises(ValueError, match="fit_to_images is for training from scratch, not from the checkpoint koniq"):
+        recipe("synthetic", init="koniq")
