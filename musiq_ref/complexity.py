@@ -46,10 +46,9 @@ def complexity(config: MusiqConfig, size: tuple[int, int], padded: bool = True) 
 
     scales = scales_of(*size, config)
     tokens = sum(scale.length if padded else scale.kept for scale in scales)
-    positions = {name: config.stem_side**2 for name in ("1", "2", "3", "_proj")} | {"_root": 4 * config.stem_side**2}
-    macs = {
-        f"stem/conv{name}": tokens * n * math.prod(shapes[f"stem/conv{name}/kernel"]) for name, n in positions.items()
-    }
+    convolutions = [path for path in shapes if path.startswith("stem/") and path.endswith("/kernel")]
+    positions = {path: config.stem_side**2 * (4 if path == "stem/conv_root/kernel" else 1) for path in convolutions}
+    macs = {path.removesuffix("/kernel"): tokens * n * math.prod(shapes[path]) for path, n in positions.items()}
     macs["patch_embedding"] = tokens * math.prod(shapes["patch_embedding/kernel"])
     N, D, L = tokens + 1, config.width, config.layers  # with the class token
     macs["encoder/attention/projections"] = L * N * 4 * D * D  # Eq. 6 and 9

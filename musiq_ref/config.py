@@ -97,12 +97,14 @@ class MusiqConfig:
     mlp_width: int = 1152  # hidden size of the MLP (appendix table 1)
     heads: int = 6  # H (appendix table 1)
     outputs: int = 1  # C: 1 for a score, 10 for AVA's distribution, 1000 for ImageNet pre-training (SPEC 2)
-    patch_size: int = 32  # P, a multiple of 4 because the stem halves twice (appendix C)
+    patch_size: int = 32  # P, a multiple of 4 because the ResNet stem halves twice (appendix C)
     grid_size: int = 10  # G of the hash-based spatial embedding (appendix B.1)
     longer_sides: tuple[int, ...] = (224, 384)  # longer side of each resized scale, ascending (SPEC 3)
     native: bool = True  # whether the native-resolution image is a scale, too
     max_native_patches: int = -1  # l: -1 keeps all; 512 in the published training (appendix D)
-    spatial: Literal["learnable", "sinusoidal"] = "learnable"  # the HSE table (appendix B.2)
+    spatial: Literal["learnable", "sinusoidal", "none"] = "learnable"  # the HSE table (appendix B.2), or no E_HSE
+    scale_embedding: bool = True  # whether E_SCE is added (Eq. 2)
+    stem: Literal["resnet", "linear"] = "resnet"  # before the patch embedding (SPEC 4); linear: nothing, as in ViT
     conventions: Conventions = field(default=OFFICIAL)
 
     def __post_init__(self) -> None:
@@ -116,7 +118,7 @@ class MusiqConfig:
         problem = None
         if self.width % self.heads:
             problem = f"width is {self.width}, which does not split into {self.heads} heads; choose a multiple of heads"
-        elif self.patch_size % 4:
+        elif self.stem == "resnet" and self.patch_size % 4:
             problem = f"patch_size is {self.patch_size}; choose a multiple of 4, because the stem halves it twice"
         elif list(self.longer_sides) != sorted(set(self.longer_sides)):
             problem = f"longer_sides is {self.longer_sides}; list each length once, in ascending order"
@@ -128,8 +130,12 @@ class MusiqConfig:
             problem = "max_native_patches is 0 and longer_sides is empty; no token would be left"
         elif not isinstance(self.native, bool):
             problem = f"native is {self.native!r}; choose True or False"
-        elif self.spatial not in ("learnable", "sinusoidal"):
-            problem = f"spatial is {self.spatial!r}; choose 'learnable' or 'sinusoidal'"
+        elif not isinstance(self.scale_embedding, bool):
+            problem = f"scale_embedding is {self.scale_embedding!r}; choose True or False"
+        elif self.spatial not in ("learnable", "sinusoidal", "none"):
+            problem = f"spatial is {self.spatial!r}; choose 'learnable', 'sinusoidal' or 'none'"
+        elif self.stem not in ("resnet", "linear"):
+            problem = f"stem is {self.stem!r}; choose 'resnet' or 'linear'"
         elif not isinstance(self.conventions, Conventions):
             problem = f"conventions is {self.conventions!r}; pass OFFICIAL, PYIQA, PAPER or a Conventions"
         if problem:
@@ -147,7 +153,7 @@ class MusiqConfig:
 
     @property
     def stem_side(self) -> int:
-        """Rows (and columns) of the stem's output for one patch: P/4."""
+        """Rows (and columns) of the ResNet stem's output for one patch: P/4."""
         return self.patch_size // 4
 
     @classmethod

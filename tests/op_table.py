@@ -151,6 +151,11 @@ OPS = {
     "drop_path": Case(seeded(dropout.drop_path, 0.4), dropout.drop_path_backward, [normal(4, 3, 5)]),
     "stem": Case(with_conventions(stem.stem, OFFICIAL), stem.stem_backward, [normal(2, 8, 8, 3), PARAMS["stem"]]),
     "stem pyiqa": Case(with_conventions(stem.stem, PYIQA), stem.stem_backward, [normal(2, 8, 8, 3), PARAMS["stem"]]),
+    "stem linear": Case(
+        lambda patches: stem.linear_stem(patches, {}, OFFICIAL),
+        lambda dy, cache: stem.linear_stem_backward(dy, cache)[0],
+        [normal(2, 5, 7, 3)],
+    ),
     "patch_embedding": Case(
         embeddings.patch_embedding,
         embeddings.patch_embedding_backward,
@@ -171,6 +176,18 @@ OPS = {
         embeddings.embed_backward,
         [normal(2, 5, 12), {k: PARAMS[k] for k in ("class_token", "scale_embedding")}, HASH, SCALE],
     ),
+    **{
+        f"embed without {', '.join(left_out)}": Case(
+            lambda x, params, place, scale, config=config: embeddings.embed(x, place, scale, params, config),
+            embeddings.embed_backward,
+            [normal(2, 5, 12), {"class_token": PARAMS["class_token"], **{k: PARAMS[k] for k in kept}}, HASH, SCALE],
+        )
+        for left_out, kept, config in (
+            (["HSE"], ["scale_embedding"], CONFIG.replace(spatial="none")),
+            (["SCE"], ["spatial_embedding"], CONFIG.replace(scale_embedding=False)),
+            (["HSE", "SCE"], [], CONFIG.replace(spatial="none", scale_embedding=False)),
+        )
+    },
     **{
         f"attention {name}": of_valid_rows(
             lambda z, valid, params, conventions=conventions: attention.attention(

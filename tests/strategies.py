@@ -16,6 +16,7 @@ def configs(draw):
     """Small models of every shape: their widths, heads, grids, scales and patch sizes differ."""
     heads = draw(st.integers(1, 3))
     native = draw(st.booleans())
+    stem = draw(st.sampled_from(["resnet", "linear"]))
     sides = draw(st.lists(st.integers(5, 40), min_size=0 if native else 1, max_size=2, unique=True))
     return MusiqConfig(
         layers=draw(st.integers(1, 2)),
@@ -23,12 +24,14 @@ def configs(draw):
         mlp_width=draw(st.integers(3, 9)),
         heads=heads,
         outputs=draw(st.sampled_from([1, 2, 5])),
-        patch_size=draw(st.sampled_from([4, 8, 12])),
+        patch_size=draw(st.sampled_from([4, 8, 12] if stem == "resnet" else [3, 8])),
         grid_size=draw(st.integers(1, 6)),
         longer_sides=tuple(sorted(sides)),
         native=native,
         max_native_patches=draw(st.sampled_from([-1, 0, 2, 7] if sides else [-1, 2, 7])),
-        spatial=draw(st.sampled_from(["learnable", "sinusoidal"])),
+        spatial=draw(st.sampled_from(["learnable", "sinusoidal", "none"])),
+        scale_embedding=draw(st.booleans()),
+        stem=stem,
         conventions=draw(conventions),
     )
 

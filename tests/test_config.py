@@ -34,13 +34,26 @@ def test_round_trip_through_json():
         ({"longer_sides": (), "native": False}, "needs at least one scale"),
         ({"max_native_patches": -2}, "max_native_patches is -2; choose -1"),
         ({"longer_sides": (), "max_native_patches": 0}, "no token would be left"),
-        ({"spatial": "fourier"}, "spatial is 'fourier'; choose 'learnable' or 'sinusoidal'"),
+        ({"spatial": "fourier"}, "spatial is 'fourier'; choose 'learnable', 'sinusoidal' or 'none'"),
+        ({"scale_embedding": "none"}, "scale_embedding is 'none'; choose True or False"),
+        ({"stem": "conv"}, "stem is 'conv'; choose 'resnet' or 'linear'"),
         ({"conventions": "official"}, "pass OFFICIAL, PYIQA, PAPER or a Conventions"),
     ],
 )
 def test_impossible_configurations(fields, message):
     with pytest.raises(ValueError, match=rf"^MusiqConfig\.{message}|^MusiqConfig\..*{message}"):
         mq.MusiqConfig(**fields)
+
+
+def test_a_configuration_of_before_a_field_has_its_default():
+    values = mq.MusiqConfig(outputs=10).to_dict()
+    for name in ("scale_embedding", "stem"):
+        del values[name]
+    assert mq.MusiqConfig.from_dict(values) == mq.MusiqConfig(outputs=10)
+
+
+def test_only_the_resnet_stem_needs_a_multiple_of_4():
+    assert mq.MusiqConfig(stem="linear", patch_size=30).patch_size == 30
 
 
 @pytest.mark.parametrize(

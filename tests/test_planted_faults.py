@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from op_table import HOST_OPS, OPS
+from op_table import HOST_OPS, OPS, SCALE
 
 from musiq_ref.model import attention, encoder
 from musiq_ref.ops.convolution import pad_same, windows
@@ -188,6 +188,19 @@ FAULTS = {
     "block: second residual dropped": replaced("block", at_valid_rows(block_without_residual(2))),
     "block: MLP swaps its biases' signs": changed("block", mapped("mlp/fc1/bias", lambda g: -g)),
     "embed: class token not summed over the batch": changed("embed", mapped("class_token", lambda g: g / 2)),
+    "embed without HSE: no gradient to the scales": changed(
+        "embed without HSE", mapped("scale_embedding/table", np.zeros_like)
+    ),
+    "embed without SCE: the scales' gradient to the places": replaced(
+        "embed without SCE",
+        lambda dz, c: OPS["embed without SCE"].backward(
+            dz, ({"spatial_embedding": (SCALE, c[0]["spatial_embedding"][1])}, *c[1:])
+        ),
+    ),
+    "embed without HSE, SCE: class token's gradient to a patch": changed(
+        "embed without HSE, SCE", lambda g: [np.roll(g[0], 1, axis=1), g[1]]
+    ),
+    "linear stem: rows and channels exchanged": changed("stem linear", lambda g: [g[0][..., ::-1]]),
     "head: every token read": replaced(
         "head", lambda dy, c: (OPS["head"].backward(dy, c)[0] + 0.1, OPS["head"].backward(dy, c)[1])
     ),

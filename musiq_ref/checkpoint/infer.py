@@ -193,11 +193,20 @@ def to_params(tensors: Tensors, layout: Layout, config: MusiqConfig, dtype: str 
 
 
 def from_params(params: Params, layout: Layout) -> Tensors:
-    """The file's tensors of nested params: fresh contiguous arrays, in the order in which an image meets them."""
+    """The file's tensors of nested params: fresh contiguous arrays, in the order in which an image meets them.
+
+    Raises CheckpointError for what MUSIQ does not have, and for a model without one of the parts that it always has.
+    """
     tensors = {}
     for path, array in flatten(params):
         try:
             tensors[layout.name(path)] = np.array(layout.to_file(path, array), order="C")
         except (ValueError, KeyError):
             raise CheckpointError(f"params hold {path} of shape {np.shape(array)}, which MUSIQ does not have") from None
+    for part in ("stem", "scale_embedding"):
+        if part not in params:
+            raise CheckpointError(
+                f"the params have no {part}, and the {layout.format} layout has no way to say so; "
+                f"keep this model in the native layout"
+            )
     return tensors

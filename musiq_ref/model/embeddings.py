@@ -14,9 +14,9 @@ from musiq_ref.ops.linear import linear, linear_backward
 def patch_embedding(features, params: Params):
     """One row of E_p per patch (Eq. 1): the features, flattened, through a linear layer.
 
-    features: (..., P/4, P/4, 256);  y: (..., D)
+    features: (..., P/4, P/4, 256), of the linear stem (..., P, P, 3);  y: (..., D)
     """
-    flat = features.reshape(*features.shape[:-3], -1)  # (..., P/4·P/4·256)
+    flat = features.reshape(*features.shape[:-3], -1)  # (..., P/4·P/4·256), or (..., P·P·3)
     y, cache = linear(flat, params["kernel"], params["bias"])
     return y, (features.shape, cache)
 
@@ -29,11 +29,16 @@ def patch_embedding_backward(dy, cache):
 
 
 def spatial_table(params: Params, config: MusiqConfig, like):
-    """The table T of the hash-based spatial embedding, (G², D): learned, or sinusoidal (appendix B.2)."""
-    if config.spatial == "learnable":
-        return params["spatial_embedding"]["table"]
-    table = sinusoidal_table(config.grid_size, config.width)
-    return namespace(like).asarray(table.astype(like.dtype))
+    """The table T of the hash-based spatial embedding, (G², D): learned, sinusoidal (appendix B.2), or None."""
+    if config.spatial == "sinusoidal":
+        table = sinusoidal_table(config.grid_size, config.width)
+        return namespace(like).asarray(table.astype(like.dtype))
+    return params["spatial_embedding"]["table"] if config.spatial == "learnable" else None
+
+
+def scale_table(params: Params, config: MusiqConfig):
+    """The table of the scale embedding, (S, D), or None."""
+    return params["scale_embedding"]["table"] if config.scale_embedding else None
 
 
 def embed(
@@ -42,30 +47,33 @@ def embed(
     """z_0 = [class; E_p + E_HSE + E_SCE]                                     (Eq. 2)
 
     The taps "spatial_embedding" and "scale_embedding" see the sums E_p + E_HSE and E_p + E_HSE + E_SCE, as the authors'
-    layers of those names return them.
+    layers of those names return them; a term that the configuration leaves out is not added.
 
     x = E_p: (B, N, D);  hash_index, scale_index: (B, N);  z_0: (B, 1 + N, D)
     """
-    xp = namespace(x)
-    spatial, cache_spatial = lookup(spatial_table(params, config, x), hash_index)  # (B, N, D)
-    x = tap("spatial_embedding", x + spatial)
-    scale, cache_scale = lookup(params["scale_embedding"]["table"], scale_index)  # (B, N, D)
-    x = tap("scale_embedding", x + scale)
+    xp, caches = namespace(x), {}
+    tables = {"spatial_embedding": spatial_table(params, config, x), "scale_embedding": scale_table(params, config)}
+    for (name, table), index in zip(tables.items(), (hash_index, scale_index), strict=True):
+        if table is not None:
+            rows, caches[name] = lookup(table, index)  # (B, N, D)
+            x = x + rows
+        x = tap(name, x)
     class_token = xp.broadcast_to(params["class_token"], (x.shape[0], 1, x.shape[2]))  # (B, 1, D)
     z = xp.concatenate([class_token, x], axis=1)  # (B, 1 + N, D)
     z, cache_drop = drop(z, noise.dropout if noise else 0, noise)
-    return tap("encoder/input", z), (cache_spatial, cache_scale, cache_drop, config.spatial)
+    learned = {name: cache for name, cache in caches.items() if name in params}  # the sinusoidal table is not
+    return tap("encoder/input", z), (learned, cache_drop)
 
 
 def embed_backward(dz, cache, tap: Tap = no_tap):
-    """Returns (dx, dparams); dparams has the key "spatial_embedding" only if that table is learned."""
-    cache_spatial, cache_scale, cache_drop, kind = cache
+    """Returns (dx, dparams); dparams has the keys "spatial_embedding", "scale_embedding" only of tables learned."""
+    learned, cache_drop = cache
     xp = namespace(dz)
     dz = drop_backward(tap("encoder/input", dz), cache_drop)
     dparams: Params = {"class_token": xp.sum(dz[:, 0], axis=0)}  # every image's class token is the same array
-    dx = tap("scale_embedding", dz[:, 1:])
-    dparams["scale_embedding"] = {"table": lookup_backward(dx, cache_scale)}
-    dx = tap("spatial_embedding", dx)
-    if kind == "learnable":
-        dparams["spatial_embedding"] = {"table": lookup_backward(dx, cache_spatial)}
+    dx = dz[:, 1:]
+    for name in ("scale_embedding", "spatial_embedding"):
+        dx = tap(name, dx)
+        if name in learned:
+            dparams[name] = {"table": lookup_backward(dx, learned[name])}
     return dx, dparams

@@ -17,7 +17,7 @@ from musiq_ref.model.encoder import block_names
 from musiq_ref.model.head import head
 from musiq_ref.model.musiq import check_tokens
 from musiq_ref.model.parameters import Params
-from musiq_ref.model.stem import stem
+from musiq_ref.model.stem import STEMS
 from musiq_ref.ops.activation import GELU
 from musiq_ref.ops.layer_norm import layer_norm
 from musiq_ref.ops.linear import linear
@@ -55,10 +55,10 @@ def predict(params: Params, tokens: Tokens, config: MusiqConfig, backend: Backen
 
 def _patch_embeddings(patches, params: Params, config: MusiqConfig, dtype):
     """Stem and patch embedding, chunk by chunk.  (N, P, P, 3) -> (N, D)"""
-    chunks = []
+    chunks, (stem, _) = [], STEMS[config.stem]
     for start in range(0, len(patches), PATCHES):
         chunk = patches[start : start + PATCHES].astype(dtype)
-        features, _ = stem(chunk, params["stem"], config.conventions)
+        features, _ = stem(chunk, params.get("stem", {}), config.conventions)
         chunks.append(patch_embedding(features, params["patch_embedding"])[0])
     return namespace(patches).concatenate(chunks)
 

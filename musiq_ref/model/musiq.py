@@ -15,13 +15,8 @@ from musiq_ref.model.encoder import block, block_backward, encoder, encoder_back
 from musiq_ref.model.head import expected_score, expected_score_backward, head, head_backward
 from musiq_ref.model.noise import Noise
 from musiq_ref.model.parameters import Params, check_params
-from musiq_ref.model.recompute import (
-    block_recomputed,
-    block_recomputed_backward,
-    stem_recomputed,
-    stem_recomputed_backward,
-)
-from musiq_ref.model.stem import stem, stem_backward
+from musiq_ref.model.recompute import RECOMPUTED_STEMS, block_recomputed, block_recomputed_backward
+from musiq_ref.model.stem import STEMS
 from musiq_ref.model.taps import Tap, checked, no_tap, within
 
 
@@ -37,7 +32,7 @@ class Gradients(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """The pairs that decide how much a forward keeps for its backward."""
+    """The pairs that are chosen by the configuration, and by how much a forward keeps for its backward."""
 
     stem: Any
     stem_backward: Any
@@ -45,8 +40,10 @@ class Parts(NamedTuple):
     block_backward: Any
 
 
-PLAIN = Parts(stem, stem_backward, block, block_backward)
-RECOMPUTED = Parts(stem_recomputed, stem_recomputed_backward, block_recomputed, block_recomputed_backward)
+PLAIN = {stem: Parts(*pair, block, block_backward) for stem, pair in STEMS.items()}
+RECOMPUTED = {
+    stem: Parts(*pair, block_recomputed, block_recomputed_backward) for stem, pair in RECOMPUTED_STEMS.items()
+}
 
 
 def forward(
@@ -76,17 +73,17 @@ def forward(
         raise ValueError("with recompute=True nothing is kept to be tapped; leave out one of the two")
     if noise:
         noise.check()
-    tap, parts = checked(tap) if tap else no_tap, RECOMPUTED if recompute else PLAIN
+    tap, parts = checked(tap) if tap else no_tap, (RECOMPUTED if recompute else PLAIN)[config.stem]
     dtype = check_tokens(params, tokens, config, axes=2)
     patches = tokens.patches.astype(dtype)
     B, N = tokens.mask.shape
 
     features, cache_stem = parts.stem(
         tap("patches", patches).reshape(B * N, *patches.shape[2:]),
-        params["stem"],
+        params.get("stem", {}),  # the linear stem has none
         config.conventions,
         within(tap, "stem"),
-    )  # (B·N, P/4, P/4, 256)
+    )  # (B·N, P/4, P/4, 256), of the linear stem (B·N, P, P, 3)
     features = features.reshape(B, N, *features.shape[1:])
     x, cache_patch = patch_embedding(features, params["patch_embedding"])  # (B, N, D)
     x = tap("patch_embedding", x)
@@ -135,7 +132,8 @@ def backward(dlogits: Array, cache: Any, tap: Tap | None = None, want_patches: b
     dparams.update(dembed)
     dfeatures, dparams["patch_embedding"] = patch_embedding_backward(tap("patch_embedding", dx), cache_patch)
     dfeatures = dfeatures.reshape(-1, *dfeatures.shape[2:])  # (B·N, P/4, P/4, 256)
-    dpatches, dparams["stem"] = parts.stem_backward(dfeatures, cache_stem, within(tap, "stem"), want_patches)
+    dpatches, dstem = parts.stem_backward(dfeatures, cache_stem, within(tap, "stem"), want_patches)
+    dparams.update({"stem": dstem} if dstem else {})
     return Gradients(dparams, tap("patches", dpatches.reshape(shape)) if want_patches else None)
 
 

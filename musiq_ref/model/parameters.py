@@ -39,15 +39,19 @@ def parameter_shapes(config: MusiqConfig) -> dict[str, tuple[int, ...]]:
         shapes[f"stem/conv{name}/kernel"] = (size, size, c_in, c_out)
         norm(f"stem/gn{name}", c_out)
 
-    convolution("_root", 7, 3, STEM_WIDTH)
-    convolution("_proj", 1, STEM_WIDTH, STEM_OUT)
-    convolution("1", 1, STEM_WIDTH, STEM_WIDTH)
-    convolution("2", 3, STEM_WIDTH, STEM_WIDTH)
-    convolution("3", 1, STEM_WIDTH, STEM_OUT)
-    linear("patch_embedding", (config.stem_side**2 * STEM_OUT, D), (D,))
+    features = 3 * config.patch_size**2  # values of one patch
+    if config.stem == "resnet":
+        convolution("_root", 7, 3, STEM_WIDTH)
+        convolution("_proj", 1, STEM_WIDTH, STEM_OUT)
+        convolution("1", 1, STEM_WIDTH, STEM_WIDTH)
+        convolution("2", 3, STEM_WIDTH, STEM_WIDTH)
+        convolution("3", 1, STEM_WIDTH, STEM_OUT)
+        features = config.stem_side**2 * STEM_OUT
+    linear("patch_embedding", (features, D), (D,))
     if config.spatial == "learnable":
         shapes["spatial_embedding/table"] = (config.grid_size**2, D)
-    shapes["scale_embedding/table"] = (config.scales, D)
+    if config.scale_embedding:
+        shapes["scale_embedding/table"] = (config.scales, D)
     shapes["class_token"] = (D,)
     for i in range(config.layers):
         block = f"encoder/block_{i:02d}"

@@ -13,7 +13,7 @@ from musiq_ref.backend import namespace
 from musiq_ref.config import Conventions
 from musiq_ref.model.encoder import block, block_backward
 from musiq_ref.model.parameters import Params, add_params
-from musiq_ref.model.stem import stem, stem_backward
+from musiq_ref.model.stem import STEMS, stem, stem_backward
 from musiq_ref.model.taps import Tap, no_tap
 
 PATCHES = 64  # patches that the stem takes at a time
@@ -36,6 +36,10 @@ def stem_recomputed_backward(dy, cache, tap: Tap = no_tap, want_patches: bool = 
         dchunks.append(dpatches)
         total = dparams if total is None else add_params(total, dparams)
     return (namespace(dy).concatenate(dchunks) if want_patches else None), total
+
+
+RECOMPUTED_STEMS = {**STEMS, "resnet": (stem_recomputed, stem_recomputed_backward)}
+"""{MusiqConfig.stem: the pair}; the linear stem keeps nothing anyway."""
 
 
 def block_recomputed(z, allowed, params: Params, conventions: Conventions, tap: Tap = no_tap, noise=None, rate=0.0):

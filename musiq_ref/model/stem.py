@@ -1,4 +1,4 @@
-"""The stem: a small residual network that turns every patch into P/4 × P/4 × 256 features (SPEC 4)."""
+"""The stem: a small residual network that turns every patch into P/4 × P/4 × 256 features (SPEC 4), or none."""
 
 from __future__ import annotations
 
@@ -77,3 +77,20 @@ def stem_backward(dy, cache, tap: Tap = no_tap, want_patches: bool = True):
     dx = norm_backward("gn_root", rectify_backward("relu_root", dx))
     dpatches = conv_backward("conv_root", dx, want_patches)
     return dpatches, dparams
+
+
+def linear_stem(patches, params: Params, conventions: Conventions, tap: Tap = no_tap):
+    """The patches as they are: the patch embedding alone then sees them, as in ViT.
+
+    patches, y: (N, P, P, 3);  params: empty
+    """
+    return patches, None
+
+
+def linear_stem_backward(dy, cache, tap: Tap = no_tap, want_patches: bool = True):
+    """Returns (dpatches, dparams); dpatches is None if not wanted, and there are no parameters."""
+    return (dy if want_patches else None), {}
+
+
+STEMS = {"resnet": (stem, stem_backward), "linear": (linear_stem, linear_stem_backward)}
+"""{MusiqConfig.stem: the pair}"""

@@ -1,7 +1,8 @@
 """MUSIQ in plain PyTorch with pyiqa's conventions and parameter names: the second opinion, differentiated by autograd.
 
-Written from the facts of SPEC 3-6 (column "pyiqa"), so that a state dict of pyiqa's names loads as it is. It shares no
-code with the NumPy model and is what that model is compared and timed against. It needs PyTorch (`pip install
+Written from the facts of SPEC 3-6 (column "pyiqa"), so that a state dict of pyiqa's names loads as it is. The models of
+the ablations, which pyiqa does not have, lack the parameters that they lack here. It shares no code with the NumPy
+model and is what that model is compared and timed against. It needs PyTorch (`pip install
 "musiq_ref[verify]"`); nothing else in the library does.
 
 Axis letters: B images, N tokens, D width, H heads, P patch side, C outputs.
@@ -55,6 +56,17 @@ def hash_index(rows: int, columns: int, grid: int) -> Tensor:
         for n in (rows, columns)
     )
     return (t_row[:, None] * grid + t_col).flatten()
+
+
+def sinusoidal_table(grid: int, width: int) -> Tensor:
+    """Position p of G² (row-major) as sines and cosines, float64 (G², D): p / 10000^(2⌊j/2⌋/D) (appendix B.2).
+
+    >>> sinusoidal_table(2, 4)[0]
+    tensor([0., 1., 0., 1.], dtype=torch.float64)
+    """
+    frequency = 10000 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)  # one for every pair of columns
+    angle = torch.outer(torch.arange(grid**2, dtype=torch.float64), frequency)
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[:, :width]
 
 
 class StandardizedConv2d(nn.Conv2d):
@@ -122,16 +134,24 @@ class Encoder(nn.Module):
 
     def __init__(self, config: MusiqConfig) -> None:
         super().__init__()
-        D = config.width
-        self.posembed_input = nn.ParameterDict({"position_emb": torch.zeros(1, config.grid_size**2, D)})
-        self.scaleembed_input = nn.ParameterDict({"scale_emb": torch.zeros(config.scales, D)})
+        D, G = config.width, config.grid_size
+        self.posembed_input, self.scaleembed_input = nn.ParameterDict(), nn.ParameterDict()
+        if config.spatial == "learnable":
+            self.posembed_input["position_emb"] = torch.zeros(1, G**2, D)
+        if config.scale_embedding:
+            self.scaleembed_input["scale_emb"] = torch.zeros(config.scales, D)
+        self.fixed_table = sinusoidal_table(G, D) if config.spatial == "sinusoidal" else None
         self.cls = nn.Parameter(torch.zeros(1, 1, D))
         self.transformer = nn.ModuleDict({f"encoderblock_{i}": EncoderBlock(config) for i in range(config.layers)})
         self.encoder_norm = nn.LayerNorm(D, eps=1e-6)
 
     def forward(self, x: Tensor, tokens: TorchTokens) -> Tensor:
-        x = x + self.posembed_input["position_emb"][0, tokens.hash_index]
-        x = x + self.scaleembed_input["scale_emb"][tokens.scale_index]
+        for table in self.posembed_input.values():
+            x = x + table[0, tokens.hash_index]
+        if self.fixed_table is not None:
+            x = x + self.fixed_table.to(x)[tokens.hash_index]
+        for table in self.scaleembed_input.values():
+            x = x + table[tokens.scale_index]
         z = torch.cat([self.cls.expand(len(x), 1, -1), x], dim=1)
         valid = F.pad(tokens.mask.bool(), (1, 0), value=True)  # the class token is never masked
         allowed = valid[:, None] & valid[None, :]
@@ -155,12 +175,12 @@ class TorchMusiq(nn.Module):
         super().__init__()
         if config.conventions != PYIQA:
             raise ValueError("the PyTorch port knows pyiqa's conventions only; build the config with conventions=PYIQA")
-        if config.spatial != "learnable":
-            raise ValueError(f"the PyTorch port knows a learnable spatial embedding only, not {config.spatial!r}")
         self.config = config
-        self.conv_root, self.gn_root = StandardizedConv2d(3, 64, 7, stride=2), nn.GroupNorm(32, 64, eps=1e-6)
-        self.block1 = Bottleneck()
-        self.embedding = nn.Linear(config.stem_side**2 * 256, config.width)
+        if config.stem == "resnet":
+            self.conv_root, self.gn_root = StandardizedConv2d(3, 64, 7, stride=2), nn.GroupNorm(32, 64, eps=1e-6)
+            self.block1 = Bottleneck()
+        features = {"resnet": config.stem_side**2 * 256, "linear": config.patch_size**2 * 3}[config.stem]
+        self.embedding = nn.Linear(features, config.width)
         self.transformer_encoder = Encoder(config)
         head = nn.Linear(config.width, config.outputs)
         self.head = head if config.outputs == 1 else nn.Sequential(head, nn.Softmax(dim=-1))
@@ -204,8 +224,10 @@ class TorchMusiq(nn.Module):
     def outputs(self, tokens: TorchTokens) -> Tensor:
         """What the head says (B, C): the score itself for C = 1, else the distribution over the classes."""
         B, N = tokens.patches.shape[:2]
-        x = F.relu(self.gn_root(self.conv_root(tokens.patches.flatten(0, 1))))
-        x = self.block1(F.max_pool2d(same_padding(x, 3, 2), 3, 2))  # zero padding: x is not negative
+        x = tokens.patches.flatten(0, 1)
+        if self.config.stem == "resnet":
+            x = F.relu(self.gn_root(self.conv_root(x)))
+            x = self.block1(F.max_pool2d(same_padding(x, 3, 2), 3, 2))  # zero padding: x is not negative
         x = self.embedding(x.permute(0, 2, 3, 1).flatten(1)).unflatten(0, (B, N))  # flat order: row, column, channel
         return self.head(self.transformer_encoder(x, tokens))
 
