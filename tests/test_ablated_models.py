@@ -158,9 +158,7 @@ def test_on_the_device_too(device, name):
     dlogits = np.random.default_rng(0).standard_normal((1, 3))
     here, cache = mq.forward(params, tokens, config)
     gradients = mq.backward(dlogits, cache)
-    there, cache = mq.forward(
-        map_params(device.from_numpy, params), mq.Tokens(*map(device.from_numpy, tokens)), config
-    )
+    there, cache = mq.forward(map_params(device.from_numpy, params), mq.Tokens(*map(device.from_numpy, tokens)), config)
     remote = mq.backward(device.from_numpy(dlogits), cache)
     np.testing.assert_allclose(device.to_numpy(there), here, rtol=1e-9, atol=1e-9)
     for (path, a), (again, b) in zip(flatten(gradients.params), flatten(remote.params), strict=True):

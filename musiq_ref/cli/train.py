@@ -1,4 +1,4 @@
-"""`musiq-ref train`: trains a model by a recipe, or goes on where a run was stopped."""
+"""`musiq-ref train`: trains a model by a recipe, or the models of an ablation, or goes on where that was stopped."""
 
 from __future__ import annotations
 
@@ -8,24 +8,36 @@ import sys
 import tomllib
 from pathlib import Path
 
+from musiq_ref.training.ablations import ABLATIONS, grid, markdown, run_grid
 from musiq_ref.training.curves import draw_curves
-from musiq_ref.training.parallel import together
+from musiq_ref.training.parallel import World, cores, together
 from musiq_ref.training.run import train
 from musiq_ref.training.settings import recipe
 from musiq_ref.training.state import TrainingError
 
-HELP = "train a model by a recipe, or go on where a run was stopped"
-EXAMPLE = "musiq-ref train --recipe koniq --data koniq10k/ -o run1 --set batch=32 --set model.layers=6"
+HELP = "train a model by a recipe, or the models of one of the paper's ablations; or go on where that was stopped"
+EXAMPLE = (
+    "musiq-ref train --recipe koniq --data koniq10k/ -o run1 --set batch=32 --set model.layers=6; "
+    "musiq-ref train --ablation grid -o ablations --jobs 2 --seeds 3"
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--recipe", required=True, help="koniq, spaq, ava, paq2piq, imagenet, synthetic, or a .toml file"
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--recipe", help="koniq, spaq, ava, paq2piq, imagenet, synthetic, or a .toml file")
+    what.add_argument(
+        "--ablation",
+        metavar="NAME",
+        help=f"train small models on synthetic pictures, the paper's table beside: {', '.join(ABLATIONS)}, all",
     )
     parser.add_argument("--data", metavar="FOLDER|CSV", help="the data set; the synthetic one needs none")
     parser.add_argument("-o", "--output", metavar="FOLDER", required=True, help="where the run is kept, to go on from")
     parser.add_argument(
         "--set", metavar="NAME=VALUE", action="append", default=[], help="change a setting; tables with a dot, as TOML"
+    )
+    parser.add_argument("--seeds", type=int, metavar="N", help="of an ablation: how often each model is trained (2)")
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="of an ablation: models trained at a time, on a core each (all cores)"
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON, and no progress bar")
 
@@ -33,6 +45,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     try:
         with together() as world:
+            if args.ablation:
+                return run_ablation(args, world)
+            if args.seeds is not None or args.jobs is not None:
+                raise ValueError("--seeds and --jobs are for --ablation; a recipe has --set seed=N and --set threads=N")
             settings = recipe(args.recipe, **parse_changes(args.set))
             result = train(settings, args.output, args.data, progress=not args.json, world=world)
     except KeyboardInterrupt:
@@ -51,6 +67,21 @@ def run(args: argparse.Namespace) -> int:
         curves = draw_curves(result.log, Path(args.output) / "curves.png")
         print(f"last {result.last}\nbest {result.best}\nlog  {result.log}" + (f"\ncurves {curves}" if curves else ""))
     return 0
+
+
+def run_ablation(args: argparse.Namespace, world: World) -> int:
+    """Exit code 0: all cells are done; 1: some failed."""
+    if args.data:
+        raise ValueError("an ablation is trained on synthetic pictures; leave out --data")
+    if world.size > 1:
+        raise ValueError("an ablation starts processes of its own; leave out mpiexec, and set --jobs")
+    planned = grid(args.ablation, args.seeds, **parse_changes(args.set))
+    jobs = len(cores()) if args.jobs is None else args.jobs
+    made = run_grid(planned, args.output, jobs, progress=not args.json)
+    print(json.dumps(made, indent=1) if args.json else markdown(made).rstrip())
+    if not args.json:
+        print(f"\nwrote {Path(args.output, 'ablation.md')} and {Path(args.output, 'ablation.json')}", file=sys.stderr)
+    return 1 if made["problems"] else 0
 
 
 def parse_changes(texts: list[str]) -> dict:

@@ -40,9 +40,10 @@ class Parts(NamedTuple):
     block_backward: Any
 
 
-PLAIN = {stem: Parts(*pair, block, block_backward) for stem, pair in STEMS.items()}
+PLAIN = {name: Parts(run, back, block, block_backward) for name, (run, back) in STEMS.items()}
 RECOMPUTED = {
-    stem: Parts(*pair, block_recomputed, block_recomputed_backward) for stem, pair in RECOMPUTED_STEMS.items()
+    name: Parts(run, back, block_recomputed, block_recomputed_backward)
+    for name, (run, back) in RECOMPUTED_STEMS.items()
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from musiq_ref.config import Conventions
@@ -92,5 +93,8 @@ def linear_stem_backward(dy, cache, tap: Tap = no_tap, want_patches: bool = True
     return (dy if want_patches else None), {}
 
 
-STEMS = {"resnet": (stem, stem_backward), "linear": (linear_stem, linear_stem_backward)}
+STEMS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "resnet": (stem, stem_backward),
+    "linear": (linear_stem, linear_stem_backward),
+}
 """{MusiqConfig.stem: the pair}"""

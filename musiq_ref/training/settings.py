@@ -62,6 +62,11 @@ class Settings:
     split: int = 0  # which of the seeded 80/20 splits, where no official one exists
 
     def __post_init__(self) -> None:
+        for f in fields(self):
+            value, default = getattr(self, f.name), f.default_factory() if callable(f.default_factory) else f.default
+            kind = (int, float) if isinstance(default, float) else type(default)
+            if not isinstance(value, kind) or (isinstance(value, bool) and not isinstance(default, bool)):
+                raise ValueError(f"{f.name} is {value!r}; it must be a value such as {default!r}")
         for name in ("learning_rate", "epochs", "batch", "part", "save_every"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
@@ -91,7 +96,7 @@ class Settings:
         """
         model = dict(self.model)
         preset = model.pop("preset", None)
-        return MusiqConfig.preset(preset, **model) if preset else MusiqConfig(**model)
+        return MusiqConfig.preset(preset, **model) if preset else MusiqConfig.from_dict(model)
 
     def replace(self, **changes: Any) -> Settings:
         """A copy with some fields changed; `model`, and the other tables, are merged."""

@@ -1,0 +1,68 @@
+"""Work in several processes at a time, one after another as they become free."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import wait
+from typing import Any
+
+EXPECTED = (ValueError, OSError, RuntimeError)  # errors whose message is a sentence for the user
+
+
+def in_processes(work: Callable[..., None], items: Sequence[tuple], jobs: int) -> Iterator[tuple[tuple, str]]:
+    """work(*item) for every item, each in a fresh process, `jobs` at a time; yields (item, error) as they end.
+
+    error: a sentence, empty when all went well.  work must be a function of a module. When the caller stops, or is
+    killed, the processes end, too, so that whoever comes next finds nobody at work.
+
+    >>> from pathlib import Path
+    >>> sorted(error for _, error in in_processes(os.stat, [(".",), ("nowhere",)], jobs=2))
+    ['', "[Errno 2] No such file or directory: 'nowhere'"]
+    """
+    context = multiprocessing.get_context("spawn")  # fork is unsafe beside the threads of a BLAS
+    waiting, running = list(items), {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                item = waiting.pop(0)
+                receiver, sender = context.Pipe(duplex=False)
+                process = context.Process(target=_run, args=(work, item, sender), daemon=True)
+                process.start()
+                sender.close()
+                running[process.sentinel] = item, process, receiver
+            for sentinel in wait(list(running)):
+                item, process, receiver = running.pop(sentinel)  # pyright: ignore[reportArgumentType]
+                process.join()
+                yield item, _report(receiver, process.exitcode)
+    finally:
+        for _, process, _ in running.values():
+            process.kill()
+            process.join()
+
+
+def _run(work: Callable[..., None], item: tuple, sender: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started this process decides what an interrupt means
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        work(*item)
+        sender.send("")
+    except EXPECTED as error:
+        sender.send(str(error))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(1)
+
+
+def _report(receiver: Any, exitcode: int | None) -> str:
+    try:
+        return receiver.recv()
+    except EOFError:  # it ended without a word: killed, or a fault whose traceback it has printed
+        return f"its process ended with code {exitcode}; it may have been killed, for want of memory perhaps"
