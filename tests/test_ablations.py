@@ -228,7 +228,7 @@ def test_killed_outright_a_grid_goes_on_to_the_same_bits_and_skips_what_is_done(
     for least in (2, 5, 9):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while process.poll() is None and steps() < least:
-            time.sleep(0.002)
+            time.sleep(0.02)
         assert process.poll() is None
         started = children(process.pid)
         assert len(started) >= 2 or not Path("/proc/self").exists()

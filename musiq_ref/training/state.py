@@ -95,8 +95,13 @@ class Log:
 
     def add(self, **values: Any) -> None:
         self.lines.append(values)
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(values) + "\n")
+        except OSError as error:
+            raise TrainingError(
+                f"{self.path} cannot be written ({error.strerror}); check the folder and its space"
+            ) from None
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
