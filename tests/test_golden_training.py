@@ -77,7 +77,7 @@ def test_eight_images_are_learnt_by_heart(tmp_path):
         loss="huber",
         optimizer="adamw",
         learning_rate=1e-2,
-        epochs=150,
+        epochs=100,
         batch=8,
         clip=1.0,
         flip=False,

@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from musiq_ref.checkpoint.files import write_atomically
+from musiq_ref.checkpoint.write import write_file
 from musiq_ref.model.parameters import Params, flatten, nest
 from musiq_ref.training.settings import Settings
 
@@ -43,7 +43,7 @@ def save_state(path: Path, state: State, settings: Settings) -> None:
     tensors = {name: np.asarray(array, order="C") for name, array in flatten(arrays)}
     numbers = {name: getattr(state, name) for name in ("step", "centre", "spread", "best")}
     metadata = {"numbers": json.dumps(numbers), "settings": json.dumps(settings.to_dict())}
-    write_atomically(path, lambda part: save_file(tensors, part, metadata))
+    write_file(path, lambda part: save_file(tensors, part, metadata))
 
 
 def load_state(path: Path, settings: Settings) -> State:
@@ -84,7 +84,7 @@ class Log:
         self.path = path
         self.lines: list[dict[str, Any]] = [line for line in _read_lines(path) if line["step"] <= step]
         text = "".join(json.dumps(line) + "\n" for line in self.lines)
-        write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
+        write_file(path, lambda part: part.write_text(text, encoding="utf-8"))
 
     def last_validation(self) -> dict[str, float]:
         """The figures of the last epoch's line; none before the first."""

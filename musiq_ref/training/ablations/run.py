@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from musiq_ref.checkpoint import load_checkpoint
-from musiq_ref.checkpoint.files import write_atomically
+from musiq_ref.checkpoint.write import write_file
 from musiq_ref.metrics import plcc, srcc
 from musiq_ref.scoring import scorer
 from musiq_ref.training.ablations.definitions import Cell, Grid
@@ -33,8 +33,8 @@ def run_grid(grid: Grid, folder: str | Path, jobs: int = 1, progress: bool = Tru
     they are done), ablation.json and ablation.md (the report of this grid)
 
     A grid that was stopped, however abruptly, goes on when it is started again, in the middle of a run, too. A cell
-    that fails is among the report's problems, and the others are run all the same. Raises TrainingError, in one
-    sentence, for a folder that cannot be used.
+    that fails is among the report's problems, and the others are run all the same. Raises TrainingError or
+    CheckpointError, in one sentence, for a folder that cannot be used.
 
     >>> import tempfile
     >>> from musiq_ref.training.ablations import grid
@@ -132,7 +132,4 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _write(path: Path, text: str) -> None:
-    try:
-        write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
-    except ValueError as error:
-        raise TrainingError(f"{path}: {error}") from None
+    write_file(path, lambda part: part.write_text(text, encoding="utf-8"))
