@@ -55,6 +55,15 @@ def test_the_embedding_starts_white(tokens):
     assert np.diag(covariance).max() < 1
 
 
+def test_a_linear_stem_starts_white_too(tokens):
+    config = CONFIG.replace(stem="linear")
+    params = fit_to_images(init_params(config, dtype="float64"), config, tokens)
+    rows = np.concatenate([patch_embedding(one.patches[one.mask], params["patch_embedding"])[0] for one in tokens])
+    np.testing.assert_allclose(rows.mean(axis=0), 0, atol=1e-9)
+    np.testing.assert_allclose(np.cov(rows.T) - np.diag(rows.var(axis=0, ddof=1)), 0, atol=1e-9)
+    assert set(params) == set(init_params(config))
+
+
 def test_nothing_else_changes(tokens):
     drawn = init_params(CONFIG, seed=1)
     params = dict(flatten(fit_to_images(drawn, CONFIG, tokens)))

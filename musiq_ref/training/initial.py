@@ -20,7 +20,7 @@ import numpy as np
 from musiq_ref.config import MusiqConfig
 from musiq_ref.image.tokenize import Tokens
 from musiq_ref.model.parameters import STEM_WIDTH, Params
-from musiq_ref.model.stem import stem
+from musiq_ref.model.stem import STEMS
 
 ROOT = 7  # side of the root convolution's kernel
 GREY, RED_GREEN, BLUE_YELLOW = (1, 1, 1), (1, -1, 0), (-0.5, -0.5, 1)
@@ -57,8 +57,8 @@ def cosine_filters() -> np.ndarray:
 def whitened_embedding(params: Params, config: MusiqConfig, tokens: Sequence[Tokens]) -> Params:
     """A patch embedding {"kernel", "bias"} whose outputs for these images are uncorrelated, mean 0 and variance 1.
 
-    The features of a patch are averaged over its (P/4)² places, then projected onto their D leading principal
-    components; the variance of weak ones is kept below 1.  tokens: of images that training may see
+    The features of a patch, with the ResNet stem averaged over its (P/4)² places, are projected onto their D leading
+    principal components; the variance of weak ones is kept below 1.  tokens: of images that training may see
 
     >>> from musiq_ref.image.tokenize import tokenize
     >>> from musiq_ref.model.parameters import init_params
@@ -67,25 +67,25 @@ def whitened_embedding(params: Params, config: MusiqConfig, tokens: Sequence[Tok
     >>> whitened_embedding(init_params(config), config, [tokenize(noise, config)])["kernel"].shape
     (16384, 48)
     """
-    pooled = []
+    stem, places = STEMS[config.stem][0], config.stem_side**2 if config.stem == "resnet" else 1
+    rows = []
     for one in tokens:
-        features, _ = stem(one.patches[one.mask], params["stem"], config.conventions)  # (n, P/4, P/4, 256)
-        pooled.append(features.mean(axis=(1, 2)))
-    features = np.concatenate(pooled).astype(np.float64)  # (patches, 256)
+        features, _ = stem(one.patches[one.mask], params.get("stem", {}), config.conventions)  # (n, P/4, P/4, 256)
+        rows.append(features.reshape(len(features), places, -1).mean(axis=1))
+    features = np.concatenate(rows).astype(np.float64)  # (patches, F), F = 256, or 3·P² with the linear stem
     mean = features.mean(axis=0)
     variance, component = np.linalg.eigh(np.cov((features - mean).T))  # ascending
     variance, component = variance[::-1], component[:, ::-1]
     width = min(config.width, len(variance))
     projection = np.zeros((len(mean), config.width))
     projection[:, :width] = component[:, :width] / np.sqrt(variance[:width] + WEAKEST * variance[0])
-    places = config.stem_side**2
     dtype = params["patch_embedding"]["kernel"].dtype
     kernel = np.tile(projection / places, (places, 1))  # the same at every place: their mean
     return {"kernel": kernel.astype(dtype), "bias": (-mean @ projection).astype(dtype)}
 
 
 def fit_to_images(params: Params, config: MusiqConfig, tokens: Sequence[Tokens]) -> Params:
-    """The parameters with cosine filters in the root convolution and a whitened patch embedding.
+    """The parameters with cosine filters in the root convolution, if there is one, and a whitened patch embedding.
 
     >>> from musiq_ref.image.tokenize import tokenize
     >>> from musiq_ref.model.parameters import init_params
@@ -95,6 +95,7 @@ def fit_to_images(params: Params, config: MusiqConfig, tokens: Sequence[Tokens])
     >>> fitted["stem"]["conv_root"]["kernel"].dtype
     dtype('float32')
     """
-    root = cosine_filters().astype(params["stem"]["conv_root"]["kernel"].dtype)
-    params = {**params, "stem": {**params["stem"], "conv_root": {"kernel": root}}}
+    if config.stem == "resnet":
+        root = cosine_filters().astype(params["stem"]["conv_root"]["kernel"].dtype)
+        params = {**params, "stem": {**params["stem"], "conv_root": {"kernel": root}}}
     return {**params, "patch_embedding": whitened_embedding(params, config, tokens)}
