@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from musiq_ref.checkpoint import save_checkpoint
 from musiq_ref.config import MusiqConfig
 from musiq_ref.image.tokenize import tokenize
 from musiq_ref.model.embeddings import patch_embedding
@@ -13,6 +14,7 @@ from musiq_ref.model.stem import stem
 from musiq_ref.training.initial import cosine_filters, fit_to_images
 from musiq_ref.training.run import first_state
 from musiq_ref.training.settings import recipe
+from musiq_ref.training.state import fold_targets
 from musiq_ref.training.stream import open_stream
 from musiq_ref.training.synthetic import training_example
 
@@ -81,6 +83,29 @@ def test_a_run_starts_so_if_asked():
     np.testing.assert_allclose(root, cosine_filters(), rtol=1e-6)
     plain = first_state(settings.replace(fit_to_images=False), stream).params["stem"]["conv_root"]["kernel"]
     np.testing.assert_array_equal(plain, init_params(settings.config())["stem"]["conv_root"]["kernel"])
+
+
+def test_a_checkpoint_that_answers_in_scores_goes_on_with_the_same_scores(tmp_path):
+    model = {"layers": 1, "width": 16, "mlp_width": 16, "heads": 2}
+    settings = recipe("synthetic_refined", epochs=1, epoch_images=6, side=64, model=model, dtype="float64")
+    params = init_params(settings.config(), 3, "float64")
+    params["head"] = {"kernel": np.random.default_rng(0).standard_normal((16, 1)), "bias": np.array([60.0])}
+    save_checkpoint(tmp_path / "first.safetensors", params, settings.config())
+    settings = settings.replace(init=str(tmp_path / "first.safetensors"))
+    state = first_state(settings, open_stream(settings))
+    assert state.spread != 1
+    assert state.params["head"]["bias"] == pytest.approx((60 - state.centre) / state.spread)
+    folded = fold_targets(state.params, state.centre, state.spread)["head"]
+    np.testing.assert_allclose(folded["kernel"], params["head"]["kernel"], rtol=1e-12)
+    np.testing.assert_allclose(folded["bias"], params["head"]["bias"], rtol=1e-12)
+
+
+def test_photographs_are_those_for_training():
+    assert recipe("synthetic").photographs == ["astronaut", "coffee"]
+    with pytest.raises(ValueError, match="photographs has 'cat'; choose from astronaut"):
+        recipe("synthetic", photographs=["cat"])
+    with pytest.raises(ValueError, match="photographs is empty"):
+        recipe("synthetic", photographs=[])
 
 
 def test_not_with_a_checkpoint():

@@ -132,6 +132,10 @@ def first_state(settings: Settings, stream: Stream) -> State:
         count = min(CALIBRATION, stream.length)
         targets = np.array([stream.example(0, number)[1] for number in range(count)], dtype=np.float64)
         centre, spread = float(targets.mean()), float(targets.std()) or 1.0
+        if settings.init:  # a checkpoint answers in scores; here the head is to answer in normalised ones
+            params = map_params(
+                lambda array: np.asarray(array, settings.dtype), fold_targets(params, -centre / spread, 1 / spread)
+            )
     average = params if settings.ema else {}
     return State(0, params, OPTIMIZERS[settings.optimizer][0](params), average, centre, spread, None)
 

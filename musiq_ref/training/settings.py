@@ -13,6 +13,7 @@ from musiq_ref.config import MusiqConfig
 from musiq_ref.losses import LOSSES
 from musiq_ref.training.optimizers import OPTIMIZERS, adam
 from musiq_ref.training.schedules import SCHEDULES
+from musiq_ref.training.synthetic import TRAINING_PHOTOGRAPHS
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -44,6 +45,7 @@ class Settings:
         0  # images in an epoch: 0 for the whole data set; the synthetic set has no end and needs a number
     )
     side: int = 0  # of the synthetic set's square training images, in pixels; 0: both sides drawn from 96 … 160
+    photographs: list[str] = field(default_factory=lambda: list(TRAINING_PHOTOGRAPHS))  # the synthetic set's
     flip: bool = True  # mirror an image with probability 1/2
     clip: float = 0.0  # largest global norm of the gradient; 0: no limit
     ema: float = 0.0  # decay of the averaged weights, which are then the result; 0: no averaging
@@ -79,6 +81,11 @@ class Settings:
         for name, known in (("loss", LOSSES), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}")
+        for name in self.photographs:
+            if name not in TRAINING_PHOTOGRAPHS:
+                raise ValueError(f"photographs has {name!r}; choose from {', '.join(TRAINING_PHOTOGRAPHS)}")
+        if not self.photographs:
+            raise ValueError("photographs is empty; name at least one")
         if self.fit_to_images and self.init:
             raise ValueError(f"fit_to_images is for training from scratch, not from the checkpoint {self.init}")
         optimizer = adam if self.optimizer == "adamw" else OPTIMIZERS[self.optimizer][1]  # adamw hands all on to adam

@@ -56,11 +56,12 @@ def _synthetic(settings: Settings) -> Stream:
         raise DatasetError(f"the synthetic set has one score per image, the model {settings.config().outputs} outputs")
 
     def example(epoch: int, number: int):
-        drawn = training_example(settings.seed, epoch * settings.epoch_images + number, settings.side or None)
+        index = epoch * settings.epoch_images + number
+        drawn = training_example(settings.seed, index, settings.side or None, settings.photographs)
         return drawn.image, drawn.score
 
     def validation(number: int):
-        drawn = training_example(settings.seed + VALIDATION_SEED, number)
+        drawn = training_example(settings.seed + VALIDATION_SEED, number, photographs=settings.photographs)
         return drawn.image, drawn.score
 
     return Stream(settings.epoch_images, example, VALIDATION_IMAGES, validation)

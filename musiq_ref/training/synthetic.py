@@ -22,7 +22,7 @@ from musiq_ref.training.mixtures import mixture_parts
 from musiq_ref.training.scenes import FAMILIES, scene
 
 PHOTOGRAPHS = Path(__file__).parents[1] / "data" / "photographs"
-TRAINING_PHOTOGRAPHS = ("astronaut", "coffee")
+TRAINING_PHOTOGRAPHS = ("astronaut", "coffee", "flower", "hopper", "raccoon", "temple")
 TEST_PHOTOGRAPHS = ("cat",)
 TRAINING, TEST = 0, 1  # the first number of every random seed
 PRISTINE, MIXED, PHOTOGRAPHED = 0.12, 0.2, 0.4  # how often a training example is untouched, a mixture, a photograph
@@ -44,10 +44,13 @@ class SyntheticExample(NamedTuple):
     score: float
 
 
-def training_example(seed: int, index: int, size: int | None = None) -> SyntheticExample:
+def training_example(
+    seed: int, index: int, size: int | None = None, photographs: Sequence[str] = TRAINING_PHOTOGRAPHS
+) -> SyntheticExample:
     """Example number `index`, any number from 0, of the endless training set `seed`.
 
-    size: the side of a square image, from 16 to 300; by default both sides are drawn from 96, 104, … 160 pixels.
+    size: the side of a square image, from 16 to 300; by default both sides are drawn from 96, 104, … 160 pixels;
+    photographs: of which crops are taken, by default all that are for training.
     Raises ValueError for negative numbers and for other sizes.
 
     >>> example = training_example(seed=0, index=5, size=64)
@@ -59,7 +62,7 @@ def training_example(seed: int, index: int, size: int | None = None) -> Syntheti
     drawn = STEP * rng.integers(SIDES[0] // STEP, SIDES[1] // STEP, 2, endpoint=True)
     height, width = (size, size) if size is not None else drawn.tolist()
     if rng.random() < PHOTOGRAPHED:
-        source = TRAINING_PHOTOGRAPHS[rng.integers(len(TRAINING_PHOTOGRAPHS))]
+        source = photographs[rng.integers(len(photographs))]
         picture = photograph_crop(source, rng, height, width)
     else:
         source = f"scene {TRAINING} {seed} {index}"
