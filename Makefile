@@ -2,6 +2,8 @@
 # make test   sets everything up and runs all tests
 # make lint   style and types
 # make train-demo  trains the bundled model anew, from nothing
+# make tutorials      executes all chapters of the course and writes their notebooks
+# make tutorials-lab  opens the course in Jupyter
 # make gpu    the tests of the array code on a GPU (CUDA=12 or 13)
 # make bench  side by side with PyTorch, in one run
 
@@ -12,7 +14,7 @@ CUDA ?= 12
 BIN = $(VENV)/bin
 PHOTOGRAPHS = musiq_ref/data/photographs
 
-.PHONY: demo test lint train-demo gpu bench clean
+.PHONY: demo test lint train-demo tutorials tutorials-lab gpu bench clean
 
 demo: $(VENV)/demo
 	$(BIN)/musiq-ref distort $(PHOTOGRAPHS) -o distorted
@@ -32,6 +34,12 @@ train-demo: $(VENV)/demo
 	$(BIN)/musiq-ref train --recipe synthetic -o demo-run
 	cp demo-run/last.safetensors musiq_ref/data/demo.safetensors
 	$(BIN)/musiq-ref evaluate --dataset synthetic --checkpoint demo -o demo-run/evaluation
+tutorials: $(VENV)/demo
+	$(BIN)/python tutorials/notebooks.py
+
+tutorials-lab: $(VENV)/demo
+	$(BIN)/python -m pip install --quiet jupyterlab -c $(CONSTRAINTS)
+	cd tutorials && ../$(BIN)/jupyter lab
 
 gpu: $(VENV)/gpu$(CUDA)
 	MUSIQ_REF_TEST_BACKENDS=numpy,cupy $(BIN)/python -m pytest tests/test_ops.py tests/test_model.py tests/test_cupy_backend.py
