@@ -58,11 +58,11 @@ def multi_scale_patches(image: Any, config: MusiqConfig, highlight: Sequence[int
     3
     """
     pixels = decode(image)
-    size = pixels.shape[:2]
+    size = pixels.shape[0], pixels.shape[1]
     scales = scales_of(*size, config)
     framed = np.zeros(sum(scale.kept for scale in scales))
     framed[list(highlight)] = 1
-    figure, axes = _row_of_scales(scales)
+    figure, axes = row_of_scales(scales)
     for axis, scale, marks in zip(axes, scales, maps_by_scale(framed, size, config), strict=True):
         draw_scale(axis, pixels, scale, config)
         for row, column in np.argwhere(marks > 0):
@@ -89,17 +89,17 @@ def over_scales(
     'longer side 224\\n27% of the whole'
     """
     pixels = decode(image)
-    size = pixels.shape[:2]
+    size = pixels.shape[0], pixels.shape[1]
     scales, maps = scales_of(*size, config), maps_by_scale(np.asarray(values), size, config)
     framed = np.zeros(len(values))
     framed[list(highlight)] = 1
-    figure, axes = _row_of_scales(scales)
+    figure, axes = row_of_scales(scales)
     top = max(float(np.nanmax(m)) for m in maps)
     shown = None
     for axis, scale, values_here, marks in zip(axes, scales, maps, maps_by_scale(framed, size, config), strict=True):
         draw_scale(axis, pixels, scale, config, grey=True)
         shown = axis.imshow(
-            values_here, cmap=OVERLAY, alpha=0.7, vmin=0, vmax=top or 1, extent=_extent(scale, config.patch_size)
+            values_here, cmap=OVERLAY, alpha=0.7, vmin=0, vmax=top or 1, extent=extent(scale, config.patch_size)
         )
         for row, column in np.argwhere(marks > 0):
             _frame(axis, scale, config.patch_size, row, column)
@@ -117,10 +117,12 @@ def draw_scale(axis: Any, pixels: np.ndarray, scale: Scale, config: MusiqConfig,
     unit = np.clip((x + 1) / 2, 0, 1)
     if grey:
         unit = np.repeat(unit @ np.array([[0.299], [0.587], [0.114]], unit.dtype), 3, axis=2)
-    left, right, bottom, top = _extent(scale, P)
+    left, right, bottom, top = extent(scale, P)
     axis.set_facecolor("0.5")
     axis.imshow(unit)
     axis.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[])
+    for spine in axis.spines.values():
+        spine.set_visible(False)
     width = min(0.5, 20 / max(scale.rows, scale.columns))
     for row in range(1, scale.rows):
         axis.axhline(top + row * P, color="white", linewidth=width)
@@ -128,7 +130,7 @@ def draw_scale(axis: Any, pixels: np.ndarray, scale: Scale, config: MusiqConfig,
         axis.axvline(left + column * P, color="white", linewidth=width)
 
 
-def _row_of_scales(scales: list[Scale]) -> tuple[Any, Any]:
+def row_of_scales(scales: list[Scale]) -> tuple[Any, Any]:
     """A figure with an axis per scale, side by side."""
     shape = max(scale.height / scale.width for scale in scales)
     width = 10 / len(scales)
@@ -136,7 +138,7 @@ def _row_of_scales(scales: list[Scale]) -> tuple[Any, Any]:
     return figure, figure.subplots(1, len(scales), squeeze=False)[0]
 
 
-def _extent(scale: Scale, P: int) -> tuple[float, float, float, float]:
+def extent(scale: Scale, P: int) -> tuple[float, float, float, float]:
     """Left, right, bottom and top of the padded scale, in the pixels of the unpadded one."""
     top, left = (scale.rows * P - scale.height) // 2, (scale.columns * P - scale.width) // 2
     return -left - 0.5, scale.columns * P - left - 0.5, scale.rows * P - top - 0.5, -top - 0.5
@@ -145,6 +147,6 @@ def _extent(scale: Scale, P: int) -> tuple[float, float, float, float]:
 def _frame(axis: Any, scale: Scale, P: int, row: int, column: int) -> None:
     from matplotlib.patches import Rectangle
 
-    left, _, _, top = _extent(scale, P)
+    left, _, _, top = extent(scale, P)
     place = (left + column * P, top + row * P)
     axis.add_patch(Rectangle(place, P, P, fill=False, edgecolor=COLOURS[4], linewidth=2.5))

@@ -11,7 +11,7 @@ SEQUENTIAL = "cividis"  # from little to much
 OVERLAY = "magma"  # from little to much, over a grey photograph
 DIVERGING = "PuOr"  # from negative over zero to positive
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "axes.prop_cycle": f"cycler('color', {list(COLOURS)})",
     "axes.spines.right": False,
     "axes.spines.top": False,
