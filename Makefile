@@ -4,6 +4,7 @@
 # make train-demo  trains the bundled model anew, from nothing
 # make tutorials      executes all chapters of the course and writes their notebooks
 # make tutorials-lab  opens the course in Jupyter
+# make docs   the documentation site, in docs/_build/html
 # make gpu    the tests of the array code on a GPU (CUDA=12 or 13)
 # make bench  side by side with PyTorch, in one run
 
@@ -14,7 +15,7 @@ CUDA ?= 12
 BIN = $(VENV)/bin
 PHOTOGRAPHS = musiq_ref/data/photographs
 
-.PHONY: demo test lint train-demo tutorials tutorials-lab gpu bench clean
+.PHONY: demo test lint train-demo tutorials tutorials-lab docs gpu bench clean
 
 demo: $(VENV)/demo
 	$(BIN)/musiq-ref distort $(PHOTOGRAPHS) -o distorted
@@ -41,6 +42,10 @@ tutorials-lab: $(VENV)/demo
 	$(BIN)/python -m pip install --quiet jupyterlab -c $(CONSTRAINTS)
 	cd tutorials && ../$(BIN)/jupyter lab
 
+docs: $(VENV)/docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	$(BIN)/python docs/check.py docs/_build/html
+
 gpu: $(VENV)/gpu$(CUDA)
 	MUSIQ_REF_TEST_BACKENDS=numpy,cupy $(BIN)/python -m pytest tests/test_ops.py tests/test_model.py tests/test_cupy_backend.py
 
@@ -53,6 +58,9 @@ $(VENV)/demo: pyproject.toml $(CONSTRAINTS)
 
 $(VENV)/test: pyproject.toml $(CONSTRAINTS)
 	$(call install,-e '.[test]')
+
+$(VENV)/docs: pyproject.toml $(CONSTRAINTS)
+	$(call install,-e '.[docs]')
 
 $(VENV)/gpu$(CUDA): pyproject.toml $(CONSTRAINTS)
 	$(call install,-e '.[test]')
@@ -68,3 +76,4 @@ endef
 
 clean:
 	rm -rf $(VENV) demo.png distorted
+	rm -rf $(VENV) demo.png docs/_build docs/course docs/reference

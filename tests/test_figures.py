@@ -73,7 +73,8 @@ def test_over_scales_shows_the_values_it_was_given(image, rng):
     np.testing.assert_array_equal(np.concatenate([m.ravel() for m in maps_shown(figure)]), values)
     first = values[: SCALES[0].kept].sum()
     assert figure.axes[0].get_title() == f"{explain.scale_name(SCALES[0])}\n{first:.0%} of the whole"
-    assert figure.axes[-1].get_ylabel() == "share"
+    assert figure.axes[-1].get_ylabel() == "share\n(line: all patches alike)"
+    assert set(figure.axes[-1].lines[-1].get_ydata()) == {values.mean()}
     assert len({axis.images[1].get_clim() for axis in figure.axes[:3]}) == 1  # one colour bar for all
 
 

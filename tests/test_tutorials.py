@@ -211,6 +211,17 @@ def test_an_exercise_says_what_is_wrong(capsys):
     assert capsys.readouterr().out.startswith("Exercise 1 is not right yet: of 2 it gives 5, not 4\n")
 
 
+@pytest.mark.parametrize(("passed", "says"), [(True, "is solved."), (False, "is not right yet: dx is wrong")])
+def test_the_result_of_verify_op_is_a_verdict(passed, says, capsys):
+    class Result:
+        def __str__(self):
+            return "dx is wrong"
+
+    Result.passed = passed  # type: ignore[attr-defined]
+    course.exercise(1, lambda x: x, lambda f: Result())
+    assert capsys.readouterr().out == f"Exercise 1 {says}\n"
+
+
 def test_an_open_answer_stays_open_when_the_check_swallows_it(capsys):
     def check(f):
         try:

@@ -54,7 +54,7 @@ def exercise(number: int, answer: Any, check: Callable[[Any], Any]) -> None:
     """Says whether an exercise is open, not right yet (and what is wrong), or solved; never stops the notebook.
 
     answer: the student's function or value; `...`, or a function that returns `...`, is an open exercise
-    check: gets the answer; raises AssertionError, with a sentence, if it is wrong
+    check: gets the answer; raises AssertionError, with a sentence, if it is wrong, or returns what `verify.op` returns
     """
     opened: list[bool] = []
     verdict = ""
@@ -63,8 +63,9 @@ def exercise(number: int, answer: Any, check: Callable[[Any], Any]) -> None:
     try:
         if _is_open(answer):
             raise StillOpen
-        check(answer)
-        verdict = f"Exercise {number} is solved."
+        result = check(answer)
+        passed = getattr(result, "passed", True)  # of a verify.OpResult, which says what is wrong
+        verdict = f"Exercise {number} is " + ("solved." if passed else f"not right yet: {result}")
     except StillOpen:
         opened.append(True)
     except AssertionError as error:

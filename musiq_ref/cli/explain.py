@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from pathlib import Path
 
@@ -32,17 +33,16 @@ def run(args: argparse.Namespace) -> int:
     warn_if_untrained(checkpoint)
     try:
         if kind == ".html":
-            page = report(args.image, checkpoint, Path(args.image).name)
+            content = report(args.image, checkpoint, Path(args.image).name).encode()
         else:
-            figure = picture(args.image, checkpoint)
+            file = io.BytesIO()
+            picture(args.image, checkpoint).savefig(file, format=kind[1:], dpi=110)
+            content = file.getvalue()
     except (ImportError, ImageError) as error:
         print(f"musiq-ref explain: {error}", file=sys.stderr)
         return 1
     try:
-        if kind == ".html":
-            args.output.write_text(page, encoding="utf-8")
-        else:
-            figure.savefig(args.output, dpi=110)
+        args.output.write_bytes(content)
     except OSError as error:
         raise ValueError(f"{args.output} cannot be written ({error.strerror or error}); name another file") from None
     print(f"{args.image}: the {'page' if kind == '.html' else 'picture'} is in {args.output}")

@@ -177,7 +177,7 @@ def _scale_table(height, width, config) -> str:
 
 def _section(title: str, figure: Any, words: str) -> str:
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=130)
+    figure.savefig(file, format="png", dpi=130, bbox_inches="tight")
     return f"<h2>{title}</h2>\n<p>{words}</p>\n<figure>{_image(file.getvalue(), 'png', title)}</figure>"
 
 

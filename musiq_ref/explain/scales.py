@@ -81,7 +81,8 @@ def over_scales(
     """A Figure of a number per token, as a colour over the patch it belongs to: attention, rollout, an error, …
 
     image: whatever `decode` reads;  values: (N,) of the valid tokens, without the class token;  label: of the colours;
-    highlight: tokens to frame;  share: whether the values are parts of a whole, so that their sum is of interest
+    highlight: tokens to frame;  share: whether the values are parts of a whole: then titles give each scale's sum, and
+    a line on the colour bar the value that every patch would have if all were alike
 
     >>> image = np.zeros((60, 80, 3), np.uint8)
     >>> figure = over_scales(image, np.full(156, 1 / 157), MusiqConfig(), "attention", share=True)
@@ -105,7 +106,10 @@ def over_scales(
             _frame(axis, scale, config.patch_size, row, column)
         part = f"\n{np.nansum(values_here):.0%} of the whole" if share else ""
         axis.set_title(scale_name(scale) + part)
-    figure.colorbar(shown, ax=list(axes), label=label, shrink=0.8)
+    bar = figure.colorbar(shown, ax=list(axes), label=label, shrink=0.8)
+    if share:
+        bar.ax.axhline(np.sum(values) / len(values), color=COLOURS[4], linewidth=2)
+        bar.set_label(f"{label}\n(line: all patches alike)")
     return figure
 
 
@@ -120,7 +124,7 @@ def draw_scale(axis: Any, pixels: np.ndarray, scale: Scale, config: MusiqConfig,
     left, right, bottom, top = extent(scale, P)
     axis.set_facecolor("0.5")
     axis.imshow(unit)
-    axis.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[])
+    axis.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], anchor="N")
     for spine in axis.spines.values():
         spine.set_visible(False)
     width = min(0.5, 20 / max(scale.rows, scale.columns))
