@@ -21,6 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import musiq_ref as mq
+from musiq_ref.image.resize import resized_sides
 from musiq_ref.training.distortions import DISTORTIONS
 from musiq_ref.training.synthetic import PHOTOGRAPHS
 
@@ -67,8 +68,18 @@ MISTAKES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def images(longer_side: int) -> list[np.ndarray]:
-    """The bundled photographs, reduced, each untouched and spoilt in three ways."""
+def size_that_differs(config: mq.MusiqConfig, longer_side: int) -> tuple[int, int] | None:
+    """An image size whose resized sides differ between float32 and float64, if a small one exists."""
+    for height in range(longer_side // 4, longer_side):
+        for width in range(longer_side // 4, longer_side):
+            for side in config.longer_sides:
+                if resized_sides(height, width, side) != resized_sides(height, width, side, "float64"):
+                    return height, width
+    return None
+
+
+def images(config: mq.MusiqConfig, longer_side: int) -> list[np.ndarray]:
+    """The bundled photographs, reduced, each untouched and spoilt in three ways; and one of a size that differs."""
     found = []
     for path in sorted(PHOTOGRAPHS.glob("*.png")):
         photo = Image.fromarray(mq.decode(path))
@@ -77,12 +88,15 @@ def images(longer_side: int) -> list[np.ndarray]:
         found.append(pixels)
         for name in ("gaussian_blur", "white_noise", "jpeg"):
             found.append(DISTORTIONS[name](pixels, 0.5, np.random.default_rng(0)))
+    if size := size_that_differs(config, longer_side):
+        photo = Image.fromarray(mq.decode(PHOTOGRAPHS / "cat.png"))
+        found.append(np.array(photo.resize(size[::-1], Image.Resampling.LANCZOS)))
     return found
 
 
 def measure(checkpoint: mq.Checkpoint, longer_side: int) -> str:
     """The tables, in Markdown."""
-    pictures = images(longer_side)
+    pictures = images(checkpoint.config, longer_side)
     variants: list[tuple[str, mq.Conventions, Callable | None]] = [
         *((name, replace(mq.OFFICIAL, **change), None) for name, change in CONVENTIONS.items()),
         *((name, conventions, None) for name, conventions in PROGRAMS.items()),
@@ -103,17 +117,22 @@ def measure(checkpoint: mq.Checkpoint, longer_side: int) -> str:
         f"{len(pictures)} images of at most {longer_side} pixels; scores from {reference.min():.4g} to "
         f"{reference.max():.4g}, spread {spread:.4g}.",
         "",
-        "| what is changed | images whose score changes | mean change | largest change | largest, of the spread |",
+        "| what is changed | images whose score changes | mean change | largest change | largest, in spreads |",
         "|---|---|---|---|---|",
     ]
     for name, conventions, change in tqdm(variants, unit="variant"):
         difference = np.abs(scores(conventions, change) - reference)
         changed = int((difference > 1e-12 * max(1, abs(reference).max())).sum())
         lines.append(
-            f"| {name} | {changed} of {len(pictures)} | {difference.mean():.1e} | {difference.max():.1e} "
-            f"| {difference.max() / spread:.2g} × |"
+            f"| {name} | {changed} of {len(pictures)} | {number(difference.mean())} "
+            f"| {number(difference.max())} | {number(difference.max() / spread)} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def number(value: float) -> str:
+    """Two digits, without an exponent where it is easy to read."""
+    return "0" if value == 0 else f"{value:.2g}" if value > 1e-4 else f"{value:.0e}"
 
 
 def main() -> None:

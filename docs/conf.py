@@ -106,7 +106,8 @@ def to_rst(app, what, name, obj, options, lines: list[str]) -> None:
     out: list[str] = []
     for i, paragraph in enumerate(paragraphs):
         if i == 0 and " = " in paragraph:
-            out += ["::", "", *("   " + line for line in paragraph.splitlines()), ""]
+            lines_close = (re.sub(r" {3,}(?=\()", "    ", line) for line in paragraph.splitlines())
+            out += [".. code-block:: text", "", *("   " + line for line in lines_close), ""]
         else:
             out += [plain(line) for line in paragraph.splitlines()] + [""]
     if mark:

@@ -60,7 +60,8 @@ assert z.shape == (1 + tokens.mask.sum(), D)
 
 # %%
 scales = scales_of(*image.shape[:2], config)
-traced = scales[0].kept // 2 + scales[0].columns // 2  # near the middle of the smallest scale
+row, column = scales[0].rows // 2, scales[0].columns // 2  # the middle of the smallest scale
+traced = row * scales[0].columns + column
 explain.multi_scale_patches(image, config, highlight=[traced])
 
 # %% [markdown]
@@ -263,14 +264,8 @@ plt.show()
 # %%
 def draw(head):
     """The class token's attention in one head of the last block."""
-    plt.close()  # the figure below displays itself
-    from IPython.display import display
-
-    display(
-        explain.over_scales(
-            image, weights[head, 0, 1:], config, label=f"head {head}: share", share=True
-        )
-    )
+    label = f"head {head}: share"
+    return explain.over_scales(image, weights[head, 0, 1:], config, label=label, share=True)
 
 
 explore(draw, head=range(H))

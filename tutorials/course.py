@@ -110,6 +110,7 @@ def explore(draw: Callable[..., Any], **choices: Any) -> None:
     """draw(**choices) with sliders and menus where ipywidgets is installed; else drawn once, with the first choices.
 
     choices: name=range(…) or a list of values. The stored notebook holds the picture of the first choices.
+    draw: returns a Figure, or draws with pyplot
     """
     first = {name: values[0] for name, values in choices.items()}
     try:
@@ -117,8 +118,7 @@ def explore(draw: Callable[..., Any], **choices: Any) -> None:
             raise ImportError
         import ipywidgets
     except ImportError:
-        draw(**first)
-        plt.show()
+        _shown(draw(**first))
         return
     controls = {
         name: ipywidgets.IntSlider(
@@ -129,8 +129,9 @@ def explore(draw: Callable[..., Any], **choices: Any) -> None:
         for name, values in choices.items()
     }
 
-    def redraw(**chosen):
-        draw(**chosen)
-        plt.show()
+    ipywidgets.interact(lambda **chosen: _shown(draw(**chosen)), **controls)
 
-    ipywidgets.interact(redraw, **controls)
+
+def _shown(figure: Any) -> None:
+    """Shows a figure, or, where there is none, what pyplot has drawn."""
+    plt.show() if figure is None else display(figure)
