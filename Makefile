@@ -20,7 +20,7 @@ PHOTOGRAPHS = musiq_ref/data/photographs
 demo: $(VENV)/demo
 	$(BIN)/musiq-ref distort $(PHOTOGRAPHS) -o distorted
 	$(BIN)/musiq-ref score $(PHOTOGRAPHS) distorted
-	$(BIN)/musiq-ref explain $(PHOTOGRAPHS)/coffee.png -o demo.png
+	$(BIN)/musiq-ref explain $(PHOTOGRAPHS)/coffee.png -o demo.html
 
 test: $(VENV)/test
 	$(BIN)/python -m pytest
@@ -35,6 +35,7 @@ train-demo: $(VENV)/demo
 	$(BIN)/musiq-ref train --recipe synthetic -o demo-run
 	cp demo-run/last.safetensors musiq_ref/data/demo.safetensors
 	$(BIN)/musiq-ref evaluate --dataset synthetic --checkpoint demo -o demo-run/evaluation
+
 tutorials: $(VENV)/demo
 	$(BIN)/python tutorials/notebooks.py
 
@@ -75,5 +76,4 @@ define install
 endef
 
 clean:
-	rm -rf $(VENV) demo.png distorted
-	rm -rf $(VENV) demo.png docs/_build docs/course docs/reference
+	rm -rf $(VENV) demo.html distorted docs/_build docs/course docs/reference

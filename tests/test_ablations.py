@@ -125,7 +125,17 @@ def test_groups_of_parts_that_a_model_lacks_are_left_out():
 def test_it_is_the_synthetic_recipe_but_for_its_size():
     base, full = grid("stem").base.to_dict(), recipe("synthetic").to_dict()
     differing = {name for name in base if base[name] != full[name]}
-    assert differing <= {"epochs", "epoch_images", "side", "batch", "learning_rate", "warmup", "ema", "threads", "model"}
+    assert differing <= {
+        "epochs",
+        "epoch_images",
+        "side",
+        "batch",
+        "learning_rate",
+        "warmup",
+        "ema",
+        "threads",
+        "model",
+    }
     changed = grid("stem", learning_rate=0.5, model={"width": 24}).base
     assert (changed.learning_rate, changed.config().width, changed.config().layers) == (0.5, 24, 2)
 

@@ -138,9 +138,18 @@ def test_the_gradient_is_the_gradient(image):
     assert low == -high  # no change is the middle colour
 
 
-@pytest.mark.parametrize("outputs", [1, 10])
-def test_the_diagram_has_every_parameter_and_the_real_shapes(image, outputs):
-    config = CONFIG.replace(outputs=outputs, spatial="learnable" if outputs == 1 else "sinusoidal")
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"outputs": 1},
+        {"outputs": 10, "spatial": "sinusoidal"},
+        {"spatial": "none"},
+        {"scale_embedding": False, "stem": "linear"},
+        {"spatial": "none", "scale_embedding": False},
+    ],
+)
+def test_the_diagram_has_every_parameter_and_the_real_shapes(image, change):
+    config = CONFIG.replace(**change)
     steps = explain.diagram_steps(config, SIZE)
     assert sum(step.parameters for step in steps) == mq.complexity(config, SIZE).parameters
     values, _ = trace(mq.init_params(config), mq.batch([drop_padding(mq.tokenize(image, config))]), config)

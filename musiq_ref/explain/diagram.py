@@ -38,15 +38,24 @@ def diagram_steps(config: MusiqConfig, size: tuple[int, int]) -> list[Step]:
     final_norm = 2 * D
     norms = counts["encoder/norms"] - final_norm
     blocks = counts["encoder/attention"] + counts["encoder/mlp"] + norms
-    spatial = counts.get("spatial_embedding", 0)
+    tables = counts.get("spatial_embedding", 0) + counts.get("scale_embedding", 0)
+    added = {"E_HSE": (config.spatial != "none", f"{G}×{G} places"), "E_SCE": (config.scale_embedding, f"{S} scales")}
+    sums = [name for name, (there, _) in added.items() if there]
     head = f"mean of the softmax, 1…{C}" if C > 1 else "the score itself"
+    stem = Step(
+        "stem", "7×7/2 convolution, max-pool/2, bottleneck", f"({N}, {P // 4}, {P // 4}, 256)", counts.get("stem", 0), 1
+    )
     return [
         Step("photograph", "8-bit RGB to −1 … 1", f"({size[0]}, {size[1]}, 3)", 0, 0),
         Step(f"{S} scale{'s' if S > 1 else ''}", sizes, " + ".join(f"{s.rows}·{s.columns}" for s in scales), 0, 0),
         Step("patches", f"{P}×{P} pixels, zero-padded", f"({N}, {P}, {P}, 3)", 0, 0),
-        Step("stem", "7×7/2 convolution, max-pool/2, bottleneck", f"({N}, {P // 4}, {P // 4}, 256)", counts["stem"], 1),
+        *([stem] if config.stem == "resnet" else []),
         Step("patch embedding E_p", "flatten, linear (Eq. 1)", f"({N}, {D})", counts["patch_embedding"], 2),
-        Step("+ E_HSE + E_SCE", f"{G}×{G} places, {S} scales", f"({N}, {D})", spatial + counts["scale_embedding"], 2),
+        *(
+            [Step(" + ".join(["", *sums]).strip(), ", ".join(added[n][1] for n in sums), f"({N}, {D})", tables, 2)]
+            if sums
+            else []
+        ),
         Step("class token in front", "z_0 (Eq. 2)", f"({1 + N}, {D})", counts["class_token"], 2),
         Step(
             f"{config.layers} × encoder block",

@@ -86,13 +86,7 @@ def report(image: Any, checkpoint: Checkpoint, name: str = "the photograph") -> 
             "patch shows whole objects, so composition and large-scale flaws are visible; at native size it shows "
             "grain, sharpness and compression. Grey borders are padding.",
         ),
-        _section(
-            "Where the patches are: the hash grid",
-            hash_grid(pixels, config),
-            f"Images of any size share one table of {config.grid_size}×{config.grid_size} learned places. Every "
-            "patch gets the place of the cell it falls into. The colour says how many patches share a cell: those the "
-            "model cannot tell apart by place, only by content.",
-        ),
+        *([_places(pixels, config)] if config.spatial != "none" else []),
         _section(
             "Where the answer comes from: attention rollout, by scale",
             rollout_over_photograph(pixels, params, config),
@@ -164,6 +158,16 @@ def _distribution(score) -> Any:
     axis.set(xlabel="score", ylabel="probability")
     axis.legend()
     return figure
+
+
+def _places(pixels, config) -> str:
+    return _section(
+        "Where the patches are: the hash grid",
+        hash_grid(pixels, config),
+        f"Images of any size share one table of {config.grid_size}×{config.grid_size} learned places. Every "
+        "patch gets the place of the cell it falls into. The colour says how many patches share a cell: those the "
+        "model cannot tell apart by place, only by content.",
+    )
 
 
 def _scale_table(height, width, config) -> str:
