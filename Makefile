@@ -2,6 +2,9 @@
 # make test   sets everything up and runs all tests
 # make lint   style and types
 # make train-demo  trains the bundled model anew, from nothing
+# make tutorials      executes all chapters of the course and writes their notebooks
+# make tutorials-lab  opens the course in Jupyter
+# make docs   the documentation site, in docs/_build/html
 # make gpu    the tests of the array code on a GPU (CUDA=12 or 13)
 # make bench  side by side with PyTorch, in one run
 
@@ -12,12 +15,12 @@ CUDA ?= 12
 BIN = $(VENV)/bin
 PHOTOGRAPHS = musiq_ref/data/photographs
 
-.PHONY: demo test lint train-demo gpu bench clean
+.PHONY: demo test lint train-demo tutorials tutorials-lab docs gpu bench clean
 
 demo: $(VENV)/demo
 	$(BIN)/musiq-ref distort $(PHOTOGRAPHS) -o distorted
 	$(BIN)/musiq-ref score $(PHOTOGRAPHS) distorted
-	$(BIN)/musiq-ref explain $(PHOTOGRAPHS)/coffee.png -o demo.png
+	$(BIN)/musiq-ref explain $(PHOTOGRAPHS)/coffee.png -o demo.html
 
 test: $(VENV)/test
 	$(BIN)/python -m pytest
@@ -33,6 +36,17 @@ train-demo: $(VENV)/demo
 	cp demo-run/last.safetensors musiq_ref/data/demo.safetensors
 	$(BIN)/musiq-ref evaluate --dataset synthetic --checkpoint demo -o demo-run/evaluation
 
+tutorials: $(VENV)/demo
+	$(BIN)/python tutorials/notebooks.py
+
+tutorials-lab: $(VENV)/demo
+	$(BIN)/python -m pip install --quiet jupyterlab -c $(CONSTRAINTS)
+	cd tutorials && ../$(BIN)/jupyter lab
+
+docs: $(VENV)/docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	$(BIN)/python docs/check.py docs/_build/html
+
 gpu: $(VENV)/gpu$(CUDA)
 	MUSIQ_REF_TEST_BACKENDS=numpy,cupy $(BIN)/python -m pytest tests/test_ops.py tests/test_model.py tests/test_cupy_backend.py
 
@@ -45,6 +59,9 @@ $(VENV)/demo: pyproject.toml $(CONSTRAINTS)
 
 $(VENV)/test: pyproject.toml $(CONSTRAINTS)
 	$(call install,-e '.[test]')
+
+$(VENV)/docs: pyproject.toml $(CONSTRAINTS)
+	$(call install,-e '.[docs]')
 
 $(VENV)/gpu$(CUDA): pyproject.toml $(CONSTRAINTS)
 	$(call install,-e '.[test]')
@@ -59,4 +76,4 @@ define install
 endef
 
 clean:
-	rm -rf $(VENV) demo.png distorted
+	rm -rf $(VENV) demo.html distorted docs/_build docs/course docs/reference

@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 
 from musiq_ref.checkpoint import Checkpoint
+from musiq_ref.explain.report import check_patches
 from musiq_ref.explain.rollout import attention_rollout
 from musiq_ref.image.decode import decode
 from musiq_ref.image.resize import resize
 from musiq_ref.image.tokenize import normalize, scales_of, tokenize
 from musiq_ref.model.musiq import image_gradient
-
-PATCHES = 2500  # at most, in a picture: about 6 GB for the small model
 
 
 def picture(image: Any, checkpoint: Checkpoint) -> Any:
@@ -36,12 +35,7 @@ def picture(image: Any, checkpoint: Checkpoint) -> Any:
 
     params, config, pixels = checkpoint.params, checkpoint.config, decode(image)
     height, width = pixels.shape[:2]
-    patches = sum(scale.kept for scale in scales_of(height, width, config))
-    if patches > PATCHES:
-        raise ValueError(
-            f"an image of {height}×{width} pixels has {patches} patches; their attention, kept for the gradient, would "
-            f"take more memory than most machines have; reduce it until there are at most {PATCHES}"
-        )
+    check_patches(height, width, checkpoint)
     value, dimage = image_gradient(pixels, params, config)
     rollout = attention_rollout(params, tokenize(pixels, config), config, (height, width))
     scales = scales_of(height, width, config)

@@ -1,0 +1,189 @@
+"""One self-contained HTML page about one photograph: its score, and what the model saw, in plain words."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from musiq_ref.checkpoint import Checkpoint
+from musiq_ref.complexity import complexity
+from musiq_ref.explain.attention_maps import rollout_over_photograph
+from musiq_ref.explain.gradient import gradient_over_photograph
+from musiq_ref.explain.positions import hash_grid
+from musiq_ref.explain.scales import multi_scale_patches, scale_name
+from musiq_ref.explain.style import COLOURS, new_figure, styled
+from musiq_ref.image.decode import decode
+from musiq_ref.image.tokenize import scales_of
+from musiq_ref.scoring import scorer
+
+PATCHES = 2500  # at most, for what needs a gradient: about 6 GB for the small model
+
+STYLE = """
+:root { color-scheme: light; }
+body { margin: 0 auto; max-width: 62rem; padding: 1rem; font: 16px/1.55 system-ui, sans-serif; color: #1c1c1c; }
+h1 { font-size: 1.6rem; line-height: 1.2; margin: 0.5rem 0; overflow-wrap: anywhere; }
+h2 { font-size: 1.25rem; margin: 2.2rem 0 0.4rem; border-top: 1px solid #ddd; padding-top: 1rem; }
+.score { font-size: 2.6rem; font-weight: 700; color: #0072b2; }
+.warning { background: #fff3d6; border-left: 5px solid #e69f00; padding: 0.6rem 1rem; }
+figure { margin: 0.8rem 0; overflow-x: auto; }
+figure img { width: 100%; min-width: 34rem; height: auto; }
+.photo { min-width: 0; max-width: 34rem; }
+table { border-collapse: collapse; } td, th { padding: 0.25rem 0.9rem 0.25rem 0; text-align: left; }
+.wide { overflow-x: auto; } footer { margin: 3rem 0 1rem; color: #555; font-size: 0.9rem; }
+"""
+
+
+def check_patches(height: int, width: int, checkpoint: Checkpoint) -> None:
+    """Raises ValueError for an image whose attention, kept for the gradient, would not fit into most memories.
+
+    >>> import musiq_ref as mq
+    >>> check_patches(4000, 6000, mq.Checkpoint({}, mq.MusiqConfig(), "native", None))
+    Traceback (most recent call last):
+    ValueError: an image of 4000×6000 pixels has 23631 patches; ...
+    """
+    patches = sum(scale.kept for scale in scales_of(height, width, checkpoint.config))
+    if patches > PATCHES:
+        raise ValueError(
+            f"an image of {height}×{width} pixels has {patches} patches; their attention, kept for the gradient, would "
+            f"take more memory than most machines have; reduce it until there are at most {PATCHES}"
+        )
+
+
+def report(image: Any, checkpoint: Checkpoint, name: str = "the photograph") -> str:
+    """The page as a string of HTML without links to anything outside it.
+
+    image: whatever `decode` reads;  name: the photograph's, for the title.
+    Raises ValueError for an image too large for a gradient, ImportError, saying what to install, without matplotlib.
+
+    >>> import musiq_ref as mq
+    >>> config = mq.MusiqConfig.preset("tiny")
+    >>> checkpoint = mq.Checkpoint(mq.verify.deterministic_params(config, seed=1), config, "native", None)
+    >>> page = report(np.zeros((60, 80, 3), np.uint8), checkpoint, "black.png")
+    >>> page.count("<img "), "black.png" in page
+    (5, True)
+    """
+    pixels, params, config = decode(image), checkpoint.params, checkpoint.config
+    height, width = pixels.shape[:2]
+    check_patches(height, width, checkpoint)
+    with warnings.catch_warnings(action="ignore"):  # that weights are made up is said on the page
+        score = scorer(checkpoint)(pixels)
+    counts = complexity(config, (height, width), padded=False)
+    parts = [
+        _heading(name, pixels, score, checkpoint),
+        _scale_table(height, width, config),
+        _section(
+            "What the model reads: patches at every scale",
+            multi_scale_patches(pixels, config),
+            f"The photograph is shown to the model {config.scales} times, in different sizes, each cut into squares of "
+            f"{config.patch_size}×{config.patch_size} pixels: {counts.tokens} patches in all. In the small versions a "
+            "patch shows whole objects, so composition and large-scale flaws are visible; at native size it shows "
+            "grain, sharpness and compression. Grey borders are padding.",
+        ),
+        *([_places(pixels, config)] if config.spatial != "none" else []),
+        _section(
+            "Where the answer comes from: attention rollout, by scale",
+            rollout_over_photograph(pixels, params, config),
+            "The score is read from one extra token, which gathers information from all patches, layer by layer. "
+            "Multiplying the attention of all layers (half of it staying where it is, for the residual path) "
+            "estimates what share of it comes from each patch. Bright patches contributed more. It says where the "
+            "model looked, not whether it liked what it saw; where all are about equally bright, it looked everywhere.",
+        ),
+        _section(
+            "What would change the score: the gradient",
+            gradient_over_photograph(pixels, params, config),
+            "The exact derivative of the score with respect to every pixel, computed by hand-written backward code. "
+            "Bright in the middle picture: a small change there changes the score most. On the right: would making "
+            "that pixel a little brighter raise or lower the score? The gradient describes tiny changes only; a strong "
+            "gradient is not a flaw by itself. A raster in it shows the borders of the patches.",
+        ),
+        f"<footer>Written by musiq_ref. Model: {config.layers} encoder blocks of width {config.width}, "
+        f"{counts.parameters:,} parameters, {counts.macs / 1e9:.2f} billion multiply–accumulates for this photograph. "
+        "A score is one model's estimate; it is not the opinion of a person.</footer>",
+    ]
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(name)}: score {score.value:.2f}</title><style>{STYLE}</style></head>\n<body>\n"
+        + "\n".join(parts)
+        + "\n</body></html>\n"
+    )
+
+
+def _heading(name, pixels, score, checkpoint) -> str:
+    """The photograph, its score, and what kind of model it is from."""
+    file = io.BytesIO()
+    photo = Image.fromarray(pixels if pixels.dtype == np.uint8 else np.rint(255 * pixels.clip(0, 1)).astype(np.uint8))
+    photo.thumbnail((1000, 1000))
+    photo.save(file, "JPEG", quality=85)
+    rows = [
+        f"<h1>{html.escape(name)}</h1>",
+        f'<p>Score <span class="score">{score.value:.2f}</span></p>',
+    ]
+    if checkpoint.format == "deterministic":
+        rows.append(
+            '<p class="warning"><strong>These weights were never trained: the score and the pictures mean '
+            "nothing</strong>; they only show what is computed.</p>"
+        )
+    source = Path(checkpoint.path).name if checkpoint.path else "weights made on the spot"
+    scale = (
+        f"1 to {checkpoint.config.outputs}" if checkpoint.config.outputs > 1 else "that of the model's training data"
+    )
+    rows.append(f"<p>{pixels.shape[1]}×{pixels.shape[0]} pixels. Model: {html.escape(source)}; scale: {scale}.</p>")
+    picture = _image(file.getvalue(), "jpeg", "the photograph").replace("<img ", '<img class="photo" ')
+    if score.distribution is not None:
+        rows.append(_section("How sure it is: the distribution of scores", _distribution(score), DISTRIBUTION))
+    return "\n".join([*rows[:2], f"<figure>{picture}</figure>", *rows[2:]])
+
+
+DISTRIBUTION = (
+    "The model predicts how large a part of the people asked would give each score; its score is the mean of these. A "
+    "narrow distribution means that it expects agreement."
+)
+
+
+@styled
+def _distribution(score) -> Any:
+    figure = new_figure(7, 2.4)
+    axis = figure.subplots()
+    k = np.arange(1, len(score.distribution) + 1)
+    axis.bar(k, score.distribution)
+    axis.axvline(score.value, color=COLOURS[5], linestyle="--", label=f"mean {score.value:.2f}")
+    axis.set(xlabel="score", ylabel="probability")
+    axis.legend()
+    return figure
+
+
+def _places(pixels, config) -> str:
+    return _section(
+        "Where the patches are: the hash grid",
+        hash_grid(pixels, config),
+        f"Images of any size share one table of {config.grid_size}×{config.grid_size} learned places. Every "
+        "patch gets the place of the cell it falls into. The colour says how many patches share a cell: those the "
+        "model cannot tell apart by place, only by content.",
+    )
+
+
+def _scale_table(height, width, config) -> str:
+    rows = "".join(
+        f"<tr><td>{scale_name(s)}</td><td>{s.height}×{s.width}</td><td>{s.rows}×{s.columns}</td><td>{s.kept}</td></tr>"
+        for s in scales_of(height, width, config)
+    )
+    head = "<tr><th>scale</th><th>pixels (height×width)</th><th>patches (rows×columns)</th><th>tokens</th></tr>"
+    return f'<div class="wide"><table>{head}{rows}</table></div>'
+
+
+def _section(title: str, figure: Any, words: str) -> str:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=130, bbox_inches="tight")
+    return f"<h2>{title}</h2>\n<p>{words}</p>\n<figure>{_image(file.getvalue(), 'png', title)}</figure>"
+
+
+def _image(data: bytes, kind: str, alt: str) -> str:
+    return f'<img alt="{html.escape(alt)}" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'

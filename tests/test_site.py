@@ -1,0 +1,85 @@
+"""The pages of the documentation: snippets run, commands exist, links lead somewhere. (`make docs` checks the rest.)"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import musiq_ref as mq
+from musiq_ref.cli import COMMANDS
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+
+
+def blocks(page, language):
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text("utf-8"), re.S)
+
+
+@each_page
+def test_the_python_of_a_page_runs(page, monkeypatch, capsys):
+    """With a small model where the bundled one would be, to be quick."""
+    config = mq.MusiqConfig.preset("tiny", longer_sides=(64, 96))
+    small = mq.Checkpoint(mq.verify.deterministic_params(config, 1), config, "native", None)
+    monkeypatch.setattr(mq, "load_checkpoint", lambda *args, **kwargs: small)
+    monkeypatch.chdir(ROOT)
+    names: dict = {"np": np}
+    for block in blocks(page, "python"):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "these weights were never trained")
+            exec(compile(block, page.name, "exec"), names)
+        assert "print(" not in block or capsys.readouterr().out
+
+
+@each_page
+def test_the_commands_of_a_page_exist(page):
+    targets = {line.split(":")[0] for line in (ROOT / "Makefile").read_text("utf-8").splitlines() if ":" in line}
+    text = page.read_text("utf-8")
+    lines = [line.split("#")[0] for block in blocks(page, "sh") for line in block.splitlines()]
+    lines += re.findall(r"`((?:make|python|musiq-ref) [^`]+)`", text)
+    for line in filter(str.strip, lines):
+        program, first, *_ = shlex.split(line)
+        known = {
+            "make": first in targets,
+            "musiq-ref": first in COMMANDS,
+            "python": (ROOT / first).exists(),
+            "pip": first == "install",
+        }
+        assert known.get(program), f"{page.name}: {line}"
+
+
+@each_page
+def test_what_a_page_names_exists(page):
+    """Dotted names of the library, and files, in backticks."""
+    entry_points = {"musiq_ref.backends"}  # a group of them, not a module
+    for name in set(re.findall(r"`((?:mq|musiq_ref)(?:\.\w+)+)", page.read_text("utf-8"))) - entry_points:
+        thing, *rest = name.replace("musiq_ref.", "mq.", 1).split(".")[1:]
+        here = mq
+        for part in (thing, *rest):
+            path = f"{here.__name__}.{part}" if hasattr(here, "__path__") else None
+            if not hasattr(here, part) and path:
+                __import__(path)
+            here = getattr(here, part)
+    for file in re.findall(r"`((?:tutorials|docs|benchmarks|tests|model|ops)/[\w./-]+)`", page.read_text("utf-8")):
+        assert (ROOT / file).exists() or (ROOT / "musiq_ref" / file).exists(), f"{page.name} names {file}"
+
+
+def test_the_pages_of_the_course_and_teaching_name_the_same_chapters():
+    listed = re.findall(r"^\| (\d\d) \|", (ROOT / "docs" / "course.md").read_text("utf-8"), re.M)
+    assert listed == [f"{n:02d}" for n in range(16)]
+    written = {path.stem[:2] for path in (ROOT / "tutorials").glob("[0-9][0-9]_*.py")}
+    assert written <= set(listed)
+
+
+def test_the_measured_table_has_every_convention():
+    table = (ROOT / "docs" / "measured_conventions.md").read_text("utf-8")
+    for name in mq.Conventions.__dataclass_fields__:
+        if name != "mask":  # listed as mask_value, too
+            assert f"`{name}`" in table
+    assert len(re.findall(r"^\| .* \| \d+ of \d+ \|", table, re.M)) >= 13

@@ -1,0 +1,233 @@
+"""The course: chapters keep the contract of tutorials/README.md and run; exercises tell right from wrong."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+
+TUTORIALS = Path(__file__).parent.parent / "tutorials"
+sys.path.insert(0, str(TUTORIALS))
+
+import course  # noqa: E402
+import notebooks  # noqa: E402
+
+CHAPTERS = notebooks.chapters()
+each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+HEADINGS = ("What you will learn", "What you need", "Exercises", "In practice", "References")  # in this order
+WIDEST, LONGEST = 100, 30  # of code in a cell, in characters and lines, to be read without scrolling
+CITED = re.compile(r"\b(?:Eq\.|Equations?) \(?(\d+)\)?(?:(?:–| and | or )\(?(\d+)\)?)?")
+
+
+def text_of(notebook) -> str:
+    return "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def tagged(notebook, kind: str) -> dict[int, nbformat.NotebookNode]:
+    """{number: cell} of the cells tagged "kind-number"."""
+    found = {}
+    for cell in notebook.cells:
+        for tag in cell.metadata.get("tags", []):
+            if tag.startswith(f"{kind}-"):
+                assert int(tag.removeprefix(f"{kind}-")) not in found, f"two cells are tagged {tag}"
+                found[int(tag.removeprefix(f"{kind}-"))] = cell
+    return found
+
+
+def printed(cell) -> str:
+    return "".join(output.text for output in cell.outputs if output.output_type == "stream")
+
+
+@each_chapter
+def test_the_stored_notebook_is_the_chapter(path):
+    assert notebooks.problems(path) == []
+
+
+@each_chapter
+def test_the_chapter_keeps_the_contract(path):
+    notebook = notebooks.read(path)
+    text, code = text_of(notebook), code_cells(notebook)
+    assert re.match(rf"# {path.stem[:2]} · \S", text), f"the title is not '# {path.stem[:2]} · …'"
+    headings = re.findall(r"^## (.+)$", text, re.M)
+    assert [h for h in headings if h in HEADINGS] == list(HEADINGS)
+    assert re.search(r"[Aa]bout \d+ minutes", text.split("## What you need")[1].split("\n## ")[0])
+    assert sum(cell.source.count("assert") for cell in code) >= 3, "fewer than three asserts"
+    for cell in code:
+        lines = cell.source.splitlines()
+        assert len(lines) <= LONGEST, f"a cell of {len(lines)} lines begins with {lines[0]!r}"
+        too_wide = [line for line in lines if len(line) > WIDEST]
+        assert not too_wide, f"wider than {WIDEST} characters: {too_wide[0]!r}"
+    pictures = notebooks.picture_sizes(nbformat.read(path.with_suffix(".ipynb"), as_version=4))
+    assert len(pictures) >= 2, "fewer than two pictures"
+
+
+@each_chapter
+def test_every_exercise_has_all_its_parts(path):
+    notebook = notebooks.read(path)
+    exercises, checks = tagged(notebook, "exercise"), tagged(notebook, "check")
+    numbers = list(range(1, len(exercises) + 1))
+    assert 2 <= len(numbers) <= 4
+    assert list(exercises) == list(checks) == numbers
+    solutions = notebooks.read(TUTORIALS / "solutions" / path.name)
+    assert list(tagged(solutions, "solution")) == numbers
+    assert sorted(tagged(solutions, "wrong")) == numbers, "every exercise needs a wrong answer that its check rejects"
+    parts = re.split(r"^### Exercise ", text_of(notebook), flags=re.M)[1:]
+    assert [int(part.split(":")[0]) for part in parts] == numbers
+    for part in parts:
+        assert "<summary>Hint" in part
+    for number, cell in exercises.items():
+        assert "..." in cell.source, f"exercise {number} leaves nothing open"
+        assert f"exercise({number}," in checks[number].source
+
+
+@each_chapter
+def test_the_chapter_runs_and_its_exercises_tell_right_from_wrong(path):
+    """Each check is run three times: on the open exercise, on a wrong answer, and on the solution."""
+    notebook, solutions = notebooks.read(path), notebooks.read(TUTORIALS / "solutions" / path.name)
+    answers = {kind: tagged(solutions, kind) for kind in ("wrong", "solution")}
+    expected = {}
+    cells = []
+    for cell in notebook.cells:
+        cells.append(cell)
+        for number in [int(t[6:]) for t in cell.metadata.get("tags", []) if t.startswith("check-")]:
+            expected[len(cells) - 1] = f"Exercise {number} is still open"
+            for kind, says in (("wrong", "is not right yet: "), ("solution", "is solved.")):
+                cells += [nbformat.v4.new_code_cell(answers[kind][number].source), cell.copy()]
+                expected[len(cells) - 1] = f"Exercise {number} {says}"
+    notebook.cells = cells
+    for i, cell in enumerate(cells):
+        cell.id = f"cell-{i}"
+    notebooks.execute(notebook)
+    for i, says in expected.items():
+        assert printed(cells[i]).startswith(says), f"the check says {printed(cells[i])!r}, not {says!r}"
+
+
+# ---- equations
+
+
+DERIVED = {path.stem[:2]: [int(n) for n in re.findall(r"\\tag\{(\d+)\}", path.read_text("utf-8"))] for path in CHAPTERS}
+GLOSSARY = (TUTORIALS.parent / "docs" / "glossary.md").read_text("utf-8")
+EQUATIONS = {
+    int(n): (chapter, re.findall(r"`([\w.]+)`", code))
+    for n, chapter, code in re.findall(r"^\| \((\d+)\) \|[^|]*\| (\d\d) \|(.*)\|$", GLOSSARY, re.M)
+}
+
+
+def cited(text: str) -> set[int]:
+    """The equations that a text names: "Eq. 7", "Eq. (7)", "Eq. 6–11", "Eq. 10 and 11"."""
+    found: set[int] = set()
+    for match in CITED.finditer(text):
+        first, last = int(match[1]), int(match[2] or match[1])
+        found |= set(range(first, last + 1)) if "–" in match[0] else {first, last}
+    return found
+
+
+def test_citations_are_understood():
+    assert cited("(Eq. 7), Eq. (2); Eq. 9–11 and Eq. (4) and (5)") == {7, 2, 9, 10, 11, 4, 5}
+
+
+def test_every_equation_is_derived_in_one_chapter():
+    assert sorted(EQUATIONS) == list(range(1, 12))
+    for chapter, numbers in DERIVED.items():
+        assert numbers == [n for n, (where, _) in EQUATIONS.items() if where == chapter], chapter
+
+
+@each_chapter
+def test_equations_that_are_cited_exist(path):
+    assert cited(path.read_text("utf-8")) <= set(EQUATIONS)
+
+
+# ---- the notebooks' own tools
+
+
+def test_a_notebook_that_does_not_fit_is_noticed(tmp_path):
+    source = CHAPTERS[0]
+    for file in (source, source.with_suffix(".ipynb")):
+        shutil.copy(file, tmp_path)
+    path = tmp_path / source.name
+    assert notebooks.problems(path) == []
+    stored = nbformat.read(path.with_suffix(".ipynb"), as_version=4)
+    code_cells(stored)[0].outputs.append(nbformat.v4.new_output("error", ename="E", evalue="e", traceback=[]))
+    code_cells(stored)[1].execution_count = None
+    nbformat.write(stored, path.with_suffix(".ipynb"))
+    path.write_text(path.read_text("utf-8") + "\n# %%\n1 + 1\n", "utf-8")
+    differs, unexecuted, error = notebooks.problems(path)
+    assert "differs from" in differs
+    assert "was not executed" in unexecuted
+    assert "holds an error" in error
+    path.with_suffix(".ipynb").unlink()
+    assert "does not exist" in notebooks.problems(path)[0]
+
+
+def test_building_again_changes_nothing(tmp_path):
+    path = tmp_path / "99_small.py"
+    path.write_text(
+        "# %%\nfrom course import show\nimport sys\nimport matplotlib.pyplot as plt\nfrom musiq_ref import verify\n"
+        "print(1)\nprint('progress', file=sys.stderr)\nprint(2)\n"
+        "# %%\nplt.plot([1, 2])\nplt.show()\n# %%\nshow(verify.bits)\n# %%\n1 + 1\n",
+        "utf-8",
+    )
+    first = notebooks.build(path)
+    assert nbformat.writes(first) == nbformat.writes(notebooks.build(path))
+    nbformat.validate(first)
+    cells = code_cells(first)
+    assert [o.text for o in cells[0].outputs] == ["1\n2\n"]
+    assert notebooks.picture_sizes(first)[0] > 500
+    assert "def bits(" in cells[2].outputs[0].data["text/markdown"]
+    assert cells[3].outputs[0].data["text/plain"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("answer", "check", "says"),
+    [
+        (lambda x: ..., lambda f: f(1), "Exercise 2 is still open"),
+        (lambda x: (x, ...), lambda f: f(1), "Exercise 2 is still open"),
+        (..., abs, "Exercise 2 is still open"),
+        ((1, ...), sum, "Exercise 2 is still open"),
+        (lambda x: x, lambda f: f(1), "Exercise 2 is solved."),
+        (np.ones(3), np.sum, "Exercise 2 is solved."),
+        (lambda x: x / 0, lambda f: f(1), "Exercise 2 is not right yet: your code stopped with ZeroDivisionError"),
+    ],
+)
+def test_exercises_are_judged(answer, check, says, capsys):
+    course.exercise(2, answer, check)
+    assert capsys.readouterr().out.startswith(says)
+
+
+def test_an_exercise_says_what_is_wrong(capsys):
+    def check(f):
+        assert f(2) == 4, f"of 2 it gives {f(2)}, not 4"
+
+    course.exercise(1, lambda x: x + 3, check)
+    assert capsys.readouterr().out.startswith("Exercise 1 is not right yet: of 2 it gives 5, not 4\n")
+
+
+@pytest.mark.parametrize(("passed", "says"), [(True, "is solved."), (False, "is not right yet: dx is wrong")])
+def test_the_result_of_verify_op_is_a_verdict(passed, says, capsys):
+    class Result:
+        def __str__(self):
+            return "dx is wrong"
+
+    Result.passed = passed  # type: ignore[attr-defined]
+    course.exercise(1, lambda x: x, lambda f: Result())
+    assert capsys.readouterr().out == f"Exercise 1 {says}\n"
+
+
+def test_an_open_answer_stays_open_when_the_check_swallows_it(capsys):
+    def check(f):
+        try:
+            f(1)
+        except course.StillOpen as error:
+            raise AssertionError("a counterexample was found") from error
+
+    course.exercise(3, lambda x: ..., check)
+    assert capsys.readouterr().out.startswith("Exercise 3 is still open")

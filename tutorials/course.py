@@ -1,0 +1,137 @@
+"""What every chapter imports: photographs, the library's source, exercises that check themselves, sliders.
+
+Not part of the library: it only serves the notebooks in this folder.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from IPython import get_ipython
+from IPython.display import Markdown, display
+from PIL import Image
+
+from musiq_ref.explain.style import STYLE
+from musiq_ref.image.decode import decode
+from musiq_ref.training.synthetic import PHOTOGRAPHS
+
+if ipython := get_ipython():  # a figure at the end of a cell is shown
+    ipython.run_line_magic("matplotlib", "inline")
+plt.rcParams.update(STYLE)
+np.set_printoptions(precision=4, suppress=True)
+
+
+def photograph(name: str = "coffee", longer_side: int | None = None) -> np.ndarray:
+    """A bundled photograph ("astronaut", "cat", "coffee"), uint8 (H, W, 3), reduced if a longer side is given."""
+    pixels = decode(PHOTOGRAPHS / f"{name}.png")
+    if longer_side is None:
+        return pixels
+    ratio = longer_side / max(pixels.shape[:2])
+    height, width = (round(side * ratio) for side in pixels.shape[:2])
+    return np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS))
+
+
+def show(*things: Any) -> None:
+    """The source of functions or classes of the library, as the notebook shows code."""
+    for thing in things:
+        module = inspect.getmodule(thing)
+        name = module.__name__ if module else ""
+        display(Markdown(f"`{name}`\n```python\n{inspect.getsource(thing).rstrip()}\n```"))
+
+
+class StillOpen(Exception):
+    """Raised inside an exercise whose answer is `...`."""
+
+
+def exercise(number: int, answer: Any, check: Callable[[Any], Any]) -> None:
+    """Says whether an exercise is open, not right yet (and what is wrong), or solved; never stops the notebook.
+
+    answer: the student's function or value; `...`, or a function that returns `...`, is an open exercise
+    check: gets the answer; raises AssertionError, with a sentence, if it is wrong, or returns what `verify.op` returns
+    """
+    opened: list[bool] = []
+    verdict = ""
+    if inspect.isfunction(answer):
+        answer = _watched(answer, opened)
+    try:
+        if _is_open(answer):
+            raise StillOpen
+        result = check(answer)
+        passed = getattr(result, "passed", True)  # of a verify.OpResult, which says what is wrong
+        verdict = f"Exercise {number} is " + ("solved." if passed else f"not right yet: {result}")
+    except StillOpen:
+        opened.append(True)
+    except AssertionError as error:
+        verdict = f"Exercise {number} is not right yet: {str(error) or 'a check failed'}"
+    except Exception as error:
+        verdict = f"Exercise {number} is not right yet: your code stopped with {_where(error)}"
+    if opened:
+        verdict = f"Exercise {number} is still open: replace the `...` in the cell above."
+    print(verdict)
+
+
+def _watched(f: Callable, opened: list[bool]) -> Callable:
+    """f, but an answer of `...` is noted, and raised, however the check treats what it calls."""
+
+    @functools.wraps(f)
+    def watched(*args, **kwargs):
+        result = f(*args, **kwargs)
+        if _is_open(result):
+            opened.append(True)
+            raise StillOpen
+        return result
+
+    return watched
+
+
+def _is_open(answer: Any) -> bool:
+    if isinstance(answer, tuple | list):
+        return any(_is_open(part) for part in answer)
+    return answer is ...
+
+
+def _where(error: Exception) -> str:
+    """The error and the student's line that led to it."""
+    frames = [
+        f for f in traceback.extract_tb(error.__traceback__) if "ipykernel" in f.filename and f.line
+    ]
+    place = f", in the line `{frames[-1].line}`" if frames else ""
+    return f"{type(error).__name__}: {error}{place}"
+
+
+def explore(draw: Callable[..., Any], **choices: Any) -> None:
+    """draw(**choices) with sliders and menus where ipywidgets is installed; else drawn once, with the first choices.
+
+    choices: name=range(…) or a list of values. The stored notebook holds the picture of the first choices.
+    draw: returns a Figure, or draws with pyplot
+    """
+    first = {name: values[0] for name, values in choices.items()}
+    try:
+        if os.environ.get("MUSIQ_REF_STATIC"):
+            raise ImportError
+        import ipywidgets
+    except ImportError:
+        _shown(draw(**first))
+        return
+    controls = {
+        name: ipywidgets.IntSlider(
+            min=values.start, max=values.stop - 1, step=values.step, value=values[0]
+        )
+        if isinstance(values, range)
+        else ipywidgets.Dropdown(options=list(values), value=values[0])
+        for name, values in choices.items()
+    }
+
+    ipywidgets.interact(lambda **chosen: _shown(draw(**chosen)), **controls)
+
+
+def _shown(figure: Any) -> None:
+    """Shows a figure, or, where there is none, what pyplot has drawn."""
+    plt.show() if figure is None else display(figure)
