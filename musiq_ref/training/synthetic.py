@@ -62,7 +62,7 @@ def training_example(
     drawn = STEP * rng.integers(SIDES[0] // STEP, SIDES[1] // STEP, 2, endpoint=True)
     height, width = (size, size) if size is not None else drawn.tolist()
     if rng.random() < PHOTOGRAPHED:
-        source = photographs[rng.integers(len(photographs))]
+        source = photographs[int(rng.integers(len(photographs)))]
         picture = photograph_crop(source, rng, height, width)
     else:
         source = f"scene {TRAINING} {seed} {index}"
