@@ -18,7 +18,7 @@ PHOTOGRAPHS = musiq_ref/data/photographs
 .PHONY: demo test lint train-demo tutorials tutorials-lab docs gpu bench clean
 
 demo: $(VENV)/demo
-	$(BIN)/musiq-ref distort $(PHOTOGRAPHS) -o distorted
+	$(BIN)/musiq-ref distort $(PHOTOGRAPHS)/cat.png $(PHOTOGRAPHS)/coffee.png -o distorted
 	$(BIN)/musiq-ref score $(PHOTOGRAPHS) distorted
 	$(BIN)/musiq-ref explain $(PHOTOGRAPHS)/coffee.png -o demo.html
 
@@ -30,10 +30,11 @@ lint: $(VENV)/test
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-# An hour at most on 2 cores; if it is stopped, the same command goes on.
+# About an hour on 2 cores; if it is stopped, the same command goes on.
 train-demo: $(VENV)/demo
-	$(BIN)/musiq-ref train --recipe synthetic -o demo-run
-	cp demo-run/last.safetensors musiq_ref/data/demo.safetensors
+	$(BIN)/musiq-ref train --recipe synthetic -o demo-run/first
+	$(BIN)/musiq-ref train --recipe synthetic_refined --set init=demo-run/first/last.safetensors -o demo-run/second
+	cp demo-run/second/last.safetensors musiq_ref/data/demo.safetensors
 	$(BIN)/musiq-ref evaluate --dataset synthetic --checkpoint demo -o demo-run/evaluation
 
 tutorials: $(VENV)/demo
