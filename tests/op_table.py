@@ -5,26 +5,15 @@ The inputs cannot be written to, so an op that changes its arguments fails.
 
 from __future__ import annotations
 
+import copy
 from typing import NamedTuple
 
 import numpy as np
 
+from musiq_ref.backend import namespace
 from musiq_ref.config import OFFICIAL, PAPER, PYIQA, MusiqConfig
-from musiq_ref.image import patches, resize, tokenize
-from musiq_ref.model import attention, embeddings, encoder, head, stem
 from musiq_ref.model.parameters import init_params, map_params
-from musiq_ref.ops import (
-    activation,
-    convolution,
-    dropout,
-    embedding,
-    group_norm,
-    layer_norm,
-    linear,
-    max_pool,
-    softmax,
-    weight_standardization,
-)
+from musiq_ref.verify.op_catalogue import Draw, catalogue
 
 CONVENTIONS = {"official": OFFICIAL, "pyiqa": PYIQA, "paper": PAPER}
 CONFIG = MusiqConfig(
@@ -55,183 +44,95 @@ def random_params(config=CONFIG):
 
 
 PARAMS = map_params(frozen, random_params())
-BLOCK = PARAMS["encoder"]["block_00"]
-VALID = frozen(np.array([[True, True, False, True, True], [True, False, True, True, False]]))
-ALLOWED = frozen(attention.allowed_pairs(VALID))
-HASH, SCALE = frozen(rng.integers(0, 9, (2, 5))), frozen(rng.integers(0, 3, (2, 5)))
 
 
-def seeded(op, rate):
-    """Dropout with the same draw every time it is called."""
-    return lambda x: op(x, rate, np.random.default_rng(3))
+def case(name, **changes):
+    """A pair of the catalogue, at its usual sizes but for some changes, as functions of its arrays alone.
 
-
-def score_only(logits):
-    expected, cache = head.expected_score(logits)
-    return expected.score, cache
-
-
-def pixels_to_patches(config):
-    def forward(image):
-        return tokenize.tokenize(image, config).patches, image.shape
-
-    def backward(dpatches, shape):
-        return tokenize.tokenize_backward(dpatches, *shape[:2], config)
-
-    return Case(forward, backward, [frozen(rng.random((11, 17, 3)))])
-
-
-def masked(how, value):
-    return Case(
-        lambda x, allowed: softmax.mask_logits(x, allowed, how, value),
-        softmax.mask_logits_backward,
-        [normal(2, 3, 5, 5), ALLOWED],
-    )
-
-
-def of_valid_rows(forward, backward, params):
-    """A pair on (z, params, valid) whose outputs at padded tokens, which nothing reads, are set to 0.
-
-    In the authors' convention a padded query's logits are rounded to multiples of 2e-6 by the added −1e10, so that its
-    row has no derivative.
+    Arrays that have a gradient come first, because the gradient check pairs them with the gradients in order. Results
+    at padded tokens, which nothing reads, are set to 0; then the cache is (the op's own, the factor that does it).
     """
+    op = catalogue()[name]
+    sizes = {axis: high for axis, (_, high) in op.axes.items()}
+    sizes |= {option: values[0] for option, values in op.options.items()} | changes
+    arguments = op.inputs(Draw(8), **sizes)
+    arrays = [i for i, x in enumerate(arguments) if isinstance(x, np.ndarray | dict)]
+    order = sorted(arrays, key=lambda i: not (isinstance(arguments[i], dict) or arguments[i].dtype.kind == "f"))
 
-    def masked_forward(z, params, valid):
-        y, cache = forward(z, valid, params)
-        return y * valid[..., None], (cache, valid)
+    def forward(*inputs):
+        filled = list(arguments)
+        for i, x in zip(order, inputs, strict=True):
+            filled[i] = x
+        rest = [filled[i] if i in order else copy.deepcopy(x) for i, x in enumerate(arguments)]
+        y, cache = op.forward(*rest)
+        if op.visible is None:
+            return y, cache
+        factor = namespace(y).asarray(op.visible(arguments))
+        return y * factor, (cache, factor)
 
-    return Case(
-        masked_forward,
-        lambda dy, cache: backward(dy * cache[1][..., None], cache[0]),
-        [normal(2, 5, 12), params, VALID],
-    )
+    def backward(dy, cache):
+        return op.backward(dy * cache[1], cache[0])
 
-
-def with_conventions(f, *fixed, **named):
-    return lambda *inputs: f(*inputs, *fixed, **named)
+    inputs = [map_params(frozen, x) if isinstance(x, dict) else frozen(x) for x in (arguments[i] for i in order)]
+    return Case(forward, op.backward if op.visible is None else backward, inputs)
 
 
 OPS = {
-    "linear": Case(linear.linear, linear.linear_backward, [normal(2, 3, 5), normal(5, 7), normal(7)]),
-    "relu": Case(activation.relu, activation.relu_backward, [normal(2, 3, 5)]),
-    "gelu_tanh": Case(activation.gelu_tanh, activation.gelu_tanh_backward, [2 * normal(2, 3, 5)]),
-    "gelu_tanh in blocks": Case(activation.gelu_tanh, activation.gelu_tanh_backward, [normal(3, 67, 2)]),
-    "gelu_erf": Case(activation.gelu_erf, activation.gelu_erf_backward, [2 * normal(2, 3, 5)]),
-    "softmax": Case(softmax.softmax, softmax.softmax_backward, [normal(2, 3, 5)]),
-    "mask_logits add": masked("add", -1e3),
-    "mask_logits fill": masked("fill", -1e3),
-    "layer_norm": Case(layer_norm.layer_norm, layer_norm.layer_norm_backward, [normal(2, 3, 5), normal(5), normal(5)]),
-    "group_norm": Case(
-        with_conventions(group_norm.group_norm, 1e-4, 3),
-        group_norm.group_norm_backward,
-        [normal(2, 3, 5, 12), normal(12), normal(12)],
-    ),
-    "standardize ddof 0": Case(
-        weight_standardization.standardize, weight_standardization.standardize_backward, [normal(3, 3, 2, 5)]
-    ),
-    "standardize ddof 1": Case(
-        with_conventions(weight_standardization.standardize, 1),
-        weight_standardization.standardize_backward,
-        [normal(3, 3, 2, 5)],
-    ),
-    "convolution 1×1": Case(
-        convolution.convolution, convolution.convolution_backward, [normal(2, 3, 5, 4), normal(1, 1, 4, 6)]
-    ),
-    "convolution 3×3": Case(
-        convolution.convolution, convolution.convolution_backward, [normal(2, 4, 7, 5), normal(3, 3, 5, 6)]
-    ),
-    "convolution 7×7/2": Case(
-        with_conventions(convolution.convolution, 2),
-        convolution.convolution_backward,
-        [normal(2, 8, 11, 3), normal(7, 7, 3, 4)],
-    ),
-    "max_pool": Case(max_pool.max_pool, max_pool.max_pool_backward, [normal(2, 7, 8, 3)]),
-    "lookup": Case(embedding.lookup, embedding.lookup_backward, [normal(9, 4), HASH]),
-    "dropout": Case(seeded(dropout.dropout, 0.4), dropout.dropout_backward, [normal(2, 3, 5)]),
-    "drop_path": Case(seeded(dropout.drop_path, 0.4), dropout.drop_path_backward, [normal(4, 3, 5)]),
-    "stem": Case(with_conventions(stem.stem, OFFICIAL), stem.stem_backward, [normal(2, 8, 8, 3), PARAMS["stem"]]),
-    "stem pyiqa": Case(with_conventions(stem.stem, PYIQA), stem.stem_backward, [normal(2, 8, 8, 3), PARAMS["stem"]]),
-    "stem linear": Case(
-        lambda patches: stem.linear_stem(patches, {}, OFFICIAL),
-        lambda dy, cache: stem.linear_stem_backward(dy, cache)[0],
-        [normal(2, 5, 7, 3)],
-    ),
-    "patch_embedding": Case(
-        embeddings.patch_embedding,
-        embeddings.patch_embedding_backward,
-        [normal(3, 2, 2, 256), PARAMS["patch_embedding"]],
-    ),
-    "embed": Case(
-        lambda x, params, place, scale: embeddings.embed(x, place, scale, params, CONFIG),
-        embeddings.embed_backward,
-        [
-            normal(2, 5, 12),
-            {k: PARAMS[k] for k in ("class_token", "spatial_embedding", "scale_embedding")},
-            HASH,
-            SCALE,
-        ],
-    ),
-    "embed sinusoidal": Case(
-        lambda x, params, place, scale: embeddings.embed(x, place, scale, params, CONFIG.replace(spatial="sinusoidal")),
-        embeddings.embed_backward,
-        [normal(2, 5, 12), {k: PARAMS[k] for k in ("class_token", "scale_embedding")}, HASH, SCALE],
-    ),
     **{
-        f"embed without {', '.join(left_out)}": Case(
-            lambda x, params, place, scale, config=config: embeddings.embed(x, place, scale, params, config),
-            embeddings.embed_backward,
-            [normal(2, 5, 12), {"class_token": PARAMS["class_token"], **{k: PARAMS[k] for k in kept}}, HASH, SCALE],
-        )
-        for left_out, kept, config in (
-            (["HSE"], ["scale_embedding"], CONFIG.replace(spatial="none")),
-            (["SCE"], ["spatial_embedding"], CONFIG.replace(scale_embedding=False)),
-            (["HSE", "SCE"], [], CONFIG.replace(spatial="none", scale_embedding=False)),
+        name: case(name)
+        for name in (
+            "linear",
+            "relu",
+            "gelu_tanh",
+            "gelu_erf",
+            "softmax",
+            "layer_norm",
+            "lookup",
+            "dropout",
+            "drop_path",
         )
     },
-    **{
-        f"attention {name}": of_valid_rows(
-            lambda z, valid, params, conventions=conventions: attention.attention(
-                z, attention.allowed_pairs(valid), params, conventions
-            ),
-            attention.attention_backward,
-            BLOCK["attention"],
-        )
-        for name, conventions in CONVENTIONS.items()
-    },
-    "mlp tanh": Case(with_conventions(encoder.mlp, OFFICIAL), encoder.mlp_backward, [normal(2, 5, 12), BLOCK["mlp"]]),
-    "mlp erf": Case(with_conventions(encoder.mlp, PYIQA), encoder.mlp_backward, [normal(2, 5, 12), BLOCK["mlp"]]),
-    "block": of_valid_rows(
-        lambda z, valid, params: encoder.block(z, attention.allowed_pairs(valid), params, OFFICIAL),
-        encoder.block_backward,
-        BLOCK,
-    ),
-    "encoder": of_valid_rows(
-        lambda z, valid, params: encoder.encoder(z, valid, params, PYIQA), encoder.encoder_backward, PARAMS["encoder"]
-    ),
-    "head": Case(head.head, head.head_backward, [normal(2, 3, 12), PARAMS["head"]]),
-    "expected_score": Case(score_only, head.expected_score_backward, [normal(2, 5)]),
-    "expected_score of one output": Case(score_only, head.expected_score_backward, [normal(3, 1)]),
+    "gelu_tanh in blocks": case("gelu_tanh", B=3, N=67, D=2),
+    "mask_logits add": case("mask_logits", how="add"),
+    "mask_logits fill": case("mask_logits", how="fill"),
+    "group_norm": case("group_norm", groups=3),
+    "standardize ddof 0": case("standardize", k=3),
+    "standardize ddof 1": case("standardize", k=3, ddof=1),
+    "convolution 1×1": case("convolution", N=2, h=3, w=5, I=4, O=6),
+    "convolution 3×3": case("convolution", N=2, h=4, w=7, I=5, O=6, k=3),
+    "convolution 7×7/2": case("convolution", k=7, stride=2),
+    "max_pool": case("max_pool"),
+    "stem": case("stem", P=8),
+    "stem pyiqa": case("stem", P=8, conventions="pyiqa"),
+    "stem linear": case("linear_stem"),
+    "patch_embedding": case("patch_embedding", P=8),
+    "embed": case("embed"),
+    "embed sinusoidal": case("embed", spatial="sinusoidal"),
+    "embed without HSE": case("embed", spatial="none"),
+    "embed without SCE": case("embed", scale_embedding=False),
+    "embed without HSE, SCE": case("embed", spatial="none", scale_embedding=False),
+    "project": case("project"),
+    "merge": case("merge"),
+    **{f"attention {name}": case("attention", conventions=name) for name in CONVENTIONS},
+    "mlp tanh": case("mlp"),
+    "mlp erf": case("mlp", conventions="pyiqa"),
+    "block": case("block"),
+    "encoder": case("encoder", conventions="pyiqa"),
+    "head": case("head"),
+    "expected_score": case("expected_score", C=5),
+    "expected_score of one output": case("expected_score", C=1),
 }
+
+SCALE = OPS["embed"].inputs[3]
 
 HOST_OPS = {
     **{
-        f"resize {kind} {new}": Case(
-            lambda x, kind=kind, new=new: (resize.resize(x, *new, kind), x.shape),
-            lambda dy, shape, kind=kind: resize.resize_backward(dy, shape, kind),
-            [normal(11, 7, 3)],
-        )
+        f"resize {kind} {new}": case("resize", kind=kind, height=new[0], width=new[1])
         for kind in ("gaussian", "bicubic")
         for new in ((5, 4), (13, 16), (11, 7))
     },
-    "extract_patches": Case(
-        lambda x: (patches.extract_patches(x, 4), x.shape[:2]),
-        lambda dy, size: patches.extract_patches_backward(dy, *size),
-        [normal(7, 10, 3)],
-    ),
-    **{
-        f"tokenize {name}": pixels_to_patches(CONFIG.replace(conventions=conventions))
-        for name, conventions in CONVENTIONS.items()
-    },
-    "tokenize, cut short": pixels_to_patches(CONFIG.replace(max_native_patches=3)),
+    "extract_patches": case("extract_patches"),
+    **{f"tokenize {name}": case("tokenize", conventions=name) for name in CONVENTIONS},
+    "tokenize, cut short": case("tokenize", native=3),
 }
 """Pairs that run on the host only: from pixels to patches."""

@@ -13,7 +13,7 @@ import sys
 from importlib import import_module
 from importlib.metadata import version
 
-COMMANDS = ("score", "distort", "explain", "summary", "train", "evaluate", "convert", "download")
+COMMANDS = ("score", "distort", "explain", "summary", "train", "evaluate", "convert", "download", "fixture", "compare")
 
 
 def main(argv: list[str] | None = None) -> int:

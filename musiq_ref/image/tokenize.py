@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -87,11 +87,14 @@ def normalize(image: np.ndarray, dtype: Any = "float32") -> np.ndarray:
     return -1 + 2 * unit
 
 
-def tokenize(image: Any, config: MusiqConfig, dtype: Any = None) -> Tokens:
+def tokenize(
+    image: Any, config: MusiqConfig, dtype: Any = None, tap: Callable[[str, Any], Any] | None = None
+) -> Tokens:
     """The tokens of one image.
 
     image: whatever `decode` reads: uint8 or floating (H, W, 3), a path, a file object;  dtype: of the pixels and of the
-    resize: by default float32 for 8-bit images, as the authors compute, and the image's own for floating ones
+    resize: by default float32 for 8-bit images, as the authors compute, and the image's own for floating ones;
+    tap: sees and may replace the pixels of every scale, "pixels/scale_0", … in the order of the tokens
 
     >>> tokens = tokenize(np.zeros((480, 640, 3), np.uint8), MusiqConfig())
     >>> tokens.patches.shape, int(tokens.mask.sum())
@@ -103,8 +106,9 @@ def tokenize(image: Any, config: MusiqConfig, dtype: Any = None) -> Tokens:
     x = normalize(image, dtype or (np.float64 if image.dtype == np.float64 else np.float32))
     P, G = config.patch_size, config.grid_size
     parts = []
-    for scale in scales_of(x.shape[0], x.shape[1], config):
+    for k, scale in enumerate(scales_of(x.shape[0], x.shape[1], config)):
         resized = resize(x, scale.height, scale.width, config.conventions.resize) if scale.longer_side else x
+        resized = tap(f"pixels/scale_{k}", resized) if tap else resized
         index = hash_index(scale.rows, scale.columns, G, config.conventions.hash)
         parts.append(
             Tokens(

@@ -69,6 +69,16 @@ def sinusoidal_table(grid: int, width: int) -> Tensor:
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[:, :width]
 
 
+def resized_size(height: int, width: int, longer_side: int) -> tuple[int, int]:
+    """Height and width when the longer side has become `longer_side`, in float64, rounded half to even.
+
+    >>> resized_size(1375, 1600, 224)
+    (193, 224)
+    """
+    ratio = longer_side / max(height, width)
+    return round(height * ratio), round(width * ratio)
+
+
 class StandardizedConv2d(nn.Conv2d):
     """Convolution without bias, SAME padding, kernel standardised per output channel with the unbiased deviation."""
 
@@ -194,8 +204,7 @@ class TorchMusiq(nn.Module):
         h, w = x.shape[-2:]
         scales = []
         for side in config.longer_sides:
-            ratio = side / max(h, w)
-            size = (round(h * ratio), round(w * ratio))
+            size = resized_size(h, w, side)
             if min(size) < 1:
                 raise ValueError(f"an image of {h} × {w} has no pixels left when its longer side becomes {side}")
             same = size == (h, w)
