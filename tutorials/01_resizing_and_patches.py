@@ -1,0 +1,572 @@
+# %% [markdown]
+# # 01 · Resizing and patches: from a photograph to tokens
+#
+# Most image models begin by making every photograph a square of 224 pixels. For "is this a cat?" that does no harm. For
+# "is this photograph *good*?" it destroys the evidence: squeezing changes shapes, cropping loses the composition, and
+# shrinking hides noise and blur. MUSIQ instead looks at the whole picture, at several sizes, each in its own shape.
+# Here you follow the pixels until they are tokens, and find that *how* one resizes matters to the last digit and to the
+# eye.
+
+# %% [markdown]
+# ## What you will learn
+#
+# - what a small square does to the evidence, measured;
+# - the size of every scale, and where `float32` decides about a whole column of pixels;
+# - that resizing is two matrix products, and what the authors' Gaussian, pyiqa's bicubic and an antialiased filter do
+#   to fine detail, on a zone plate;
+# - why the authors' filter blurs a picture whose size does not change;
+# - how patches are cut, padded and ordered, and how many tokens a photograph becomes;
+# - why the backward of all this is a transpose.
+
+# %% [markdown]
+# ## What you need
+#
+# About 40 minutes; matrix products; images as arrays of shape (height, width, 3).
+
+# %%
+import math
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+from PIL import Image
+
+import musiq_ref as mq
+from course import exercise, photograph, show
+from musiq_ref import explain
+from musiq_ref.image.patches import extract_patches
+from musiq_ref.image.resize import (
+    bicubic_matrix,
+    gaussian_matrix,
+    resize,
+    resize_backward,
+    resized_sides,
+)
+from musiq_ref.image.tokenize import drop_padding, normalize, scales_of
+from musiq_ref.model.inference import predict
+from musiq_ref.training.distortions import DISTORTIONS
+
+image = photograph("coffee")
+print(image.shape, image.dtype)
+
+# %% [markdown]
+# ## Why not one square?
+#
+# Two ways to make a square. Both keep the cup recognisable. Neither is the photograph that somebody rated.
+
+# %%
+height, width = image.shape[:2]
+side, left = min(height, width), (width - min(height, width)) // 2
+squeezed = np.asarray(Image.fromarray(image).resize((224, 224), Image.Resampling.BICUBIC))
+cropped = image[:, left : left + side]
+figure, axes = plt.subplots(1, 3, figsize=(9, 2.6), width_ratios=[width / height, 1, 1])
+for axis, picture, title in zip(
+    axes,
+    (image, squeezed, cropped),
+    (f"the photograph, {height}×{width}", "squeezed, 224×224", f"cropped, {side}×{side}"),
+    strict=True,
+):
+    axis.imshow(picture)
+    axis.set(title=title, xticks=[], yticks=[])
+plt.show()
+print(f"the crop has lost {1 - side / width:.0%} of the picture")
+assert squeezed.shape[0] / squeezed.shape[1] != height / width
+
+# %% [markdown]
+# The third harm, shrinking, is the least visible and the worst. Spoil the photograph in four ways, shrink the spoilt
+# and the untouched one alike, as most programs do it, and see how much of the difference is left at each size.
+
+
+# %%
+def shrunk(pixels, longer_side):
+    """As most programs shrink: Pillow, antialiased. Values −1 … 1; 0 stands for the native size."""
+    if longer_side:
+        h, w = resized_sides(*pixels.shape[:2], longer_side)
+        pixels = np.asarray(Image.fromarray(pixels).resize((w, h), Image.Resampling.BICUBIC))
+    return normalize(pixels)
+
+
+def damage_left(at_size, sizes=(0, 384, 224, 96, 48)):
+    """{distortion: root mean square of what it changes, one per size, relative to the native}."""
+    left = {}
+    for name in ("white_noise", "gaussian_blur", "jpeg", "contrast"):
+        spoilt = DISTORTIONS[name](image, 0.4, np.random.default_rng(0))
+        apart = [at_size(spoilt, s) - at_size(image, s) for s in sizes]
+        left[name] = np.array([np.sqrt((d * d).mean()) for d in apart])
+        left[name] /= left[name][0]
+    return left
+
+
+# %%
+def draw_damage(left, title):
+    figure, axis = plt.subplots(figsize=(6.5, 2.8))
+    for (name, values), style in zip(left.items(), ("o-", "s--", "^:", "D-."), strict=True):
+        axis.plot(values, style, label=name.replace("_", " "))
+    axis.set_xticks(range(5), ["native", "384", "224", "96", "48"])
+    axis.set(xlabel="longer side", ylabel="damage left (native = 1)", ylim=(0, 1.1), title=title)
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    plt.show()
+
+
+usual = damage_left(shrunk)
+draw_damage(usual, "What is still visible after shrinking")
+assert usual["gaussian_blur"][3] < 0.3
+assert usual["white_noise"][3] < 0.3
+assert usual["contrast"][3] > 0.9
+
+# %% [markdown]
+# Haze (lost contrast) is as visible in a thumbnail as in the original; noise and blur are gone. Judge from one small
+# square, and you are blind to half of what can be wrong. So MUSIQ takes the **native** picture, for the details, and
+# smaller ones, for the whole, each in its own shape.
+
+# %% [markdown]
+# ## The size of each scale
+#
+# A scale is named by its longer side $L$; the shorter one follows from the picture's shape:
+#
+# $$r = L / \max(h, w), \qquad h' = \text{round}(h\,r), \quad w' = \text{round}(w\,r)$$
+
+# %%
+show(resized_sides)
+ratio = 224 / 640
+print("480×640 at 224 by hand:", round(480 * ratio), "×", round(640 * ratio))
+assert resized_sides(480, 640, 224) == (168, 224)
+
+# %% [markdown]
+# "Round half to even", in `float32`. A detail? Here is a picture for which `float64` gives another height, and one for
+# which a whole row of patches hangs on it:
+
+# %%
+for h, w, L in ((735, 1280, 384), (1375, 1600, 224)):
+    theirs, other = resized_sides(h, w, L), resized_sides(h, w, L, "float64")
+    rows = [math.ceil(sides[0] / 32) for sides in (theirs, other)]
+    print(f"{h}×{w} at {L}: float32 {theirs}, float64 {other}; rows of patches {rows}")
+    assert theirs != other
+assert rows[0] != rows[1]  # of the second picture
+
+# %% [markdown]
+# ## Resizing is two matrix products
+#
+# Every output pixel is a weighted mean of input pixels, and the weights along rows and columns are chosen separately.
+# So there is a matrix $\mathbf{R}$ for each axis, one row of weights per output pixel, and
+#
+# $$\mathbf{Y} = \mathbf{R}_{rows}\,\mathbf{X}\,\mathbf{R}_{columns}^T$$
+#
+# for each colour. A filter *is* its matrix. The authors' uses a Gaussian of $\sigma = 0.5$ input pixels, cut at a
+# radius of 1.5:
+
+# %%
+show(gaussian_matrix)
+
+# %%
+x = normalize(image)
+new_height, new_width = resized_sides(height, width, 96)
+R_rows = gaussian_matrix(height, new_height).toarray()
+R_columns = gaussian_matrix(width, new_width).toarray()
+print("R_rows", R_rows.shape, "· X", x.shape[:2], "· R_columnsᵀ", R_columns.T.shape)
+by_hand = np.stack([R_rows @ x[:, :, c] @ R_columns.T for c in range(3)], axis=-1)
+np.testing.assert_allclose(by_hand, resize(x, new_height, new_width), rtol=0, atol=1e-5)
+np.testing.assert_allclose(R_rows.sum(axis=1), 1, rtol=1e-6)
+
+# %% [markdown]
+# ### Which pixels does an output pixel see?
+#
+# Reduce by 4. The middle of output pixel $x$ lies at $s = 4(x + 0.5)$ in the input, on a pixel's edge. Three filters:
+# the authors', the bicubic one that the port pyiqa inherits from PyTorch, and Pillow's bicubic, which is stretched by
+# the factor 4, as signal theory demands ("antialiased").
+
+
+# %%
+def pillow_matrix(n_in, n_out):
+    """R of Pillow's antialiased bicubic: what it makes of the identity."""
+    identity = Image.fromarray(np.eye(n_in, dtype=np.float32))
+    return np.asarray(identity.resize((n_in, n_out), Image.Resampling.BICUBIC))
+
+
+n_in, n_out = 240, 60
+filters = {
+    "Gaussian (authors)": gaussian_matrix(n_in, n_out).toarray(),
+    "bicubic (pyiqa)": bicubic_matrix(n_in, n_out).toarray(),
+    "antialiased (Pillow)": pillow_matrix(n_in, n_out),
+}
+
+# %%
+x = 30  # an output pixel in the middle
+figure, axes = plt.subplots(1, 3, figsize=(9, 2.6), sharey=True)
+for axis, (name, R), colour in zip(axes, filters.items(), ("C0", "C1", "C2"), strict=True):
+    axis.bar(range(n_in), R[x], color=colour, width=0.8)
+    axis.axvspan(4 * x - 0.5, 4 * x + 3.5, color="0.9", zorder=0)
+    axis.set(
+        title=f"{name}: {np.count_nonzero(R[x])} pixels", xlim=(109, 135), xlabel="input pixel"
+    )
+axes[0].set_ylabel("weight")
+plt.show()
+print("grey: the four input pixels that the output pixel covers")
+assert np.count_nonzero(filters["Gaussian (authors)"][x]) == 2
+assert np.count_nonzero(filters["antialiased (Pillow)"][x]) > 12
+
+# %% [markdown]
+# The Gaussian sees two of four pixels along each axis, so **four of sixteen**; three quarters of the picture have no
+# influence at all. (A pixel exactly at the radius 1.5 gets weight 0.) What happens to fine detail then?
+
+# %% [markdown]
+# ### The zone plate
+#
+# Rings that become finer outwards, from nothing in the middle to a period of 2 pixels at the edges' middles. After
+# reducing by 4 only the middle quarter of the radius can be represented. The rest should turn into even grey. What a
+# filter makes of it instead is **aliasing**: false rings, coarse patterns that are not in the picture.
+
+# %%
+y, x = np.mgrid[:n_in, :n_in] - (n_in - 1) / 2
+plate = np.cos(np.pi * (x * x + y * y) / n_in)
+small = {name: R @ plate @ R.T for name, R in filters.items()}
+
+# %%
+figure, axes = plt.subplots(2, 2, figsize=(7, 7.2))
+axes = axes.ravel()
+axes[0].imshow(plate, cmap="gray", vmin=-1, vmax=1, interpolation="antialiased")
+axes[0].set_title(f"zone plate, {n_in}×{n_in}")
+for axis, (name, picture) in zip(axes[1:], small.items(), strict=True):
+    axis.imshow(picture, cmap="gray", vmin=-1, vmax=1)
+    axis.set_title(f"{name}, {n_out}×{n_out}")
+for axis in axes:
+    axis.set(xticks=[], yticks=[])
+plt.show()
+
+# %% [markdown]
+# With exact numbers: feed a wave $e^{2\pi i f x}$ of frequency $f$ (cycles per pixel) to $\mathbf{R}$. What comes out
+# has a constant height, the filter's response. Beyond the new limit, $f = 1/8$, it should be 0.
+
+# %%
+frequencies = np.linspace(0, 0.5, 101)
+waves = np.exp(2j * np.pi * np.outer(np.arange(n_in), frequencies))  # (n_in, 101)
+response = {name: abs(R @ waves)[n_out // 2] for name, R in filters.items()}
+figure, axis = plt.subplots(figsize=(8, 3))
+for (name, values), style in zip(response.items(), ("-", "--", ":"), strict=True):
+    axis.plot(frequencies, values, style, label=name, linewidth=2)
+axis.axvspan(1 / 8, 0.5, color="0.92", zorder=0)
+axis.text(0.3, 1.05, "everything here becomes false detail", ha="center", fontsize=9)
+axis.set(xlabel="frequency in cycles per input pixel", ylabel="response", ylim=(0, 1.15))
+axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+plt.show()
+quarter = {name: float(values[50]) for name, values in response.items()}
+print("at a period of 4 pixels:", {name: round(v, 3) for name, v in quarter.items()})
+assert quarter["antialiased (Pillow)"] < 0.05 < 0.5 < quarter["Gaussian (authors)"]
+
+# %% [markdown]
+# Is the authors' filter then wrong? By the textbook, yes. But look what it does to the four kinds of damage:
+
+
+# %%
+def as_musiq_sees(pixels, longer_side):
+    """One scale, by the authors' filter; 0 stands for the native size."""
+    x = normalize(pixels)
+    return resize(x, *resized_sides(*x.shape[:2], longer_side)) if longer_side else x
+
+
+theirs = damage_left(as_musiq_sees)
+draw_damage(theirs, "… and with the authors' filter")
+print({name: round(float(values[-1] / usual[name][-1]), 1) for name, values in theirs.items()})
+assert theirs["white_noise"][-1] > 3 * usual["white_noise"][-1]
+assert theirs["gaussian_blur"][-1] > 3 * usual["gaussian_blur"][-1]
+
+# %% [markdown]
+# A filter that never averages more than a few pixels can neither average noise away nor hide that edges have become
+# soft. False detail is still a sign of detail: even the smallest scale can tell noisy from clean. Whatever one thinks
+# of it, the weights were *trained* on this filter's pictures. What is certainly wrong is to mix: weights from one
+# filter, pictures from another. The bundled model, with its own filter and the other:
+
+# %%
+checkpoint = mq.load_checkpoint("demo")
+params, config = checkpoint.params, checkpoint.config
+picture = photograph("coffee", longer_side=200)
+scores = {}
+for kind in ("gaussian", "bicubic"):
+    c = config.replace(conventions=replace(config.conventions, resize=kind))
+    scores[kind] = float(predict(params, drop_padding(mq.tokenize(picture, c)), c)[0])
+print(scores, "apart:", f"{abs(scores['gaussian'] - scores['bicubic']):.1e}")
+assert scores["gaussian"] != scores["bicubic"]
+
+# %% [markdown]
+# ## The same-size blur
+#
+# A photograph whose longer side is already 224 needs no resizing. The authors' program does it all the same. The filter
+# is then centred on each pixel, with neighbours at distance 1:
+#
+# $$e^{0} = 1, \qquad e^{-1^2 / (2 \cdot 0.5^2)} = e^{-2} \approx 0.135$$
+#
+# and divided by their sum:
+
+# %%
+side_weight, middle_weight = math.exp(-2), 1.0
+total = middle_weight + 2 * side_weight
+print(f"by hand: {side_weight / total:.4f} {middle_weight / total:.4f} {side_weight / total:.4f}")
+print("library:", gaussian_matrix(5, 5).toarray()[2])
+np.testing.assert_allclose(
+    gaussian_matrix(5, 5).toarray()[2, 1:4],
+    [side_weight / total, 1 / total, side_weight / total],
+    rtol=1e-6,
+)
+
+# %% [markdown]
+# A blur. The finest stripes, $+1, -1, +1, …$, keep $0.787 - 2 \cdot 0.107 = 0.574$ of their contrast. pyiqa's bicubic
+# leaves the picture as it is.
+
+# %%
+stripes = np.cos(np.pi * np.arange(9))
+kept = (gaussian_matrix(9, 9, "float64") @ stripes)[4]
+print(f"stripes: {stripes[4]:.0f} becomes {kept:.3f}")
+assert math.isclose(kept, (1 - 2 * math.exp(-2)) / (1 + 2 * math.exp(-2)))
+assert (bicubic_matrix(9, 9).toarray() == np.eye(9)).all()
+
+# %%
+x = normalize(photograph("cat", longer_side=224))
+blurred = resize(x, *x.shape[:2])
+figure, axes = plt.subplots(1, 3, figsize=(9, 3))
+close = (slice(40, 100), slice(70, 140))
+for axis, shown, title in ((axes[0], x, "before"), (axes[1], blurred, "after, the same size")):
+    axis.imshow((shown[close] + 1) / 2)
+    axis.set_title(title)
+lost = abs(blurred - x)[close].mean(axis=-1)
+figure.colorbar(axes[2].imshow(lost, cmap="magma"), ax=axes[2], shrink=0.8)
+axes[2].set_title("|difference|, of 2")
+for axis in axes:
+    axis.set(xticks=[], yticks=[])
+plt.show()
+assert lost.mean() > 0
+
+# %% [markdown]
+# ## Patches
+#
+# Each scale is cut into squares of $P$ pixels. Where the picture does not fill the last one, zeros are added: after
+# normalising to $-1 \dots 1$, so 0 is a medium grey. The smaller half comes before, the larger after ("SAME", as
+# TensorFlow calls it). Odd sizes show it best.
+
+# %%
+P = config.patch_size
+odd = photograph("coffee", longer_side=6 * P + 5)
+print("odd:", odd.shape)
+explain.multi_scale_patches(odd, config)
+
+# %%
+show(extract_patches)
+
+# %% [markdown]
+# The reshape is the whole trick: $(rows \cdot P,\ columns \cdot P)$ becomes $(rows, P, columns, P)$, and the two inner
+# axes change places. By hand, patch (row 1, column 2):
+
+# %%
+x = normalize(odd)
+h, w = x.shape[:2]
+rows, columns = math.ceil(h / P), math.ceil(w / P)
+top, left = (rows * P - h) // 2, (columns * P - w) // 2  # the smaller half
+patches = extract_patches(x, P)
+print(f"{rows}×{columns} patches: {patches.shape}; added above {top}, left {left}")
+by_hand = x[1 * P - top : 2 * P - top, 2 * P - left : 3 * P - left]
+np.testing.assert_array_equal(patches[1 * columns + 2], by_hand)
+assert (patches[0, :top] == 0).all()  # padding
+
+# %% [markdown]
+# All scales, one after the other, smallest first, are the **tokens** of the photograph. A resized scale is filled up to
+# $\lceil L/P \rceil^2$ places, so that all pictures have as many; `mask` says which are real.
+
+# %%
+tokens = mq.tokenize(odd, config)
+for name, array in tokens._asdict().items():
+    print(f"{name:12} {array.shape!s:20} {array.dtype}")
+scales = scales_of(h, w, config)
+for scale in scales:
+    print(f"{explain.scale_name(scale):16} {scale.kept:4} patches in {scale.length:4} places")
+assert len(tokens.mask) == sum(scale.length for scale in scales)
+assert tokens.mask.sum() == sum(scale.kept for scale in scales)
+
+# %%
+start = sum(
+    scale.length for scale in scales[:-1]
+)  # the last scale is the native one, if there is one
+if config.native and config.max_native_patches < 0:
+    np.testing.assert_array_equal(tokens.patches[start:], patches)
+first = resize(x, scales[0].height, scales[0].width, config.conventions.resize)
+np.testing.assert_array_equal(tokens.patches[: scales[0].kept], extract_patches(first, P))
+
+# %% [markdown]
+# ## Backward
+#
+# Chapter 07 takes the gradient of the score back to the pixels. Its last step is this chapter's, and needs no
+# derivation: resizing is a matrix, and the backward of $\mathbf{y} = \mathbf{R}\mathbf{x}$ is
+# $\mathrm{d}\mathbf{x} = \mathbf{R}^T \mathrm{d}\mathbf{y}$. Every pixel collects from the output pixels that saw it,
+# with the same weights.
+
+# %%
+dy = np.random.default_rng(0).standard_normal((20, 25, 3))
+R_rows, R_columns = gaussian_matrix(45, 20, "float64"), gaussian_matrix(70, 25, "float64")
+by_hand = np.stack([R_rows.T @ dy[:, :, c] @ R_columns for c in range(3)], axis=-1)
+print("dy", dy.shape, "→ dx", by_hand.shape)
+np.testing.assert_allclose(resize_backward(dy, (45, 70, 3)), by_hand, rtol=0, atol=1e-12)
+
+# %% [markdown]
+# And a consequence: a pixel that no output pixel saw gets the gradient 0. Reduced by 4 with the authors' filter, three
+# pixels of four cannot matter to that scale, however much you change them.
+
+# %%
+R = gaussian_matrix(240, 60, "float64")
+dx = R.T @ np.ones(60)
+print("gradient along 12 pixels:", dx[100:112])
+assert (dx == 0).mean() == 0.5  # along each axis; of the pixels ¾
+
+# %% [markdown]
+# ## Exercises
+#
+# Each cell to fill in is followed by one that checks it. Until you do, it says so and the notebook goes on. Solutions
+# are in `tutorials/solutions/01_resizing_and_patches.py`; try first.
+
+# %% [markdown]
+# ### Exercise 1: the sides of a scale
+#
+# Height and width, two `int`, of an `h` × `w` picture whose longer side becomes `L`: the authors' for **all** sizes.
+#
+# <details><summary>Hint</summary>
+#
+# `np.float32(…)` around each number, so that quotient and products are rounded to `float32`. `np.rint` rounds half to
+# even. Compute the ratio first, as in the formula.
+#
+# </details>
+
+
+# %% tags=["exercise-1"]
+def my_sides(h, w, L):
+    return ..., ...
+
+
+# %% tags=["check-1"]
+def check(sides):
+    sizes = [(480, 640, 224), (735, 1280, 384), (1375, 1600, 224), (715, 832, 224), (3, 3, 2)]
+    sizes += [
+        (h, w, L) for h in range(100, 900, 37) for w in range(110, 1300, 41) for L in (224, 384)
+    ]
+    for h, w, L in sizes:
+        got, wanted = tuple(sides(h, w, L)), resized_sides(h, w, L)
+        assert got == wanted, f"{h}×{w} at {L}: you say {got}, the authors' program {wanted}"
+
+
+exercise(1, my_sides, check)
+
+# %% [markdown]
+# ### Exercise 2: one row of the Gaussian's matrix
+#
+# The weights, $(n_{in},)$, that output pixel `x` of `n_out` gives to the input pixels: Gaussian of $\sigma = 0.5$
+# around $s = (x + 0.5) \cdot n_{in} / n_{out}$; the middle of input pixel $i$ lies at $i + 0.5$; weight 0 at a distance
+# of 1.5 or more; sum 1. Ordinary `float64` will do.
+#
+# <details><summary>Hint</summary>
+#
+# `d = abs(np.arange(n_in) + 0.5 - s)` are all distances at once. `np.exp(-d**2 / (2 * 0.5**2))`, then set those with
+# `d >= 1.5` to 0, then divide by the sum. At the picture's edge fewer pixels are left; dividing by their sum takes care
+# of it.
+#
+# </details>
+
+
+# %% tags=["exercise-2"]
+def my_weights(x, n_in, n_out):
+    return ...
+
+
+# %% tags=["check-2"]
+def check(weights):
+    for n_in, n_out in ((10, 10), (11, 4), (4, 7), (47, 13)):
+        R = gaussian_matrix(n_in, n_out, "float64").toarray()
+        for x in range(n_out):
+            got = np.asarray(weights(x, n_in, n_out))
+            assert got.shape == (n_in,), f"shape {got.shape}, not ({n_in},)"
+            assert np.allclose(got, R[x], atol=1e-9), (
+                f"pixel {x} of {n_out} from {n_in}: {got.round(3)}, it should be {R[x].round(3)}"
+            )
+
+
+exercise(2, my_weights, check)
+
+# %% [markdown]
+# ### Exercise 3: patches
+#
+# Cut a picture of any size into $P \times P$ patches, padded with zeros as above, row by row: $(n, P, P, 3)$. Loops are
+# fine.
+#
+# <details><summary>Hint</summary>
+#
+# `np.pad(image, ((top, bottom), (left, right), (0, 0)))` adds zeros. In all, $\lceil h/P \rceil P - h$ rows are
+# missing; `top` is half of them, rounded down, `bottom` the rest.
+#
+# </details>
+
+
+# %% tags=["exercise-3"]
+def my_patches(image, P):
+    return ...
+
+
+# %% tags=["check-3"]
+def check(cut):
+    rng = np.random.default_rng(5)
+    for h, w, P in ((8, 12, 4), (9, 14, 4), (5, 3, 8)):
+        picture = rng.standard_normal((h, w, 3))
+        got, wanted = np.asarray(cut(picture, P)), extract_patches(picture, P)
+        case = f"{h}×{w} pixels, P = {P}"
+        assert got.shape == wanted.shape, f"{case}: shape {got.shape}, not {wanted.shape}"
+        first = int(np.argmax((got != wanted).any(axis=(1, 2, 3))))
+        assert (got == wanted).all(), f"{case}: patch {first} is another"
+
+
+exercise(3, my_patches, check)
+
+# %% [markdown]
+# ### Exercise 4: the price of a photograph
+#
+# How many real tokens (without the class token) does an `h` × `w` photograph become in the published model: $P = 32$,
+# scales 224, 384 and native? Try it on your camera's size.
+#
+# <details><summary>Hint</summary>
+#
+# For each of the three sizes, $\lceil h'/P \rceil \cdot \lceil w'/P \rceil$. `resized_sides` gives $h'$ and $w'$.
+#
+# </details>
+
+
+# %% tags=["exercise-4"]
+def my_count(h, w):
+    return ...
+
+
+# %% tags=["check-4"]
+def check(count):
+    published = mq.MusiqConfig.preset("small")
+    for h, w in ((480, 640), (768, 1024), (333, 1111), (3000, 4000)):
+        wanted = sum(scale.kept for scale in scales_of(h, w, published))
+        assert count(h, w) == wanted, f"{h}×{w}: you say {count(h, w)}, it is {wanted}"
+
+
+exercise(4, my_count, check)
+
+# %% [markdown]
+# ## In practice
+#
+# - **Do not resize first.** Hand MUSIQ the original file. Scoring thumbnails scores the thumbnailer.
+# - **"Bicubic" names a family.** PyTorch's has $a = -0.75$ and no antialiasing unless you ask (`antialias=True`),
+#   Pillow's and TensorFlow's have $a = -0.5$, and Pillow's is always antialiased. The same weights give other scores
+#   with each.
+# - **Decoding differs, too.** JPEG decoders disagree by a grey level here and there, and a photograph's EXIF orientation
+#   must be applied before anything else; `mq.tokenize("photo.jpg", config)` does.
+# - **Elongated pictures.** At $L = 224$ a panorama of more than 448 : 1 would get a side of 0 pixels. The library says
+#   so; other programs stop somewhere deep inside.
+# - **Tokens are the price.** Attention costs grow with the square of their number. In training the native scale is cut
+#   to 512 patches; at test time it is whole.
+
+# %% [markdown]
+# ## References
+#
+# - J. Ke, Q. Wang, Y. Wang, P. Milanfar, F. Yang: *MUSIQ: Multi-scale Image Quality Transformer*, ICCV 2021, section
+#   3.1 and appendix D.
+# - R. G. Keys: *Cubic convolution interpolation for digital image processing*, IEEE Transactions on Acoustics, Speech,
+#   and Signal Processing, 1981.
+# - G. Parmar, R. Zhang, J.-Y. Zhu: *On aliased resizing and surprising subtleties in GAN evaluation*, CVPR 2022.
+# - The code: `musiq_ref/image/resize.py`, `patches.py`, `tokenize.py`.
