@@ -1,0 +1,528 @@
+# %% [markdown]
+# # 06 · The encoder, the class token, and the whole model
+#
+# You have the tokens (chapters 01, 02, 04) and attention (05). What is left is short: an MLP, two sums, a norm,
+# repeated; and one row that is read at the end. Here you put the whole of MUSIQ together in ten lines, find out which
+# block said what about the score, and count every parameter and every multiplication.
+
+# %% [markdown]
+# ## What you will learn
+#
+# - what a pre-norm block does, and why the sums around its halves matter more than the halves;
+# - to read the encoder as a stream to which every block adds, and to split a score exactly into what each block
+#   contributed;
+# - what the class token is, and how much of the last block nobody reads;
+# - to count parameters and multiply–accumulates from shapes, and to find the paper's 27M and 8.86·10⁹ again;
+# - which part of the work grows with the image, which with its square, and which not at all.
+
+# %% [markdown]
+# ## What you need
+#
+# About 40 minutes; attention (chapter 05); LayerNorm and GELU (chapter 03).
+
+# %%
+import math
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+import musiq_ref as mq
+from course import exercise, photograph, show
+from musiq_ref import explain
+from musiq_ref.image.tokenize import drop_padding
+from musiq_ref.model.attention import allowed_pairs
+from musiq_ref.model.embeddings import embed, patch_embedding
+from musiq_ref.model.encoder import block, mlp, norm
+from musiq_ref.model.parameters import parameter_shapes
+from musiq_ref.model.stem import stem
+from musiq_ref.ops.activation import GELU
+
+# %% [markdown]
+# ## The model at a glance
+#
+# Everything that flows through the model, with its shape, for our photograph. Patches enter the encoder as
+# $\mathbf{z}_0$, the class token in front of them (Eq. 2); one row leaves it.
+
+# %%
+checkpoint = mq.load_checkpoint("demo", dtype="float64")
+params, config = checkpoint.params, checkpoint.config
+image = photograph("coffee", longer_side=256)
+tokens = mq.batch([drop_padding(mq.tokenize(image, config))])
+explain.model_diagram(config, image.shape[:2])
+
+# %%
+values = {}
+logits, _ = mq.forward(
+    params, tokens, config, tap=lambda name, array: values.setdefault(name, array)
+)
+L, D, M, N = config.layers, config.width, config.mlp_width, int(tokens.mask.sum())
+z_0 = values["encoder/input"]
+print(f"z_0: {z_0.shape}: {N} patches and the class token, width {D}")
+assert z_0.shape == (1, 1 + N, D)
+
+# %% [markdown]
+# ## The first half of a block: ask the others
+#
+# The easiest way to use attention would be $\mathbf{z}' = \text{MSA}(\mathbf{z})$. It works badly, for two reasons. A
+# layer that *replaces* its input must carry over everything worth keeping, through every one of $L$ blocks. One that
+# *adds* to it has nothing to do but to add; it starts, with small weights, as a block that changes nothing, and the
+# gradient passes the sum untouched (chapter 07). So: a **residual path** around it.
+#
+# But what is only ever added to grows. Logits grow with it, twice (once in the query, once in the key), and the softmax
+# hardens. So what goes into the branch, and only that, is first brought to mean 0 and variance 1, token by token. Norm,
+# then branch, then sum, this is called **pre-norm**:
+#
+# $$\mathbf{z}'_q = \text{MSA}(\text{LN}(\mathbf{z}_{q-1})) + \mathbf{z}_{q-1}, \quad q = 1 \dots L \tag{3}$$
+
+# %%
+b = "encoder/block_00"
+p = params["encoder"]["block_00"]
+centred = z_0 - z_0.mean(axis=-1, keepdims=True)
+variance = (centred**2).mean(axis=-1, keepdims=True)
+normed = p["norm1"]["scale"] * centred / np.sqrt(variance + 1e-6) + p["norm1"]["bias"]
+np.testing.assert_allclose(normed, values[f"{b}/norm1"], atol=1e-9)
+
+attended = values[f"{b}/attention/out"]  # chapter 05 computed it by hand
+z_mid = attended + z_0
+print("LN(z_0)", normed.shape, " MSA", attended.shape, " z'_1", z_mid.shape)
+np.testing.assert_allclose(z_mid, values[f"{b}/residual1"], atol=1e-12)
+
+# %% [markdown]
+# ## The second half: think it over
+#
+# Attention only takes means of values: between tokens it is linear. What a token has gathered it must now digest, and
+# that is done by a network of one hidden layer, $\text{MLP}(\mathbf{z}) = \text{GELU}(\mathbf{z}\mathbf{W}_1 +
+# \mathbf{b}_1)\mathbf{W}_2 + \mathbf{b}_2$, of width $M$ inside, the same for each token, each token by itself:
+#
+# $$\mathbf{z}_q = \text{MLP}(\text{LN}(\mathbf{z}'_q)) + \mathbf{z}'_q, \quad q = 1 \dots L \tag{4}$$
+
+# %%
+x, _ = norm(z_mid, p["norm2"])
+hidden = x @ p["mlp"]["fc1"]["kernel"] + p["mlp"]["fc1"]["bias"]  # (1, 1 + N, M)
+active, _ = GELU[config.conventions.gelu][0](hidden)
+digested = active @ p["mlp"]["fc2"]["kernel"] + p["mlp"]["fc2"]["bias"]
+z_1 = digested + z_mid
+print("hidden", hidden.shape, " MLP", digested.shape, " z_1", z_1.shape)
+np.testing.assert_allclose(z_1, values[f"{b}/output"], atol=1e-9)
+
+# %% [markdown]
+# Attention mixes tokens, the MLP mixes channels; neither does the other's work. The library's block is these lines
+# (`drop` and `drop_branch` do something in training only):
+
+# %%
+show(mlp, block)
+
+# %% [markdown]
+# ## The stream
+#
+# Write out all sums, and the encoder is one long sum: what came in, and what $2L$ branches added.
+#
+# $$\mathbf{z}_L = \mathbf{z}_0 + \sum_{q=1}^{L} \big(\text{MSA}_q + \text{MLP}_q\big)$$
+
+# %%
+pieces = {"z_0": z_0}
+for q in range(L):
+    b = f"encoder/block_{q:02d}"
+    pieces[f"MSA {q + 1}"] = values[f"{b}/attention/out"]
+    pieces[f"MLP {q + 1}"] = values[f"{b}/mlp/fc2"]
+z_L = values[f"encoder/block_{L - 1:02d}/output"]
+np.testing.assert_allclose(sum(pieces.values()), z_L, atol=1e-9 * abs(z_L).max())
+
+# %% [markdown]
+# How large is the stream, and how large is what each block adds to it? The class token begins as the same vector for
+# all images and must gather everything it will know; a patch token begins with what it shows.
+
+
+# %%
+def lengths(array):
+    """Mean length of a row: (class token, patches)."""
+    rows = np.linalg.norm(array[0], axis=1)
+    return rows[0], rows[1:].mean()
+
+
+figure, axes = plt.subplots(1, 2, figsize=(9, 3), sharey=True)
+blocks = range(1, L + 1)
+for which, axis in enumerate(axes):
+    stream = [lengths(values[f"encoder/block_{q - 1:02d}/output"])[which] for q in blocks]
+    axis.semilogy(
+        [0, *blocks], [lengths(z_0)[which], *stream], "k*-", label=r"stream $\mathbf{z}_q$"
+    )
+    for kind, style in (("MSA", "o--"), ("MLP", "s:")):
+        added = [lengths(pieces[f"{kind} {q}"])[which] for q in blocks]
+        axis.semilogy(blocks, added, style, label=f"added by {kind}")
+    axis.set(title=("class token", "mean of the patches")[which], xlabel="block $q$")
+    axis.set_xticks(range(0, L + 1, 1 + L // 8))
+axes[0].set_ylabel("length of the vector")
+axes[1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+plt.show()
+
+# %% [markdown]
+# ## One row is read
+#
+# After the last block, the stream is normalised once more, and of all rows one is kept, the class token's:
+#
+# $$\mathbf{y} = \text{LN}(\mathbf{z}_L^0) \tag{5}$$
+#
+# Why a token that is no patch? Any rule that picks a patch, or takes the mean of all, would decide beforehand whose
+# opinion counts. The class token is a learned question, "how good is this?", put to all patches through attention,
+# again in every block. The head turns $\mathbf{y}$ into the output: $\mathbf{y}\mathbf{W} + \mathbf{b}$.
+
+# %%
+y, _ = norm(z_L[:, :1], params["encoder"]["norm"])  # LN works row by row: the others are not needed
+mine = y[:, 0] @ params["head"]["kernel"] + params["head"]["bias"]
+print("y", y[:, 0].shape, " output", mine.shape, mine[0, :3])
+np.testing.assert_allclose(mine, logits, atol=1e-9)
+
+# %% [markdown]
+# ### Who made the score?
+#
+# The stream is a sum, and the head is linear. Only LayerNorm stands between them, and once we know by what $\rho =
+# (\sigma^2 + \varepsilon)^{-1/2}$ it multiplied, it is linear as well: subtract the mean, multiply. So the output
+# splits **exactly** into one number for each piece $\mathbf{u}$ of the stream:
+#
+# $$\text{output} = \text{const} + \sum_{\mathbf{u}} \rho\,(\mathbf{u} - \bar u) \cdot (\gamma \circ \mathbf{W})$$
+
+# %%
+final, head = params["encoder"]["norm"], params["head"]
+rho = 1 / np.sqrt(z_L[0, 0].var() + 1e-6)
+direction = final["scale"] * head["kernel"][:, 0]  # of the first output; with one output, the score
+parts = {name: rho * (u[0, 0] - u[0, 0].mean()) @ direction for name, u in pieces.items()}
+const = final["bias"] @ head["kernel"][:, 0] + head["bias"][0]
+print(f"const {const:+.4f}, pieces {sum(parts.values()):+.4f}, output {logits[0, 0]:+.4f}")
+np.testing.assert_allclose(const + sum(parts.values()), logits[0, 0], atol=1e-9)
+
+# %%
+figure, axis = plt.subplots(figsize=(8, 3))
+for offset, kind, hatch in ((-0.2, "MSA", ""), (0.2, "MLP", "//")):
+    heights = [parts[f"{kind} {q}"] for q in blocks]
+    axis.bar(np.arange(1, L + 1) + offset, heights, 0.4, label=kind, hatch=hatch, edgecolor="white")
+axis.bar(0, parts["z_0"], 0.4, color="0.4", label=r"$\mathbf{z}_0$: the learned class token")
+axis.axhline(0, color="0.3", linewidth=0.8)
+axis.set(
+    xlabel="block",
+    ylabel="part of the output",
+    xticks=range(0, L + 1),
+    title="What each branch wrote",
+)
+axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+plt.show()
+
+# %% [markdown]
+# Read it with care. The parts are exact, but large ones may cancel; an early block's influence through later blocks is
+# counted with the later ones; and $\rho$ depends on all of them.
+
+# %% [markdown]
+# ## The whole model in ten lines
+#
+# From tokens to score, with the parts as you know them now. It is the library's own forward without its bookkeeping,
+# and its result is the same:
+
+
+# %%
+def musiq(tokens):
+    """Patches, places and scales of one image to the outputs (Eq. 1–11)."""
+    features, _ = stem(tokens.patches[0].astype("float64"), params["stem"], config.conventions)
+    x, _ = patch_embedding(features[None], params["patch_embedding"])
+    z, _ = embed(x, tokens.hash_index, tokens.scale_index, params, config)
+    allowed = allowed_pairs(np.ones(z.shape[:2], bool))
+    for q in range(config.layers):
+        z, _ = block(z, allowed, params["encoder"][f"block_{q:02d}"], config.conventions)
+    y, _ = norm(z, params["encoder"]["norm"])
+    return y[:, 0] @ params["head"]["kernel"] + params["head"]["bias"]
+
+
+np.testing.assert_allclose(musiq(tokens), logits, rtol=0, atol=1e-12 * max(1, abs(logits).max()))
+score = mq.expected_score(logits)[0].score[0]
+print(f"outputs {logits.shape}, score {score:.4f}")
+
+# %% [markdown]
+# Nothing in it asks for the number of tokens, or for their order. Shuffle the patches together with their places and
+# scales, and the score stays:
+
+# %%
+order = np.random.default_rng(0).permutation(N)
+shuffled = mq.Tokens(*(array[:, order] for array in tokens))
+np.testing.assert_allclose(musiq(shuffled), logits, atol=1e-9 * max(1, abs(logits).max()))
+
+# %% [markdown]
+# ## Counting parameters
+#
+# A linear layer from $I$ to $O$ has $IO + O$ parameters, a norm $2D$. A block has four projections of the attention,
+# two layers of the MLP and two norms:
+#
+# $$4(D^2 + D) \;+\; (DM + M) + (MD + D) \;+\; 4D$$
+#
+# The rest: stem, patch embedding $((P/4)^2 \cdot 256 \cdot D + D)$, tables ($G^2 D$ and $SD$), class token ($D$), last
+# norm ($2D$), head ($DC + C$).
+
+
+# %%
+def parameters(c):
+    """All parameters of a configuration, from its sizes."""
+    D, M = c.width, c.mlp_width
+    in_stem = (
+        7 * 7 * 3 * 64 + (64 * 64 + 9 * 64 * 64 + 64 * 256 + 64 * 256) + 2 * (3 * 64 + 2 * 256)
+    )
+    embedding = (c.patch_size // 4) ** 2 * 256 * D + D
+    tables = c.grid_size**2 * D * (c.spatial == "learnable") + c.scales * D
+    in_block = 4 * (D * D + D) + (D * M + M) + (M * D + D) + 4 * D
+    rest = D + 2 * D + D * c.outputs + c.outputs  # class token, last norm, head
+    return in_stem + embedding + tables + c.layers * in_block + rest
+
+
+printed = {"small": 27, "medium": 61, "large": 98}  # millions, appendix table 1
+for name, millions in printed.items():
+    preset = mq.MusiqConfig.preset(name)
+    exact = parameters(preset)
+    print(f"{name:7} {exact:12,}   the paper: {millions}M")
+    assert exact == sum(math.prod(shape) for shape in parameter_shapes(preset).values())
+    assert round(exact / 1e6) == millions
+
+# %% [markdown]
+# ## Counting multiplications
+#
+# An $(a, b)$ times $(b, c)$ matrix product takes $abc$ multiplications, each with an addition: a
+# **multiply–accumulate** (MAC). A convolution is a product with one row per window (chapter 04). All else, norms, GELU,
+# softmax, is small beside these and by custom not counted. For one patch, and for $N$ tokens *with* the class token:
+#
+# | part | MACs |
+# |---|---|
+# | a convolution, per patch | positions · $k^2 I O$ |
+# | patch embedding, per patch | $(P/4)^2 \cdot 256 \cdot D$ |
+# | four projections (Eq. 6, 9) | $N \cdot 4 D^2$ |
+# | two products (Eq. 7, 8) | $2 N^2 D$ |
+# | MLP | $N \cdot 2DM$ |
+#
+# Section G of the appendix gives $8.86 \cdot 10^9$ "FLOPS" for a 224×224 image. With its padding it has 49 native
+# patches, 49 for the longer side 224 and 144 for 384:
+
+# %%
+published = mq.MusiqConfig.preset("small")
+counts = mq.complexity(published, (224, 224))
+for part, macs in counts.macs_by_part.items():
+    print(f"{part:32} {macs:14,}  {macs / counts.macs:6.1%}")
+print(f"{'all':32} {counts.macs:14,};  {counts.tokens} patches")
+assert counts.tokens == 49 + 49 + 144
+assert abs(counts.macs / 8.86e9 - 1) < 0.01
+
+# %% [markdown]
+# Within half a percent of the paper. So its "FLOPS" are multiply–accumulates; who counts additions and multiplications
+# separately gets twice as many. Now from shapes alone, for our photograph and the bundled model, every product that
+# really happened:
+
+
+# %%
+def product_macs(name, value):
+    """MACs of the product whose result an intermediate is (0 if it is none), from its shape."""
+    part = name.split("/")[-1]
+    if name == "patch_embedding":
+        return value.size * config.stem_side**2 * 256
+    if name.startswith("stem/conv") and part != "standardized":
+        return value.size * math.prod(params["stem"][part]["kernel"].shape[:3])
+    inner = {"query": D, "key": D, "value": D, "out": D, "logits": config.head_width}
+    inner |= {"heads": 1 + N, "fc1": D, "fc2": M}
+    return value.size * inner.get(part, 0)
+
+
+by_shape = sum(product_macs(name, value) for name, value in values.items() if "head/" not in name)
+by_shape += D * config.outputs
+exact = mq.complexity(config, image.shape[:2], padded=False)
+print(f"from shapes {by_shape:,}, by formula {exact.macs:,}")
+assert by_shape == exact.macs
+
+# %% [markdown]
+# Where the parameters are and where the work is are two different questions. The stem has almost no parameters and much
+# work: its kernels are used at every position of every patch. The embedding matrix is the other way round.
+
+# %%
+groups = {"stem": "stem", "patch_embedding": "patch embedding", "encoder/attention": "attention"}
+groups |= {"encoder/mlp": "MLP"}
+
+
+def shares(by_part):
+    """Of a dict of counts, the shares of the groups."""
+    total = sum(by_part.values())
+    return [sum(v for k, v in by_part.items() if k.startswith(g)) / total for g in groups]
+
+
+rows = {}
+for name in printed:
+    c = mq.complexity(mq.MusiqConfig.preset(name), (224, 224))
+    rows[f"{name}: {c.parameters / 1e6:.0f}M parameters"] = shares(c.parameters_by_part)
+    rows[f"{name}: {c.macs / 1e9:.1f}G MACs"] = shares(c.macs_by_part)
+figure, axis = plt.subplots(figsize=(8, 3))
+left = np.zeros(len(rows))
+for i, (label, hatch) in enumerate(zip(groups.values(), ("", "//", "..", "xx"), strict=True)):
+    width = np.array([row[i] for row in rows.values()])
+    axis.barh(list(rows), width, left=left, label=label, hatch=hatch, edgecolor="white")
+    left += width
+axis.invert_yaxis()
+axis.set(
+    xlabel="share",
+    xlim=(0, 1),
+    title="A 224×224 image: where the parameters are, and where the work is",
+)
+axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+plt.show()
+assert left.min() > 0.98
+
+# %% [markdown]
+# And with larger photographs? The resized scales stay the same; only the native one grows. Most of the work grows with
+# the number of patches, the two products of attention with its square.
+
+# %%
+megapixels = np.array([0.05, 0.1, 0.3, 1, 3, 12, 24, 48])
+lines = {"stem and embedding": [], "projections and MLP": [], "products of attention": []}
+for mp in megapixels:
+    height = round(math.sqrt(mp * 1e6 * 3 / 4))
+    macs = mq.complexity(published, (height, height * 4 // 3), padded=False).macs_by_part
+    products = macs["encoder/attention/products"]
+    local = sum(v for k, v in macs.items() if k.startswith(("stem", "patch")))
+    for label, count in zip(
+        lines, (local, sum(macs.values()) - local - products, products), strict=True
+    ):
+        lines[label].append(count)
+
+# %%
+figure, axis = plt.subplots(figsize=(6.5, 3.3))
+for (label, line), style in zip(lines.items(), ("o-", "s--", "^:"), strict=True):
+    axis.loglog(megapixels, line, style, label=label)
+axis.set(xlabel="megapixels (4:3)", ylabel="multiply–accumulates", title="The published model")
+axis.set_xticks(megapixels, [f"{mp:g}" for mp in megapixels], minor=False)
+axis.set_xticks([], minor=True)
+axis.legend()
+plt.show()
+assert lines["products of attention"][0] < lines["projections and MLP"][0]
+assert lines["products of attention"][-1] > lines["projections and MLP"][-1]
+
+# %% [markdown]
+# ## Exercises
+#
+# Each cell to fill in is followed by one that checks it. Until you do, it says so and the notebook goes on. Solutions
+# are in `tutorials/solutions/06_encoder.py`; try first.
+
+# %% [markdown]
+# ### Exercise 1: a block
+#
+# Four functions are given, each of one array: `ln1`, `msa`, `ln2`, `mlp`. Return the output of the block for the input
+# `z` (Eq. 3 and 4).
+#
+# <details><summary>Hint</summary>
+#
+# Two lines. The second one starts from the result of the first, both in the branch and in the sum.
+#
+# </details>
+
+
+# %% tags=["exercise-1"]
+def my_block(z, ln1, msa, ln2, mlp):
+    return ...
+
+
+# %% tags=["check-1"]
+def check(my_block):
+    rng = np.random.default_rng(1)
+    z, mixing = rng.standard_normal((4, 3)), rng.standard_normal((4, 4))
+    ln1, ln2 = (lambda z: z - z.mean(axis=1, keepdims=True)), (lambda z: 2 * z + 1)
+    msa, mlp = (lambda z: mixing @ z), np.tanh
+    nothing = np.zeros_like
+    assert np.allclose(my_block(z, ln1, nothing, ln2, nothing), z), (
+        "when both branches give 0, z must pass unchanged"
+    )
+    half = my_block(z, ln1, msa, ln2, nothing)
+    assert np.allclose(half, z + msa(ln1(z))), "when the MLP gives 0, the result is not Eq. (3)"
+    whole = my_block(z, ln1, msa, ln2, mlp)
+    assert not np.allclose(whole, half + mlp(ln2(z))), "the MLP must read z', not z"
+    assert np.allclose(whole, half + mlp(ln2(half))), "the second half is not Eq. (4)"
+
+
+exercise(1, my_block, check)
+
+# %% [markdown]
+# ### Exercise 2: the parameters of the encoder
+#
+# For $L$ blocks of width $D$ with an MLP of width $M$, including the last LayerNorm. It is not a question of memory:
+# write down the layers, and count.
+#
+# <details><summary>Hint</summary>
+#
+# Query, key, value and output projection: each a $D \times D$ matrix and a bias. The MLP's biases are of different
+# lengths. Two norms a block, one at the end, each with scale and shift.
+#
+# </details>
+
+
+# %% tags=["exercise-2"]
+def my_encoder_parameters(L, D, M):
+    return ...
+
+
+# %% tags=["check-2"]
+def check(count):
+    for name in ("tiny", "small", "medium"):
+        c = mq.MusiqConfig.preset(name)
+        by_part = mq.complexity(c, (224, 224)).parameters_by_part
+        wanted = sum(n for part, n in by_part.items() if part.startswith("encoder"))
+        got = count(c.layers, c.width, c.mlp_width)
+        assert got == wanted, (
+            f"L={c.layers}, D={c.width}, M={c.mlp_width}: you say {got:,}, it is {wanted:,} "
+            f"({got - wanted:+,})"
+        )
+
+
+exercise(2, my_encoder_parameters, check)
+
+# %% [markdown]
+# ### Exercise 3: the work that nobody reads
+#
+# Of the last block only the class token's row is read. How many of its multiply–accumulates could be left out without
+# changing the score, for $N$ patches (and the class token besides)?
+#
+# <details><summary>Hint</summary>
+#
+# The class token still asks all tokens: keys and values of all $1 + N$ are needed. Queries, rows of logits, weighted
+# means, the output projection and the MLP are needed for one row only: $N$ rows each are saved. A row of logits has one
+# number for each key.
+#
+# </details>
+
+
+# %% tags=["exercise-3"]
+def my_unread(N, D, M):
+    return ...
+
+
+# %% tags=["check-3"]
+def check(unread):
+    for (N, D, M), wanted in (((10, 12, 20), 10_320), ((242, 384, 1152), 330_637_824)):
+        got = unread(N, D, M)
+        assert got == wanted, f"N={N}, D={D}, M={M}: you say {got:,}, it is {wanted:,}"
+
+
+exercise(3, my_unread, check)
+
+# %% [markdown]
+# ## In practice
+#
+# - **FLOPS, FLOPs, MACs.** Ask what a printed number counts before you compare: operations or operations per second;
+#   multiply–accumulates or both halves; with or without padding tokens. The paper's 8.86 G are MACs with padding;
+#   `mq.complexity(…, padded=False)` counts what `mq.score` does.
+# - **$\varepsilon$.** LayerNorm here has $10^{-6}$; PyTorch's default is $10^{-5}$. For a token of small variance that
+#   shows.
+# - **Pre-norm or post-norm.** The first Transformers normalised after the sum. Weights of one kind run in the other
+#   without an error, and mean nothing.
+# - **Parameters are not memory.** 27 million take 109 MB in float32. The intermediates of a large photograph take more
+#   (chapter 13), and training keeps them all (chapter 07).
+# - **Fewer blocks?** A pre-norm encoder survives the loss of a block better than a chain would: the stream goes on. It
+#   is worth trying on your own data before you train a smaller model.
+
+# %% [markdown]
+# ## References
+#
+# - J. Ke, Q. Wang, Y. Wang, P. Milanfar, F. Yang: *MUSIQ: Multi-scale Image Quality Transformer*, ICCV 2021, appendix
+#   A.1, A.4 and G.
+# - A. Dosovitskiy et al.: *An image is worth 16x16 words*, ICLR 2021.
+# - R. Xiong et al.: *On layer normalization in the Transformer architecture*, ICML 2020: pre-norm and post-norm.
+# - N. Elhage et al.: *A mathematical framework for Transformer circuits*, 2021: the stream and what is written to it.
+# - J. Devlin et al.: *BERT*, NAACL 2019: the class token.
+# - The code: `musiq_ref/model/encoder.py`, `musiq_ref/model/head.py`, `musiq_ref/complexity.py`.

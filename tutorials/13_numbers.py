@@ -1,0 +1,563 @@
+# %% [markdown]
+# # 13 · Float32, padding, and photographs that do not fit
+#
+# Two correct programs give 3.41726 and 3.41728. Is one of them wrong? A batch gives another last digit than the images
+# one by one. A 24-megapixel photograph asks for more memory than you have. This chapter is about the distance between
+# the formulas and the machine: how large it is, where it comes from, and how to compute the same thing in less space.
+
+# %% [markdown]
+# ## What you will learn
+#
+# - what a float32 can hold, and two lines of MUSIQ that lose everything if they are written carelessly;
+# - how large the rounding errors are at every station of a deep model, forward and backward, and where they are made;
+# - what "equal" should mean when you compare two programs;
+# - what makes padding invisible, to the bit or only to rounding;
+# - to compute attention of any size in blocks, exactly, and what that saves.
+
+# %% [markdown]
+# ## What you need
+#
+# About 45 minutes; attention and its mask (chapter 05); the model as a whole (chapter 06).
+
+# %%
+import math
+import tracemalloc
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+import musiq_ref as mq
+from course import exercise, photograph, show
+from musiq_ref import verify
+from musiq_ref.image.tokenize import drop_padding, scales_of
+from musiq_ref.model import inference
+from musiq_ref.ops.layer_norm import layer_norm
+from musiq_ref.ops.softmax import softmax
+
+# %% [markdown]
+# ## What a float32 is
+#
+# A float32 number has 24 binary digits and a sign and an exponent: about 7 decimal digits, wherever the point is. Each
+# operation returns the number nearest to the true result, so it makes a *relative* error of at most $u = 2^{-24}
+# \approx 6 \cdot 10^{-8}$. A float64 has 53 binary digits: $u \approx 10^{-16}$.
+
+# %%
+for dtype in ("float16", "float32", "float64"):
+    f = np.finfo(dtype)
+    after = np.nextafter(f.dtype.type(1000), f.max)
+    print(f"{dtype}: u = {f.eps / 2:.1e}, largest {f.max:.3g}, next after 1000: {after}")
+u = 2.0**-24
+assert np.float32(1) + np.float32(u) == 1  # too small to be seen beside 1
+
+# %% [markdown]
+# Errors of single operations are harmless. Two things are not: **many** of them, and **subtracting** nearly equal
+# numbers, which removes the digits that are right and keeps those that are not.
+#
+# Many: a sum of a million numbers depends on the order. NumPy adds in pairs of pairs, whose error grows with the
+# logarithm of the count; one after the other it grows with the count.
+
+# %%
+x = np.random.default_rng(0).standard_normal(2**20).astype("float32")
+true = x.astype("float64").sum()
+sums = {
+    "one after the other": np.cumsum(x)[-1],
+    "in pairs of pairs": x.sum(),
+    "the other way round": x[::-1].sum(),
+}
+for name, total in sums.items():
+    print(f"{name:20} {total:.6f}   error {abs(total - true):.1e}")
+assert abs(sums["in pairs of pairs"] - true) < abs(sums["one after the other"] - true)
+
+# %% [markdown]
+# ## Two careless lines
+#
+# **A variance.** $\sigma^2 = \overline{x^2} - \bar x^2$ is right on paper and needs only one pass. If the mean is a
+# hundred times the deviation, it subtracts two numbers that agree in their first four digits. The library subtracts the
+# mean first, and squares what is left.
+
+# %%
+show(layer_norm)
+
+# %%
+means = 10.0 ** np.arange(0, 4.5, 0.5)
+errors = {"mean of squares − square of mean": [], "mean of squared deviations": []}
+for mean in means:
+    x = (mean + np.random.default_rng(1).standard_normal(384)).astype("float32")
+    exact = x.astype("float64").var()
+    for name, value in zip(
+        errors, ((x * x).mean() - x.mean() ** 2, ((x - x.mean()) ** 2).mean()), strict=True
+    ):
+        errors[name].append(abs(float(value) / exact - 1))
+
+# %%
+figure, axis = plt.subplots(figsize=(6, 3))
+for (name, line), style in zip(errors.items(), ("o-", "s--"), strict=True):
+    axis.loglog(means, np.maximum(line, 1e-9), style, label=name)
+axis.axhline(u, color="0.6", linewidth=0.8)
+axis.text(1500, 1.3 * u, "u", color="0.4")
+axis.set(xlabel="mean / standard deviation", ylabel="relative error of the variance")
+axis.set_title("One token of width 384, in float32")
+axis.legend()
+plt.show()
+assert max(errors["mean of squares − square of mean"]) > 0.1
+assert max(errors["mean of squared deviations"]) < 1e-5
+
+# %% [markdown]
+# **A softmax.** $e^{89}$ is larger than the largest float32. Subtracting the largest logit of the row from all changes
+# no share, and leaves nothing above $e^0 = 1$:
+
+# %%
+logits = np.array([90.0, 89.0, 10.0], "float32")
+with np.errstate(all="ignore"):
+    print("careless:", np.exp(logits) / np.exp(logits).sum())
+    assert np.isnan(np.exp(logits) / np.exp(logits).sum()).any()
+print("library: ", softmax(logits)[0])
+np.testing.assert_allclose(
+    softmax(logits)[0], softmax(logits.astype("float64"))[0], rtol=1e-6, atol=1e-12
+)
+
+# %% [markdown]
+# ## Errors in a deep model
+#
+# 14 blocks, thousands of operations one after the other: do the errors pile up? We measure. The same weights (made by a
+# formula; the depth is the published model's, the width is smaller) and the same pixels, once in float32 and once in
+# float64, forward and backward. The float64 run is so much more exact that it may stand for the truth.
+
+# %%
+deep = mq.MusiqConfig(
+    layers=14, width=96, mlp_width=192, heads=4, patch_size=16, longer_sides=(64,)
+)
+image = photograph("coffee", longer_side=160)
+tokens = mq.batch([drop_padding(mq.tokenize(image, deep))])  # float32 pixels, for both
+weights = {d: verify.deterministic_params(deep, seed=1, dtype=d) for d in ("float32", "float64")}
+runs = {d: verify.trace(weights[d], tokens, deep, np.ones((1, 1))) for d in weights}
+
+
+def error(mine, truth):
+    """Length of the difference, relative to the length of the truth."""
+    return np.linalg.norm(mine.astype("float64") - truth) / np.linalg.norm(truth)
+
+
+# %% [markdown]
+# And for comparison: what if the computer were perfect, but the pixels not? We change each pixel by a random part of
+# its last float32 digit, and compute in float64.
+
+# %%
+wobble = 1 + u * np.random.default_rng(2).uniform(-1, 1, tokens.patches.shape)
+wobbled = tokens._replace(patches=tokens.patches.astype("float64") * wobble)
+perfect, _ = verify.trace(weights["float64"], wobbled, deep)
+
+stations = [
+    "patches",
+    "stem/conv_root",
+    "stem/gn_root",
+    "stem/pool",
+    "stem/conv1",
+    "stem/conv2",
+    "stem/conv3",
+]
+stations += ["stem/output", "patch_embedding", "encoder/input"]
+stations += [f"encoder/block_{q:02d}/output" for q in range(deep.layers)]
+(v32, g32), (v64, g64) = runs["float32"], runs["float64"]
+lines = {
+    "forward, float32": [error(v32[s], v64[s]) for s in stations],
+    "backward, float32": [error(g32[s], g64[s]) for s in stations],
+    "forward, perfect computer, pixels rounded": [error(perfect[s], v64[s]) for s in stations],
+}
+
+# %%
+figure, axis = plt.subplots(figsize=(9, 3.6))
+for (name, line), style in zip(lines.items(), ("o-", "s--", "^:"), strict=True):
+    axis.semilogy([e or np.nan for e in line], style, label=name)
+axis.axhline(u, color="0.6", linewidth=0.8)
+axis.text(len(stations) - 0.6, u, "u", color="0.4", va="center")
+names = [
+    s.removeprefix("stem/").replace("encoder/block_", "block ").removesuffix("/output")
+    for s in stations
+]
+axis.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
+axis.set(ylabel="relative error", ylim=(4e-9, 3e-6), title="Where the digits are lost")
+axis.legend(loc="lower right", fontsize=8)
+plt.show()
+
+# %% [markdown]
+# The surprise: they do **not** pile up. Nearly all is lost in the stem, whose kernels have mean 0, so that a convolution
+# subtracts neighbours that are nearly equal; and from then on, through 14 blocks, the error stays where it is, about ten
+# times $u$. Each block makes errors of its own, but it adds them to a stream that grows as well, and a mean over many
+# tokens has smaller errors than its terms. Backward, from right to left, they grow from block to block and come to no more.
+#
+# The third line tells apart two things that are easily confused: how carefully we compute, and how touchy the
+# *function* is. MUSIQ's score is not touchy: what a perfect computer gets wrong because of the pixels goes out as it
+# came in, at about $u$. The ten $u$ are made by our own operations.
+
+# %%
+encoder = slice(stations.index("encoder/input"), None)
+forward = np.array(lines["forward, float32"])
+print(f"into the encoder: {forward[encoder][0] / u:.0f} u;  out of it: {forward[-1] / u:.0f} u")
+assert forward[encoder].max() < 3 * forward[encoder][0]
+assert u < forward[-1] < 100 * u
+assert max(lines["forward, perfect computer, pixels rounded"]) < forward[-1]
+
+# %% [markdown]
+# ## What "equal" should mean
+#
+# `mq.predict` and `mq.forward` compute the same, in different order: `predict` takes patches and queries in blocks. In
+# float32 they differ in the last digits, and neither is the truth. How large is such a difference compared with a real
+# one? Take the other GELU, which pyiqa uses, as an example of a real difference.
+
+# %%
+checkpoint = mq.load_checkpoint("demo", dtype="float64")
+config = checkpoint.config
+double, single = checkpoint.params, mq.load_checkpoint("demo", dtype="float32").params
+photo = drop_padding(mq.tokenize(photograph("cat", longer_side=192), config))
+
+
+def logit(params, conventions=config.conventions, run=mq.predict, tokens=photo):
+    """The first output."""
+    return float(np.ravel(run(params, tokens, config.replace(conventions=conventions)))[0])
+
+
+def batched(params, tokens, config):
+    """`forward` of a batch of one."""
+    return mq.forward(params, mq.batch([tokens]), config)[0]
+
+
+other = "erf" if config.conventions.gelu == "tanh" else "tanh"
+truth = logit(double)
+differences = {
+    "float64, forward": logit(double, run=batched) - truth,
+    "float32, predict": logit(single) - truth,
+    "float32, forward": logit(single, run=batched) - truth,
+    f"float64, GELU {other}": logit(double, replace(config.conventions, gelu=other)) - truth,
+}
+print(f"float64, predict    {truth:.9f}")
+for name, difference in differences.items():
+    print(f"{name:19} {difference:+.1e}")
+assert abs(differences["float64, forward"]) < 1e-9 * max(1, abs(truth))
+assert abs(differences["float32, predict"]) < abs(differences[f"float64, GELU {other}"])
+
+# %% [markdown]
+# So compare programs in **float64**, where a mistake of one part in a million stands out from rounding by nine orders
+# of magnitude. Where you cannot, measure: how far is each from the float64 result? A float32 program is right if it is
+# not much farther away than another float32 program. A fixed tolerance, chosen until the test passes, tests nothing.
+
+# %% [markdown]
+# ## How negative is minus infinity?
+#
+# The mask (Eq. 10 and 11) puts something very negative in the way of padding. The paper adds $-\infty$, the authors add
+# $-10^{10}$, pyiqa puts $-10^3$ in the place of the logit. What is left of a share of padding, if the logits of real
+# tokens reach down to −20?
+
+# %%
+with np.errstate(under="ignore"):
+    for value in (-10.0, -50.0, -100.0, -1e3, -1e10, -math.inf):
+        row = np.array([-20.0, -20.0, value - 20], "float32")
+        print(f"{value:>8}: share of padding {softmax(row)[0][2]:.1e}")
+hidden = softmax(np.array([-20.0, -20.0, -1e3 - 20], "float32"))[0]
+assert hidden.tolist() == [0.5, 0.5, 0.0]
+
+# %% [markdown]
+# From about $-104$ on, $e^{x}$ is 0 in float32, exactly: all three programs hide padding perfectly. In float16 take
+# care: $-10^{10}$ overflows to $-\infty$, and a row of nothing but $-\infty$ is 0/0, which is NaN, unless the softmax
+# looks after it (the library's gives zeros).
+
+# %%
+with np.errstate(over="ignore"):
+    print("−1e10 in float16:", np.float16(-1e10))
+nothing = np.full((1, 3), -math.inf, "float32")
+with np.errstate(invalid="ignore"):
+    careless = np.exp(nothing - nothing.max(axis=1, keepdims=True))
+print("careless:", careless, " library:", softmax(nothing)[0])
+assert np.isnan(careless).all()
+assert not softmax(nothing)[0].any()
+
+# %% [markdown]
+# ### Padding changes the last digit
+#
+# A share of exactly 0 times a value is exactly 0, and adding 0 changes nothing. So the score of an image must be the
+# same to the bit, with padding or without? Not quite: a longer row is summed in other groups, and a larger matrix is
+# multiplied in other blocks. The numbers added are the same, the *order* is not. In float64, the difference is of the
+# order of $10^{-16}$ times the number of steps.
+
+# %%
+more = photo._replace(patches=np.concatenate([photo.patches, np.zeros_like(photo.patches)]))
+for name in ("hash_index", "scale_index", "mask"):
+    array = getattr(photo, name)
+    more = more._replace(**{name: np.concatenate([array, np.zeros_like(array)])})
+assert more.mask.sum() == len(photo.mask)
+for dtype, params in (("float32", single), ("float64", double)):
+    alone, padded = logit(params, run=batched), logit(params, run=batched, tokens=more)
+    print(f"{dtype}: alone {alone:.9f}, with as much padding {padded - alone:+.1e}")
+    assert abs(padded - alone) < 1e3 * np.finfo(dtype).eps * max(1, abs(alone))
+
+# %% [markdown]
+# Hence the rule of chapter 05, in full: *padding does not change the score, but for rounding*. `mq.score` does not rely
+# on it: it drops padding before it begins.
+
+# %% [markdown]
+# ## Photographs that do not fit
+#
+# $\mathbf{A}$ has $H N^2$ numbers in each block. For a forward that keeps all of them, as training does, times $L$. The
+# published model:
+
+# %%
+published = mq.MusiqConfig.preset("small")
+megapixels = np.array([0.3, 1, 3, 12, 24, 48])
+counts = []
+for mp in megapixels:
+    height = round(math.sqrt(mp * 1e6 * 3 / 4))
+    counts.append(1 + sum(s.kept for s in scales_of(height, height * 4 // 3, published)))
+N = np.array(counts, float)
+H, L = published.heads, published.layers
+memory = {
+    "all blocks, kept": 4 * L * H * N**2,
+    "one block, all heads": 4 * H * N**2,
+    "one head": 4 * N**2,
+    "some rows of one head": 4 * np.minimum(N**2, inference.SCORES),
+}
+
+# %%
+figure, axis = plt.subplots(figsize=(7, 3.3))
+for (name, line), style in zip(memory.items(), ("o-", "s--", "^-.", "*:"), strict=True):
+    axis.loglog(megapixels, line / 2**30, style, label=name)
+axis.axhline(16, color="0.6", linewidth=0.8)
+axis.text(megapixels[0], 20, "16 GiB", color="0.4")
+axis.set(
+    xlabel="megapixels", ylabel="GiB for weights of attention", title="The published model, float32"
+)
+axis.set_xticks(megapixels, [f"{mp:g}" for mp in megapixels])
+axis.set_xticks([], minor=True)
+axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+plt.show()
+assert memory["all blocks, kept"][3] > 16 * 2**30 > memory["one head"][3]
+
+# %% [markdown]
+# ### In blocks of queries
+#
+# A row of $\mathbf{A}$ belongs to one query, and its softmax needs nothing of other rows. So take some queries at a
+# time: logits, shares, weighted means, and forget the shares. No approximation, the same operations. The library does
+# so when it scores:
+
+# %%
+show(inference._attention)
+
+
+# %%
+def whole(q, k, v):
+    """Eq. (7) and (8) at once."""
+    return softmax(q @ k.T / math.sqrt(q.shape[1]))[0] @ v
+
+
+def in_rows(q, k, v, rows):
+    """The same, some queries at a time."""
+    return np.concatenate([whole(q[i : i + rows], k, v) for i in range(0, len(q), rows)])
+
+
+q, k, v = np.random.default_rng(3).standard_normal((3, 1500, 32)).astype("float32")
+peaks = {}
+for name, run in {
+    "whole": lambda: whole(q, k, v),
+    "in rows": lambda: in_rows(q, k, v, 100),
+}.items():
+    tracemalloc.start()
+    result = run()
+    peaks[name] = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    print(f"{name:8} {peaks[name] / 2**20:5.1f} MiB at most")
+np.testing.assert_allclose(result, whole(q, k, v), atol=1e-6)
+assert peaks["in rows"] < 0.2 * peaks["whole"]
+
+# %% [markdown]
+# ### In blocks of keys, too
+#
+# On a GPU even one row may be too long for the fast memory. Can a softmax be computed without seeing its whole row?
+# Yes, if one is ready to correct oneself. Go through the keys in blocks, and keep three things for each query: the
+# largest logit so far, $m$; the sum $\ell = \sum_j e^{s_j - m}$; and the sum $\mathbf{o} = \sum_j e^{s_j -
+# m}\,\mathbf{v}_j$. A new block brings logits $s_j$ and perhaps a larger maximum $m'$. What was summed was relative to
+# $m$; it should be relative to $m'$: multiply it by $e^{m - m'}$.
+#
+# $$m' = \max(m, \max_j s_j), \qquad \ell' = \ell\,e^{m-m'} + \sum_j e^{s_j-m'}, \qquad \mathbf{o}' = \mathbf{o}\,e^{m-m'} + \sum_j e^{s_j-m'}\mathbf{v}_j$$
+#
+# In the end $\mathbf{o}/\ell$ is the weighted mean. Begin with $m = -\infty$, $\ell = 0$, $\mathbf{o} = 0$. This is the
+# heart of FlashAttention. One row, by hand, with the keys in the least convenient order, the best fit last:
+
+# %%
+order = np.argsort(q[0] @ k.T)
+s = q[0] @ k[order].T / math.sqrt(32)  # logits of one query, (1500,)
+m, l, o = -math.inf, 0.0, np.zeros(32)
+for j in range(0, len(s), 500):
+    block, values = s[j : j + 500], v[order[j : j + 500]]
+    larger = max(m, block.max())
+    e = np.exp(block - larger)
+    correction = math.exp(m - larger)
+    l, o, m = l * correction + e.sum(), o * correction + e @ values, larger
+    print(f"after {j + 500} keys: m = {m:.3f}, l = {l:.2f}, corrected by {correction:.3f}")
+np.testing.assert_allclose(o / l, result[0], atol=1e-6)
+
+# %% [markdown]
+# ### And backward?
+#
+# Training needs the shares again. Either they are kept, or each block is computed again on the way back from its input
+# (chapter 07), or, in blocks of keys, from $m$ and $\ell$, which say at once what each share was. The first costs
+# memory, the others time. `mq.forward(…, recompute=True)` takes the second way.
+
+# %%
+small_tokens, ones = tokens, np.ones((1, 1))
+gradients = {}
+for recompute in (False, True):
+    tracemalloc.start()
+    _, cache = mq.forward(weights["float32"], small_tokens, deep, recompute=recompute)
+    kept = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    gradients[recompute] = mq.backward(ones, cache).params["class_token"]
+    print(f"recompute={recompute!s:5}  keeps {kept / 2**20:6.1f} MiB")
+np.testing.assert_allclose(
+    gradients[True], gradients[False], rtol=1e-3, atol=1e-5 * abs(gradients[False]).max()
+)
+
+# %% [markdown]
+# ## Exercises
+#
+# Each cell to fill in is followed by one that checks it. Until you do, it says so and the notebook goes on. Solutions
+# are in `tutorials/solutions/13_numbers.py`; try first.
+
+# %% [markdown]
+# ### Exercise 1: a loss that does not overflow
+#
+# Training on distributions needs $\log \text{softmax}$, row by row: $y_i = s_i - \log \sum_j e^{s_j}$. Write it for
+# float32 logits (n, C) of any size, even 1000 or −1000.
+#
+# <details><summary>Hint</summary>
+#
+# Subtract the row's maximum first: $y$ does not change. Do not take the logarithm of a softmax: a share that rounds to
+# 0 would give $-\infty$.
+#
+# </details>
+
+
+# %% tags=["exercise-1"]
+def my_log_softmax(s):
+    return ...
+
+
+# %% tags=["check-1"]
+def check(log_softmax):
+    s = np.array([[1.0, 2, 3], [1000, 999, -1000], [-1000, -1001, -999]], "float32")
+    with np.errstate(all="ignore"):
+        got = log_softmax(s)
+    assert np.shape(got) == s.shape, f"the shape is {np.shape(got)}, not {s.shape}"
+    assert np.isfinite(got).all(), (
+        f"row {np.flatnonzero(~np.isfinite(got).all(axis=1))[0]} is not finite: {got}"
+    )
+    wanted = s - np.logaddexp.reduce(s.astype("float64"), axis=1, keepdims=True)
+    assert np.allclose(got, wanted, rtol=1e-5), f"{got} should be {wanted.round(4)}"
+
+
+exercise(1, my_log_softmax, check)
+
+# %% [markdown]
+# ### Exercise 2: attention in blocks of keys
+#
+# All queries at once, `size` keys at a time, never an array of more than `len(q)` × `size` numbers. Return the head's
+# output, (N, D_v).
+#
+# <details><summary>Hint</summary>
+#
+# The loop above with an axis more: $m$ and $\ell$ are (N, 1), $\mathbf{o}$ is (N, D_v), maxima and sums run over the
+# last axis with `keepdims=True`. Start $m$ with `np.full((len(q), 1), -np.inf)`.
+#
+# </details>
+
+
+# %% tags=["exercise-2"]
+def my_attention(q, k, v, size):
+    return ...
+
+
+# %% tags=["check-2"]
+def check(attention):
+    rng = np.random.default_rng(4)
+    q, k, v = (
+        rng.standard_normal((5, 3)),
+        4 * rng.standard_normal((11, 3)),
+        rng.standard_normal((11, 2)),
+    )
+    for size in (11, 4, 1):
+        got, wanted = attention(q, k, v, size), whole(q, k, v)
+        assert np.shape(got) == wanted.shape, f"the shape is {np.shape(got)}, not {wanted.shape}"
+        difference = abs(got - wanted).max()
+        assert difference < 1e-12, (
+            f"with {size} keys at a time the largest difference is {difference:.1e}"
+        )
+    assert np.isfinite(attention(100 * q, k, v, 4)).all(), "large logits overflow"
+
+
+exercise(2, my_attention, check)
+
+# %% [markdown]
+# ### Exercise 3: a mean and a variance in two parts
+#
+# A row is too long; two workers have each seen a part of it and report the count $n$, the mean $\mu$, and $Q = \sum
+# (x-\mu)^2$ of what they saw. Merge the reports into one, without squaring anything large.
+#
+# <details><summary>Hint</summary>
+#
+# With $\delta = \mu_b - \mu_a$: the mean moves from $\mu_a$ by a part of $\delta$. All of part a then lies off the
+# common mean by the same amount, and all of part b by another; the two amounts squared, times the counts, come to
+# $\delta^2\, n_a n_b / (n_a + n_b)$.
+#
+# </details>
+
+
+# %% tags=["exercise-3"]
+def my_merge(n_a, mean_a, Q_a, n_b, mean_b, Q_b):
+    n, mean, Q = ..., ..., ...
+    return n, mean, Q
+
+
+# %% tags=["check-3"]
+def check(merge):
+    x = (3000 + np.random.default_rng(5).standard_normal(500)).astype("float32")
+    for cut in (100, 250):
+        reports = [
+            (len(part), part.mean(), ((part - part.mean()) ** 2).sum())
+            for part in (x[:cut], x[cut:] + 2)
+        ]
+        n, mean, Q = merge(*reports[0], *reports[1])
+        together = np.concatenate([x[:cut], x[cut:] + 2]).astype("float64")
+        assert n == 500, f"the count is {n}, not 500"
+        assert abs(mean - together.mean()) < 1e-3, f"the mean is {mean}, not {together.mean():.4f}"
+        assert abs(Q / n / together.var() - 1) < 1e-3, (
+            f"Q/n is {Q / n:.4f}, the variance {together.var():.4f}"
+        )
+
+
+exercise(3, my_merge, check)
+
+# %% [markdown]
+# ## In practice
+#
+# - **Which precision?** Scoring in float32 loses nothing that you could notice: the errors are far below the difference
+#   between two programs, let alone two photographs. Half precision is another matter: measure it on your own images
+#   before you trust it.
+# - **"Deterministic"** means the same order of additions. Another batch size, another number of threads, another BLAS,
+#   another GPU give another last digit. Store what you need to compare, and compare with a tolerance you have measured.
+# - **Do not resize because of memory.** Scoring in blocks takes whole photographs; it is slower for large ones, because
+#   the work of attention grows with the square of the patches (chapter 06). A resized photograph is another photograph,
+#   and quality is in the details.
+# - **If you must cut**, `max_native_patches` keeps the first rows of patches only, as in the published training; crops,
+#   their scores averaged, see all of the picture but none of it as a whole. Both change scores: say so.
+# - **float16 and bfloat16.** float16 overflows at 65,504: undivided logits and sums of squares get there. bfloat16 does
+#   not, but has 8 binary digits: keep norms and softmax in float32.
+
+# %% [markdown]
+# ## References
+#
+# - N. J. Higham: *Accuracy and Stability of Numerical Algorithms*, 2nd edition, SIAM 2002; chapters 1 to 4.
+# - T. F. Chan, G. H. Golub, R. J. LeVeque: *Algorithms for computing the sample variance*, The American Statistician
+#   37, 1983: exercise 3.
+# - M. Milakov, N. Gimelshein: *Online normalizer calculation for softmax*, 2018.
+# - M. N. Rabe, C. Staats: *Self-attention does not need O(n²) memory*, 2021.
+# - T. Dao et al.: *FlashAttention: Fast and memory-efficient exact attention with IO-awareness*, NeurIPS 2022.
+# - The code: `musiq_ref/model/inference.py`, `musiq_ref/model/recompute.py`, `musiq_ref/ops/softmax.py`.

@@ -1,0 +1,72 @@
+# %% [markdown]
+# # Solutions of chapter 04
+#
+# Each is followed by a mistake that people make, which the check must catch.
+
+# %% tags=["solution-1"]
+def my_convolution(padded, kernel, stride, rows, columns):
+    y = 0
+    for a in range(kernel.shape[0]):
+        for b in range(kernel.shape[1]):
+            place = padded[:, a : a + rows * stride : stride, b : b + columns * stride : stride]
+            y = y + place @ kernel[a, b]
+    return y
+
+
+# %% tags=["wrong-1"]
+def my_convolution(padded, kernel, stride, rows, columns):
+    kernel = kernel[::-1, ::-1]  # flipped, as in signal processing
+    y = 0
+    for a in range(kernel.shape[0]):
+        for b in range(kernel.shape[1]):
+            place = padded[:, a : a + rows * stride : stride, b : b + columns * stride : stride]
+            y = y + place @ kernel[a, b]
+    return y
+
+
+# %% tags=["solution-2"]
+def my_group_norm_backward(dy, cache):
+    xhat, rho, gamma = cache
+
+    def mean(a):
+        return a.mean(axis=(1, 3), keepdims=True)
+
+    dxhat = (dy * gamma).reshape(xhat.shape)
+    dx = rho * (dxhat - mean(dxhat) - xhat * mean(dxhat * xhat))
+    dgamma = (dy * xhat.reshape(dy.shape)).sum(axis=(0, 1, 2))
+    return dx.reshape(dy.shape), dgamma, dy.sum(axis=(0, 1, 2))
+
+
+# %% tags=["wrong-2"]
+def my_group_norm_backward(dy, cache):
+    xhat, rho, gamma = cache
+    dxhat = (dy * gamma).reshape(xhat.shape)
+    dx = rho * (
+        dxhat - dxhat.mean(axis=(1, 3), keepdims=True)
+    )  # the way through the variance forgotten
+    dgamma = (dy * xhat.reshape(dy.shape)).sum(axis=(0, 1, 2))
+    return dx.reshape(dy.shape), dgamma, dy.sum(axis=(0, 1, 2))
+
+
+# %% tags=["solution-3"]
+def my_max_pool_backward(dy, x):
+    dx = np.zeros_like(x)
+    for i in range(dy.shape[0]):
+        for j in range(dy.shape[1]):
+            window = x[2 * i : 2 * i + 3, 2 * j : 2 * j + 3]
+            a, b = np.unravel_index(window.argmax(), window.shape)
+            dx[2 * i + a, 2 * j + b] += dy[i, j]
+    return dx
+
+
+# %% tags=["wrong-3"]
+def my_max_pool_backward(dy, x):
+    dx = np.zeros_like(x)
+    for i in range(dy.shape[0]):
+        for j in range(dy.shape[1]):
+            window = x[2 * i : 2 * i + 3, 2 * j : 2 * j + 3]
+            a, b = np.unravel_index(window.argmax(), window.shape)
+            dx[2 * i + a, 2 * j + b] = dy[
+                i, j
+            ]  # a pixel that wins several windows keeps only the last
+    return dx
