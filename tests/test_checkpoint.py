@@ -26,6 +26,7 @@ from musiq_ref.checkpoint import (
     to_pyiqa,
 )
 from musiq_ref.checkpoint.files import write_atomically
+from musiq_ref.checkpoint.load import DEMO
 from musiq_ref.checkpoint.native import METADATA_KEY, config_from_json, config_to_json
 from musiq_ref.cli import main
 from musiq_ref.config import OFFICIAL, PAPER, PYIQA, MusiqConfig
@@ -475,16 +476,12 @@ def test_names(tmp_path, monkeypatch):
     assert load_checkpoint("koniq").path == tmp_path / "koniq_ckpt.npz"
 
 
-def test_the_demo(monkeypatch, tmp_path):
-    config = TINY.replace(outputs=10)
-    monkeypatch.setattr("musiq_ref.checkpoint.load.DEMO", tmp_path / "demo.safetensors")
-    demo = load_checkpoint("demo", dtype="float64", config=config, conventions=PAPER)
-    assert (demo.format, demo.path, demo.config) == ("deterministic", None, config.replace(conventions=PAPER))
-    assert_same(demo.params, load_checkpoint("demo", dtype="float64", config=config).params)
-    assert demo.params["head"]["kernel"].shape == (48, 10)
+def test_the_demo():
+    demo = load_checkpoint("demo", dtype="float64", conventions=PAPER)
+    assert (demo.format, demo.path, demo.config.conventions) == ("native", DEMO, PAPER)
     assert demo.params["head"]["kernel"].dtype == np.float64
-    save_checkpoint(tmp_path / "demo.safetensors", random_params(config), config)
-    assert load_checkpoint("demo").config == config
+    with pytest.raises(CheckpointError, match=r"demo\.safetensors"):
+        load_checkpoint("demo", config=TINY)
 
 
 def test_convert(tmp_path, capsys):

@@ -154,6 +154,11 @@ def test_made_up_weights_are_announced_loudly(photograph, monkeypatch, capsys):
     assert "MEAN NOTHING" in err
 
 
+def test_the_bundled_model_is_named(photograph, checkpoint, capsys):
+    assert "the bundled model, which learned to judge synthetic distortions" in run(capsys, "score", photograph)[2]
+    assert "bundled" not in run(capsys, "score", photograph, "--checkpoint", checkpoint)[2]
+
+
 def test_an_unwritable_csv_is_noticed_before_the_work(photograph, checkpoint, tmp_path, capsys):
     code, out, err = run(capsys, "score", photograph, "--checkpoint", checkpoint, "--csv", tmp_path / "no" / "t.csv")
     assert (code, out) == (2, "")

@@ -17,10 +17,9 @@ from musiq_ref.checkpoint.native import METADATA_KEY, NATIVE_LAYOUT, config_from
 from musiq_ref.checkpoint.official import OFFICIAL_LAYOUT
 from musiq_ref.checkpoint.pyiqa import PYIQA_LAYOUT
 from musiq_ref.config import Conventions, MusiqConfig
-from musiq_ref.model.parameters import Params, map_params
+from musiq_ref.model.parameters import Params
 
 DEMO = Path(__file__).parent.parent / "data" / "demo.safetensors"
-DEMO_SEED = 1
 
 
 class Checkpoint(NamedTuple):
@@ -62,8 +61,6 @@ def load_checkpoint(
         raise CheckpointError(f"{path_or_name!r} is neither the path of a checkpoint nor a name; pass one of the two")
     if dtype is not None and not is_floating(dtype):
         raise CheckpointError(f"{path_or_name}: cannot be loaded as {dtype}; choose float32, float64 or float16")
-    if path_or_name == "demo":
-        return demo_checkpoint(dtype, config, conventions)
     path = find_checkpoint(path_or_name)
     try:
         tensors, metadata = read_tensors(path)
@@ -98,6 +95,8 @@ def find_checkpoint(path_or_name: str | PathLike[str]) -> Path:
     >>> find_checkpoint("a/b.npz").name
     'b.npz'
     """
+    if isinstance(path_or_name, str) and path_or_name == "demo":
+        return DEMO
     if isinstance(path_or_name, str) and path_or_name in CATALOGUE:
         path = cache_folder() / CATALOGUE[path_or_name].file
         if not path.exists():
@@ -128,20 +127,3 @@ def stored_config(metadata: dict[str, str]) -> MusiqConfig:
     if METADATA_KEY not in metadata:
         raise CheckpointError("its metadata hold no configuration; pass config=, or save it with save_checkpoint")
     return config_from_json(metadata[METADATA_KEY])
-
-
-def demo_checkpoint(
-    dtype: str | None, config: MusiqConfig | None = None, conventions: Conventions | None = None
-) -> Checkpoint:
-    """The checkpoint that comes with the library, or untrained deterministic weights (SPEC 9) where there is none."""
-    if DEMO.exists():
-        return load_checkpoint(DEMO, dtype, config=config, conventions=conventions)
-    from musiq_ref.verify.deterministic import deterministic_params
-
-    config = config or MusiqConfig.preset("small")
-    if conventions is not None:
-        config = config.replace(conventions=conventions)
-    params = deterministic_params(config, DEMO_SEED)
-    return Checkpoint(
-        map_params(lambda a: a.astype(dtype or a.dtype, copy=False), params), config, "deterministic", None
-    )

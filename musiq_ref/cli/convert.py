@@ -16,7 +16,7 @@ from musiq_ref.checkpoint import (
     save_official,
     save_pyiqa,
 )
-from musiq_ref.cli.score import warn_if_untrained
+from musiq_ref.cli.score import say_which_model
 from musiq_ref.model.parameters import flatten
 
 HELP = "convert a checkpoint between the official, pyiqa and native layouts, values unchanged"
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         return 1
     for difference in lost(checkpoint, target, args.longer_sides):
         print(f"note: {target} does not hold {difference}", file=sys.stderr)
-    warn_if_untrained(checkpoint)
+    say_which_model(checkpoint)
     count = sum(array.size for _, array in flatten(checkpoint.params))
     if args.json:
         print(json.dumps({"path": str(target), "from": checkpoint.format, "to": layout, "parameters": count}))

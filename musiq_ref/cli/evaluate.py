@@ -10,7 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from musiq_ref.checkpoint import load_checkpoint
-from musiq_ref.cli.score import warn_if_untrained
+from musiq_ref.cli.score import say_which_model
 from musiq_ref.config import NAMED_CONVENTIONS
 from musiq_ref.scoring import scorer
 from musiq_ref.training import evaluation
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     dataset = None if synthetic else evaluation.open_dataset(args.dataset, args.data)
     checkpoint = load_checkpoint(args.checkpoint, args.dtype)
     one = scorer(checkpoint, args.backend, args.dtype, NAMED_CONVENTIONS.get(args.conventions))
-    warn_if_untrained(checkpoint)
+    say_which_model(checkpoint)
     if args.output:
         args.output.mkdir(parents=True, exist_ok=True)  # better noticed before the work
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from musiq_ref.checkpoint import load_checkpoint
-from musiq_ref.cli.score import warn_if_untrained
+from musiq_ref.cli.score import say_which_model
 from musiq_ref.explain.picture import picture
 from musiq_ref.explain.report import report
 from musiq_ref.image.decode import ImageError
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     if kind not in (".html", ".png", ".pdf", ".svg"):
         raise ValueError(f"--output {args.output} is of no known kind; name a file ending in .html or .png")
     checkpoint = load_checkpoint(args.checkpoint)
-    warn_if_untrained(checkpoint)
+    say_which_model(checkpoint)
     try:
         if kind == ".html":
             content = report(args.image, checkpoint, Path(args.image).name).encode()

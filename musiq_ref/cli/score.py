@@ -15,6 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from musiq_ref.checkpoint import Checkpoint, load_checkpoint
+from musiq_ref.checkpoint.load import DEMO
 from musiq_ref.config import NAMED_CONVENTIONS
 from musiq_ref.image.decode import EXTENSIONS, find_images
 from musiq_ref.scoring import Score, scorer
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     checkpoint = load_checkpoint(args.checkpoint, args.dtype)
     with warnings.catch_warnings(action="ignore"):  # said below, louder
         one = scorer(checkpoint, args.backend, args.dtype, NAMED_CONVENTIONS.get(args.conventions))
-    warn_if_untrained(checkpoint)
+    say_which_model(checkpoint)
     rows, failed = [], 0
     with _csv_table(args.csv, checkpoint.config.outputs) as write_row:
         try:
@@ -99,11 +100,13 @@ def _csv_table(path: Path | None, outputs: int) -> Iterator[Callable[[dict[str, 
         yield write_row
 
 
-def warn_if_untrained(checkpoint: Checkpoint) -> None:
-    """Says loudly that scores of made-up weights mean nothing."""
+def say_which_model(checkpoint: Checkpoint) -> None:
+    """Says, on stderr, when scores come from the bundled model, and loudly when they come from made-up weights."""
     if checkpoint.format == "deterministic":
+        print("warning: these weights are made up; their scores MEAN NOTHING", file=sys.stderr)
+    elif checkpoint.path == DEMO:
         print(
-            "warning: no trained model is installed; scores come from made-up weights and MEAN NOTHING.\n"
-            "         For real scores: musiq-ref download koniq, then add --checkpoint koniq",
+            "scored by the bundled model, which learned to judge synthetic distortions, not people's opinions;\n"
+            "for the authors' weights: musiq-ref download koniq, then add --checkpoint koniq",
             file=sys.stderr,
         )

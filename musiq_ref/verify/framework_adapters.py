@@ -80,7 +80,7 @@ def keras_port(
     """
 
     def port(fixture: Fixture, tap: Callable[[str, Any], Any]) -> dict[str, Any]:
-        import tensorflow as tf  # pyright: ignore[reportMissingImports]
+        import tensorflow as tf  # pyright: ignore[reportMissingImports]  # pyright: ignore[reportMissingModuleSource]
 
         if load is not None:
             load(model, fixture)
