@@ -13,24 +13,24 @@ def group_norm(x, gamma, beta, eps, groups=GROUPS):
     x, y: (N, h, w, C);  gamma, beta: (C,);  a group is C/groups neighbouring channels at all h·w positions
     """
     xp = namespace(x)
-    grouped = x.reshape(x.shape[0], -1, groups, x.shape[-1] // groups)  # (N, h·w, G, C/G)
-    centred = grouped - _group_mean(grouped)  # (N, h·w, G, C/G)
-    rho = 1 / xp.sqrt(_group_mean(centred * centred) + eps)  # (N, 1, G, 1)
-    xhat = centred * rho  # (N, h·w, G, C/G)
-    return gamma * xhat.reshape(x.shape) + beta, (xhat, rho, gamma)
+    centred = x - _group_mean(x, groups)  # (N, h, w, C)
+    rho = 1 / xp.sqrt(_group_mean(centred * centred, groups) + eps)  # (N, 1, 1, C)
+    xhat = centred * rho  # (N, h, w, C)
+    return gamma * xhat + beta, (xhat, rho, gamma, groups)
 
 
 def group_norm_backward(dy, cache):
     r"""dx = ρ·(dx̂ − mean(dx̂) − x̂·mean(dx̂·x̂)), means per example and group,  dx̂ = dy·γ;  dγ = Σ dy·x̂;  dβ = Σ dy"""
-    xhat, rho, gamma = cache
+    xhat, rho, gamma, groups = cache
     xp = namespace(dy)
-    dxhat = (dy * gamma).reshape(xhat.shape)  # (N, h·w, G, C/G)
-    dx = rho * (dxhat - _group_mean(dxhat) - xhat * _group_mean(dxhat * xhat))  # (N, h·w, G, C/G)
-    dgamma = xp.sum(dy * xhat.reshape(dy.shape), axis=(0, 1, 2))  # (C,)
-    return dx.reshape(dy.shape), dgamma, xp.sum(dy, axis=(0, 1, 2))
+    dxhat = dy * gamma  # (N, h, w, C)
+    dx = rho * (dxhat - _group_mean(dxhat, groups) - xhat * _group_mean(dxhat * xhat, groups))  # (N, h, w, C)
+    return dx, xp.sum(dy * xhat, axis=(0, 1, 2)), xp.sum(dy, axis=(0, 1, 2))
 
 
-def _group_mean(grouped):
-    """(N, h·w, G, C/G) -> (N, 1, G, 1), positions first: several times faster than both axes at once."""
-    xp = namespace(grouped)
-    return xp.mean(xp.mean(grouped, axis=1, keepdims=True), axis=3, keepdims=True)
+def _group_mean(x, groups):
+    """(N, h, w, C) -> (N, 1, 1, C): for every channel, the mean of its group in that example."""
+    xp = namespace(x)
+    N, _, _, C = x.shape
+    means = xp.mean(x.reshape(N, -1, C), axis=1).reshape(N, groups, -1)  # (N, G, C/G) of the channels
+    return xp.repeat(xp.mean(means, axis=-1), C // groups, axis=-1).reshape(N, 1, 1, C)
