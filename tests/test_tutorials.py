@@ -7,6 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ import pytest
 TUTORIALS = Path(__file__).parent.parent / "tutorials"
 sys.path.insert(0, str(TUTORIALS))
 
-import course  # noqa: E402
+with np.printoptions(), plt.rc_context():  # course sets both for its reader, and the tests after these are not
+    import course
 import notebooks  # noqa: E402
 
 CHAPTERS = notebooks.chapters()
