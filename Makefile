@@ -34,7 +34,8 @@ lint: $(VENV)/test
 train-demo: $(VENV)/demo
 	$(BIN)/musiq-ref train --recipe synthetic -o demo-run/first
 	$(BIN)/musiq-ref train --recipe synthetic_refined --set init=demo-run/first/last.safetensors -o demo-run/second
-	cp demo-run/second/last.safetensors musiq_ref/data/demo.safetensors
+	$(BIN)/musiq-ref train --recipe synthetic_sharp --set init=demo-run/second/last.safetensors -o demo-run/third
+	cp demo-run/third/last.safetensors musiq_ref/data/demo.safetensors
 	$(BIN)/musiq-ref evaluate --dataset synthetic --checkpoint demo -o demo-run/evaluation
 
 tutorials: $(VENV)/demo

@@ -108,6 +108,12 @@ def test_photographs_are_those_for_training():
         recipe("synthetic", photographs=[])
 
 
+@pytest.mark.parametrize("reduction", [[1.5], [0.5, 2.0], [2.0, 1.5]])
+def test_photographs_are_only_reduced_and_by_a_range(reduction):
+    with pytest.raises(ValueError, match="reduction is .*; name the least and the most"):
+        recipe("synthetic", reduction=reduction)
+
+
 def test_not_with_a_checkpoint():
     with pytest.raises(ValueError, match="fit_to_images is for training from scratch, not from the checkpoint koniq"):
         recipe("synthetic", init="koniq")

@@ -13,7 +13,7 @@ from musiq_ref.config import MusiqConfig
 from musiq_ref.losses import LOSSES
 from musiq_ref.training.optimizers import OPTIMIZERS, adam
 from musiq_ref.training.schedules import SCHEDULES
-from musiq_ref.training.synthetic import TRAINING_PHOTOGRAPHS
+from musiq_ref.training.synthetic import REDUCTION, TRAINING_PHOTOGRAPHS
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -46,6 +46,7 @@ class Settings:
     )
     side: int = 0  # of the synthetic set's square training images, in pixels; 0: both sides drawn from 96 … 160
     photographs: list[str] = field(default_factory=lambda: list(TRAINING_PHOTOGRAPHS))  # the synthetic set's
+    reduction: list[float] = field(default_factory=lambda: list(REDUCTION))  # of these photographs: least, most
     flip: bool = True  # mirror an image with probability 1/2
     clip: float = 0.0  # largest global norm of the gradient; 0: no limit
     ema: float = 0.0  # decay of the averaged weights, which are then the result; 0: no averaging
@@ -86,6 +87,10 @@ class Settings:
                 raise ValueError(f"photographs has {name!r}; choose from {', '.join(TRAINING_PHOTOGRAPHS)}")
         if not self.photographs:
             raise ValueError("photographs is empty; name at least one")
+        if len(self.reduction) != 2 or not 1 <= self.reduction[0] <= self.reduction[1]:
+            raise ValueError(
+                f"reduction is {self.reduction}; name the least and the most, such as [1.5, 2.0], 1 or more"
+            )
         if self.fit_to_images and self.init:
             raise ValueError(f"fit_to_images is for training from scratch, not from the checkpoint {self.init}")
         optimizer = adam if self.optimizer == "adamw" else OPTIMIZERS[self.optimizer][1]  # adamw hands all on to adam

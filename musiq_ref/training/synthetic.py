@@ -27,6 +27,7 @@ TEST_PHOTOGRAPHS = ("cat",)
 TRAINING, TEST = 0, 1  # the first number of every random seed
 PRISTINE, MIXED, PHOTOGRAPHED = 0.12, 0.2, 0.4  # how often a training example is untouched, a mixture, a photograph
 SIDES, STEP = (96, 160), 8  # of training examples, in pixels; multiples of 8, as cameras and JPEG blocks have them
+REDUCTION = (1.5, 2.0)  # of photographs, before they are cropped: their pixels are softer than the scenes'
 LARGEST = 300  # the shorter side of the smallest photograph
 
 
@@ -45,12 +46,16 @@ class SyntheticExample(NamedTuple):
 
 
 def training_example(
-    seed: int, index: int, size: int | None = None, photographs: Sequence[str] = TRAINING_PHOTOGRAPHS
+    seed: int,
+    index: int,
+    size: int | None = None,
+    photographs: Sequence[str] = TRAINING_PHOTOGRAPHS,
+    reduction: Sequence[float] = REDUCTION,
 ) -> SyntheticExample:
     """Example number `index`, any number from 0, of the endless training set `seed`.
 
     size: the side of a square image, from 16 to 300; by default both sides are drawn from 96, 104, … 160 pixels;
-    photographs: of which crops are taken, by default all that are for training.
+    photographs: of which crops are taken, by default all that are for training;  reduction: see photograph_crop.
     Raises ValueError for negative numbers and for other sizes.
 
     >>> example = training_example(seed=0, index=5, size=64)
@@ -63,7 +68,7 @@ def training_example(
     height, width = (size, size) if size is not None else drawn.tolist()
     if rng.random() < PHOTOGRAPHED:
         source = photographs[int(rng.integers(len(photographs)))]
-        picture = photograph_crop(source, rng, height, width)
+        picture = photograph_crop(source, rng, height, width, reduction)
     else:
         source = f"scene {TRAINING} {seed} {index}"
         picture = scene((TRAINING, seed, index, 1), height, width)
@@ -119,10 +124,15 @@ def score_of(severity: float) -> float:
     return 100 * (1 - severity)
 
 
-def photograph_crop(name: str, rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A random part of a bundled photograph, reduced by up to 2, perhaps mirrored and its channels exchanged.
+def photograph_crop(
+    name: str, rng: np.random.Generator, height: int, width: int, reduction: Sequence[float] = REDUCTION
+) -> np.ndarray:
+    """A random part of a bundled photograph, reduced, perhaps mirrored and its channels exchanged.
 
-    Returns uint8 (height, width, 3), as sharp as the photograph.  Raises ValueError if the photograph is too small.
+    reduction: the least and the most by which the photograph is reduced, as far as the crop's size allows. Lenses and
+    the interpolation of colours leave photographs soft pixel by pixel; reduced by 1.5 to 2, this one is sharp, and an
+    untouched crop has no flaw.
+    Returns uint8 (height, width, 3).  Raises ValueError if the photograph is too small.
 
     >>> photograph_crop("cat", np.random.default_rng(0), 64, 96).shape
     (64, 96, 3)
@@ -131,10 +141,11 @@ def photograph_crop(name: str, rng: np.random.Generator, height: int, width: int
     h, w = photograph.shape[:2]
     if not (0 < height <= min(h, LARGEST) and 0 < width <= min(w, LARGEST)):
         raise ValueError(f"a crop of {height} x {width} pixels was asked for; sides go from 1 to {LARGEST}")
-    reduction = rng.uniform(1, min(2, h / height, w / width))
-    box_h, box_w = height * reduction, width * reduction
+    most = min(reduction[1], h / height, w / width)
+    factor = rng.uniform(min(reduction[0], most), most)
+    box_h, box_w = height * factor, width * factor
     top, left = rng.uniform(0, h - box_h), rng.uniform(0, w - box_w)
-    if reduction < 1.1:  # no resampling at all, which would blur
+    if factor < 1.1:  # no resampling at all, which would blur
         top, left = int(min(top, h - height)), int(min(left, w - width))
         crop = photograph[top : top + height, left : left + width]
     else:
