@@ -110,7 +110,7 @@ def test_photographs_are_those_for_training():
 
 @pytest.mark.parametrize("reduction", [[1.5], [0.5, 2.0], [2.0, 1.5]])
 def test_photographs_are_only_reduced_and_by_a_range(reduction):
-    with pytest.raises(ValueError, match="reduction is .*; name the least and the most"):
+    with pytest.raises(ValueError, match=r"reduction is .*; name the least and the most"):
         recipe("synthetic", reduction=reduction)
 
 

@@ -73,14 +73,15 @@ def keras_port(
     load: Callable[[Any, Fixture], None] | None = None,
     variables: Mapping[str, str] | None = None,
 ) -> Port:
-    """A Keras model or a TensorFlow SavedModel (`tf.saved_model.load(folder)`) as a port. Not run in our tests.
+    """A Keras model or a TensorFlow SavedModel (`tf.saved_model.load(folder)`) as a port.
 
     call: (model, image (1, H, W, 3) in 0 … 1, a tensor) -> {stage: tensor}, with "score" among them;  load: puts the
-    fixture's weights into the model;  variables: {name of a trainable variable: our parameter}, for the gradients
+    fixture's weights into the model;  variables: {name of a trainable variable: our parameter}, for the gradients.
+    Too large for the tests to install, it is tried by benchmarks/check_tensorflow.py.
     """
 
     def port(fixture: Fixture, tap: Callable[[str, Any], Any]) -> dict[str, Any]:
-        import tensorflow as tf  # pyright: ignore[reportMissingImports]  # pyright: ignore[reportMissingModuleSource]
+        import tensorflow as tf  # pyright: ignore
 
         if load is not None:
             load(model, fixture)
@@ -96,7 +97,8 @@ def keras_port(
             result["gradient/image"] = np.asarray(dimage)[0]
         for name, gradient in zip(chosen, dvariables, strict=True):
             if gradient is not None:
-                result[f"dparams/{(variables or {})[name]}"] = np.asarray(gradient)
+                dense = tf.convert_to_tensor(gradient)  # a table that is gathered from has a sparse one
+                result[f"dparams/{(variables or {})[name]}"] = np.asarray(dense)
         return result
 
     return port
