@@ -220,12 +220,20 @@ def test_synthetic_measures_of_a_perfect_and_a_confused_model():
     assert set(perfect.order.values()) == {1.0}
     assert perfect.pristine_best == 1.0
     assert evaluation.summarize([perfect.rated], 10)["srcc"]["value"] == pytest.approx(1.0)
+    assert perfect.kinds == {
+        kind: {"srcc": pytest.approx(1.0), "pristine_best": 1.0} for kind in ("photographs", "scenes")
+    }
     name = next(iter(perfect.order))
     result = evaluation.rate_synthetic(perfect_scorer(examples, {name}), examples)
     assert [key for key, value in result.order.items() if value < 1] == [name]
     assert result.order[name] == pytest.approx(-1.0)
     flipped = [e._replace(score=-e.score) if e.distortion == "pristine" else e for e in examples]
     assert evaluation.rate_synthetic(perfect_scorer(flipped), examples).pristine_best == 0.0
+    half = [e._replace(score=-e.score) if e.source.startswith("scene") else e for e in examples]
+    only_photographs = evaluation.rate_synthetic(perfect_scorer(half), examples)
+    assert only_photographs.kinds["photographs"] == {"srcc": pytest.approx(1.0), "pristine_best": 1.0}
+    assert only_photographs.kinds["scenes"] == {"srcc": pytest.approx(-1.0), "pristine_best": 0.0}
+    assert only_photographs.pristine_best == 0.5
     indifferent = evaluation.rate_synthetic(lambda image: SimpleNamespace(value=1.0), examples)
     assert set(indifferent.order.values()) == {0.0}
     assert indifferent.pristine_best == 0.0
@@ -237,6 +245,7 @@ def test_the_synthetic_test_set_from_the_command_line(evaluate, tmp_path, monkey
     assert (code, err) == (0, "")
     assert "synthetic, held-out pictures" in out
     assert "pristine above all its distorted versions: " in out
+    assert "photographs alone: SRCC " in out
     assert len(read(tmp_path / "images.csv")) == len(list(tiny_test_set()))
     assert (tmp_path / "worst.png").exists()
 

@@ -76,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
         result = evaluation.rate_synthetic(one, _progress(held_out_examples()))
         rated, parts, problems = result.rated, [result.rated], []
         answer |= {"part": "held-out pictures", "order": result.order, "pristine_best": result.pristine_best}
+        answer |= {"kinds": result.kinds}
     else:
         what, positions = evaluation.choose_parts(dataset, args.splits, args.split, args.all)
         chosen = sorted(set().union(*positions))
@@ -132,6 +133,8 @@ def _text(answer: dict) -> str:
         lines.append("order of the severities (median over pictures of Spearman's correlation; 1 is best):")
         lines += [f"  {value:6.3f}  {name}" for name, value in answer["order"].items()]
         lines.append(f"pristine above all its distorted versions: {answer['pristine_best']:.1%} of the cases")
+        for kind, found in answer["kinds"].items():
+            lines.append(f"{kind} alone: SRCC {found['srcc']:.4f}, pristine above {found['pristine_best']:.1%}")
     lines += [f"left out: {problem}" for problem in answer["problems"][:LISTED]]
     if len(answer["problems"]) > LISTED:
         lines.append(f"left out: {len(answer['problems']) - LISTED} more, which --json lists")

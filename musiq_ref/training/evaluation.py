@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -153,12 +154,14 @@ class SyntheticResult(NamedTuple):
 
     rated: all images;  order: of every distortion, the median over the pictures of Spearman's correlation between
     score and severity, the sign such that 1 is best;  pristine_best: share of (picture, distortion) in which the
-    untouched picture scores above all its distorted versions
+    untouched picture scores above all its distorted versions;  kinds: {"photographs" or "scenes": {"srcc",
+    "pristine_best"}}, the same for each kind of picture by itself
     """
 
     rated: list[Rated]
     order: dict[str, float]
     pristine_best: float
+    kinds: dict[str, dict[str, float]]
 
 
 def rate_synthetic(score_one: Callable[[Any], Any], examples: Iterable[SyntheticExample]) -> SyntheticResult:
@@ -171,22 +174,31 @@ def rate_synthetic(score_one: Callable[[Any], Any], examples: Iterable[Synthetic
     >>> len(result.rated) == 1 + 2 * len(result.order)
     True
     """
-    rated, scores = [], {}
+    rated, scores, kinds = [], {}, {}
     for example in examples:
         value = float(score_one(example.image).value)
+        kinds.setdefault(_kind(example.source), []).append((value, example.score))
         scores.setdefault(example.source, {}).setdefault(example.distortion, []).append((1 - example.severity, value))
         name = f"{example.source}, {example.distortion} {example.severity:.2f}"
         rated.append(Rated(name, example.score, value, "", example.image))
     order: dict[str, list[float]] = {}
-    wins = []
-    for by_distortion in scores.values():
+    wins = {kind: [] for kind in kinds}
+    for source, by_distortion in scores.items():
         [(_, untouched)] = by_distortion["pristine"]
         for distortion in [name for name in by_distortion if name in DISTORTIONS]:  # without mixtures
             quality, values = zip(*by_distortion[distortion], strict=True)
             order.setdefault(distortion, []).append(_order(values, quality))
-            wins.append(untouched > max(values))
+            wins[_kind(source)].append(untouched > max(values))
     medians = {distortion: statistics.median(values) for distortion, values in order.items()}
-    return SyntheticResult(rated, medians, statistics.fmean(wins))
+    by_kind = {
+        kind: {"srcc": _order(*zip(*pairs, strict=True)), "pristine_best": statistics.fmean(wins[kind])}
+        for kind, pairs in kinds.items()
+    }
+    return SyntheticResult(rated, medians, statistics.fmean(chain(*wins.values())), by_kind)
+
+
+def _kind(source: str) -> str:
+    return "scenes" if source.startswith("scene ") else "photographs"
 
 
 def _order(values: Sequence[float], quality: Sequence[float]) -> float:

@@ -2,8 +2,8 @@
 
 The target is a score from 100 (untouched) to 0, 100·(1 − severity), equal for all distortions because their severities
 are made comparable (musiq_ref.training.distortions). Pristine pictures are crops of the bundled photographs and
-procedural scenes. Training and test share no source: one photograph, and scenes of other seeds, are for the test alone.
-The same arguments give the same examples wherever NumPy, SciPy and Pillow are the same.
+procedural scenes. Training and test share no source: two photographs, and scenes of other seeds, are for the test
+alone. The same arguments give the same examples wherever NumPy, SciPy and Pillow are the same.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from musiq_ref.training.scenes import FAMILIES, scene
 
 PHOTOGRAPHS = Path(__file__).parents[1] / "data" / "photographs"
 TRAINING_PHOTOGRAPHS = ("astronaut", "coffee", "flower", "hopper", "raccoon", "temple")
-TEST_PHOTOGRAPHS = ("cat",)
+TEST_PHOTOGRAPHS = ("cat", "rocket")
 TRAINING, TEST = 0, 1  # the first number of every random seed
 PRISTINE, MIXED, PHOTOGRAPHED = 0.12, 0.2, 0.4  # how often a training example is untouched, a mixture, a photograph
 SIDES, STEP = (96, 160), 8  # of training examples, in pixels; multiples of 8, as cameras and JPEG blocks have them
 REDUCTION = (1.5, 2.0)  # of photographs, before they are cropped: their pixels are softer than the scenes'
+TEST_REDUCTION = (2.0, 2.5)  # the photographs for the test are softer still
 LARGEST = 300  # the shorter side of the smallest photograph
 
 
@@ -81,17 +82,17 @@ def training_example(
 
 def held_out_examples(
     seed: int = 0,
-    size: int = 192,
-    crops: int = 4,
-    scenes: int = len(FAMILIES),
+    size: int = 144,
+    crops: int = 4 * len(TEST_PHOTOGRAPHS),
+    scenes: int = 4 * len(FAMILIES),
     severities: Sequence[float] = (0.2, 0.4, 0.6, 0.8, 1.0),
     mixtures: int = 5,
 ) -> Iterator[SyntheticExample]:
     """The test set, source by source: each picture untouched, spoilt by every distortion at every severity, and mixed.
 
-    crops: of the held-out photograph;  scenes: procedural ones, the families in turn;  mixtures: per source, of random
-    severity. Of one source and distortion only the severity changes, not the noise or the direction, so that scores
-    can be compared. By default 11 sources with 56 examples each.  Raises ValueError as training_example does.
+    crops: of the held-out photographs in turn;  scenes: procedural ones, the families in turn;  mixtures: per source,
+    of random severity. Of one source and distortion only the severity changes, not the noise or the direction, so that
+    scores can be compared. By default 36 sources with 56 examples each.  Raises ValueError as training_example does.
 
     >>> examples = list(held_out_examples(size=64, crops=1, scenes=1, severities=(0.5, 1.0), mixtures=1))
     >>> len(examples), examples[0].source, examples[0].distortion
@@ -102,7 +103,7 @@ def held_out_examples(
         if number < crops:
             name = TEST_PHOTOGRAPHS[number % len(TEST_PHOTOGRAPHS)]
             source, rng = f"{name} {number}", np.random.default_rng((TEST, seed, number))
-            picture = photograph_crop(name, rng, size, size)
+            picture = photograph_crop(name, rng, size, size, TEST_REDUCTION)
         else:
             source, family = f"scene {TEST} {seed} {number}", list(FAMILIES)[(number - crops) % len(FAMILIES)]
             picture = scene((TEST, seed, number), size, size, family)
