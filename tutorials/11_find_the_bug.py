@@ -389,6 +389,7 @@ for axis, (title, result), marker in zip(axes, compared.items(), "o^s", strict=T
 axes[-1].set_xticks(
     [forward.index(name) for name in begins.values()], list(begins), ha="left", fontsize=8
 )
+axes[-1].set_xlabel("stages, in the order of the ladder")
 axes[0].set_title("Three faults along the ladder; grey: what float32 explains")
 plt.show()
 
@@ -543,7 +544,8 @@ short = [
     n.replace("encoder/", "").replace("attention/", "").replace("mlp/", "") for n in in_encoder
 ]
 axis.set_xticks(range(len(short)), short, rotation=90, fontsize=7)
-axis.set(ylabel="error / allowed error", title="The same port, judged in two ways")
+axis.set(xlabel="stage", ylabel="error / allowed error")
+axis.set_title("The same port, judged in two ways")
 axis.legend(loc="upper right", bbox_to_anchor=(1, 0.75))
 plt.show()
 
