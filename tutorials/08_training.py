@@ -464,15 +464,8 @@ assert order["white_noise"] > 0.9 > order["gaussian_blur"]
 #
 # ### The bundled model
 #
-# `mq.load_checkpoint("demo")` is made the same way, with ten distortions instead of one, more pictures and hours
-# instead of seconds. Where the library brings the log of that run, these are its curves.
-
-# %%
-logs = sorted((Path(mq.__file__).parent / "data").glob("demo*.jsonl"))
-if logs:
-    display(Image(draw_curves(logs[0], folder / "demo.png"), width=800))
-else:
-    print("This version of the library brings no log of its model's training.")
+# `mq.load_checkpoint("demo")` is made the same way, with ten distortions instead of one, six photographs and as many scenes as there are
+# training images, in an hour or two instead of seconds: `make train-demo`. Its card, `docs/demo-model.md`, says how good it is and what it is not.
 
 # %% [markdown]
 # ## Exercises
