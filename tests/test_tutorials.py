@@ -188,6 +188,26 @@ def test_building_again_changes_nothing(tmp_path):
     assert cells[3].outputs[0].data["text/plain"] == "2"
 
 
+def test_a_chapter_that_lacks_a_package_says_so_and_stays_as_it_is(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "99_lacking.py"
+    path.write_text("# %%\n1 + 1\n", "utf-8")
+    nbformat.write(notebooks.build(path), path.with_suffix(".ipynb"))
+    before = path.with_suffix(".ipynb").read_bytes()
+    path.write_text('# %%\nfrom course import needs\nneeds("no_such_package", "Such", "%pip install such")\n', "utf-8")
+    monkeypatch.setattr(notebooks, "chapters", lambda names: [path])
+    monkeypatch.setattr(sys, "argv", ["notebooks.py"])
+    notebooks.main()
+    assert path.with_suffix(".ipynb").read_bytes() == before
+    assert capsys.readouterr().err.startswith(
+        "99_lacking stays as it is. This chapter needs Such, which is not installed: run %pip install such in a cell, "
+        "then restart the kernel.\n"
+    )
+    with pytest.raises(course.MissingPackage) as raised:
+        course.needs("no_such_package", "Such", "%pip install such")
+    assert raised.value._render_traceback_() == [str(raised.value)]
+    course.needs("numpy", "NumPy", "")
+
+
 @pytest.mark.parametrize(
     ("answer", "check", "says"),
     [

@@ -6,6 +6,7 @@ Not part of the library: it only serves the notebooks in this folder.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import inspect
 import os
 import traceback
@@ -44,6 +45,25 @@ def show(*things: Any) -> None:
         module = inspect.getmodule(thing)
         name = module.__name__ if module else ""
         display(Markdown(f"`{name}`\n```python\n{inspect.getsource(thing).rstrip()}\n```"))
+
+
+class MissingPackage(ImportError):
+    """A package that a chapter cannot do without is not installed; a notebook shows the sentence only."""
+
+    def _render_traceback_(self) -> list[str]:  # IPython asks for this
+        return [str(self)]
+
+
+def needs(package: str, name: str, install: str) -> None:
+    """Stops a chapter with one sentence where a package is missing that the course as a whole does without.
+
+    package: as it is imported;  name: as people call it;  install: what to run
+    """
+    if importlib.util.find_spec(package) is None:
+        raise MissingPackage(
+            f"This chapter needs {name}, which is not installed: "
+            f"run {install} in a cell, then restart the kernel."
+        )
 
 
 class StillOpen(Exception):

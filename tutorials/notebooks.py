@@ -18,6 +18,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 from PIL import Image
 
 HERE = Path(__file__).parent
@@ -198,8 +199,14 @@ def main() -> int:
     for path in chapters(args.chapters):
         if not args.check:
             print(path.stem, flush=True)
-            notebook = with_stored_outputs(path) if args.prose else build(path)
-            nbformat.write(notebook, path.with_suffix(".ipynb"))
+            try:
+                notebook = with_stored_outputs(path) if args.prose else build(path)
+            except CellExecutionError as error:
+                if error.ename != "MissingPackage":  # of course.needs
+                    raise
+                print(f"{path.stem} stays as it is. {error.evalue}", file=sys.stderr)
+            else:
+                nbformat.write(notebook, path.with_suffix(".ipynb"))
         bad += problems(path)
     print("\n".join(bad), file=sys.stderr, end="\n" if bad else "")
     return 1 if bad else 0
