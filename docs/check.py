@@ -1,4 +1,4 @@
-"""Checks a built site: every public name has its entry, every link within the site leads somewhere, nothing is fetched.
+"""Checks a built site: public names have entries, links lead somewhere, nothing is fetched, equations can be typeset.
 
 python docs/check.py docs/_build/html
 """
@@ -24,6 +24,7 @@ class Page(HTMLParser):
         self.ids: set[str] = set()
         self.links: list[str] = []
         self.fetched: list[str] = []
+        self.text = text
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
@@ -53,6 +54,8 @@ def problems(site: Path) -> list[str]:
                 found.append(f"{path.relative_to(site)} links to {link}, but there is no such place on that page")
         outside = [source for source in page.fetched if re.match(r"(?:https?:)?//", source)]
         found += [f"{path.relative_to(site)} fetches {source}" for source in outside]
+        if any(r"\tag" in part for part in re.findall(r"\\begin\{split\}(.*?)\\end\{split\}", page.text, re.S)):
+            found.append(rf"{path.relative_to(site)} has an equation with both \tag and \\; write \cr for \\")
         missing = [s for s in page.fetched if not re.match(r"(?:[a-z]+:|//|#)", s)]
         missing = [s for s in missing if not (path.parent / unquote(s.split("?")[0])).exists()]
         found += [f"{path.relative_to(site)} shows {source}, which does not exist" for source in missing]
