@@ -371,3 +371,20 @@ def test_whoever_stops_ends_the_processes(tmp_path):
         assert (item, error) == ((0,), "")
         break
     assert time.monotonic() - started < 100
+
+
+def test_the_tables_of_the_documentation_are_those_that_were_measured():
+    docs = Path(__file__).parent.parent / "docs"
+    measured = json.loads((docs / "ablations.json").read_text(encoding="utf-8"))
+    assert (docs / "measured_ablations.md").read_text(encoding="utf-8") == markdown(measured)
+    planned = grid("all")
+    now = json.loads(json.dumps(planned.base.to_dict()))
+    assert {name: now[name] for name in now if name != "threads"} == {
+        name: measured["settings"][name] for name in now if name != "threads"
+    }
+    assert measured["seeds"] == list(planned.seeds)
+    assert {**measured["held_out"], "images": 0} == {**planned.held_out, "images": 0}
+    assert measured["problems"] == []
+    for table, expected in zip(measured["tables"], planned.ablations, strict=True):
+        assert [row["setting"] for row in table["rows"]] == [row.setting for row in expected.rows]
+        assert all(len(row["srcc"]["values"]) == len(planned.seeds) for row in table["rows"])
