@@ -372,8 +372,9 @@ print(f"neighbours: {neighbours:+.3f}; chance for width {D}: ±{1 / np.sqrt(D):.
 
 # %%
 settings = recipe("synthetic", model={"grid_size": 5})
-print(settings.config())
-assert settings.config().grid_size == 5
+trained = settings.config()
+print(f"G = {trained.grid_size}; {trained.layers} blocks of width {trained.width}")
+assert trained.grid_size == 5
 
 # %% [markdown]
 # Instead, two tables that need no training; they are *not* the appendix's figures. First: the bundled table
@@ -381,9 +382,7 @@ assert settings.config().grid_size == 5
 # with $G = 5$ would have other numbers, but the same question to answer.
 
 # %%
-coarse = hash_index(
-    G, G, 5
-)  # the hash of the grid itself: which of 5×5 cells each of the G×G lies in
+coarse = hash_index(G, G, 5)  # the grid itself, hashed: in which of 5×5 cells each of its own lies
 T_5 = np.stack([T[coarse == cell].mean(axis=0) for cell in range(25)])
 print("T_5:", T_5.shape)
 explain.similarity_grid(T_5)

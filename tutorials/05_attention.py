@@ -37,7 +37,8 @@ from musiq_ref.ops.softmax import mask_logits, softmax
 # ## The tokens of one photograph
 #
 # We run the bundled model once and keep everything it computed. From then on we recompute: whatever a cell claims is
-# compared with what the model really did. Double precision, so that "equal" can mean equal to 12 digits.
+# compared with what the model really did. Double precision, so that "equal" can mean equal to 12 digits. `dlogits` is where
+# the backward begins: with one output the score is the logit itself, and its gradient to itself is 1.
 
 # %%
 checkpoint = mq.load_checkpoint("demo", dtype="float64")
@@ -47,16 +48,18 @@ tokens = mq.batch([drop_padding(mq.tokenize(image, config))])
 values, gradients = verify.trace(params, tokens, config, dlogits=np.ones((1, config.outputs)))
 
 # %%
-block = f"encoder/block_{config.layers - 1:02d}"  # the last: the score is read from its class token
-p = params["encoder"][block.removeprefix("encoder/")]["attention"]
-z = values[f"{block}/norm1"][0]  # what enters the attention
+last = f"block_{config.layers - 1:02d}"  # the score is read from its class token
+block = f"encoder/{last}"  # so the trace names it
+p = params["encoder"][last]["attention"]
+z = values[f"{block}/norm1"][0]  # what enters the attention: the tokens after a LayerNorm
 N, D, H, D_h = len(z), config.width, config.heads, config.head_width
 print(f"z: {z.shape} = ({N} tokens, width {D});  {H} heads of width {D_h}")
 assert z.shape == (1 + tokens.mask.sum(), D)
 
 # %% [markdown]
-# Row 0 is the class token. The others are patches of the same photograph at several sizes. One of them will be traced;
-# it is framed here.
+# Row 0 is the class token. The others are patches of the same photograph at several sizes. In this chapter $N$ counts the
+# class token, too (elsewhere, as in the glossary, that is $1 + N$), and $\mathbf{z}$ is what enters the attention; chapter 06
+# says where the LayerNorm before it comes from. One patch will be traced; it is framed here.
 
 # %%
 scales = scales_of(*image.shape[:2], config)
@@ -84,6 +87,7 @@ def projected(name):
     return z @ p[name]["kernel"][:, h] + p[name]["bias"][h]
 
 
+print("query's kernel, all heads:", p["query"]["kernel"].shape, "= (D, H, D_h)")
 Q, K, V = (projected(name) for name in ("query", "key", "value"))
 print("Q, K, V:", Q.shape, K.shape, V.shape)
 
@@ -169,7 +173,7 @@ for k in np.argsort(-A[i])[:5]:
     print(f"{A[i, k]:.4f}  logit {S[i, k]:+.3f}  {place(k)}")
 
 # %% [markdown]
-# And the whole row, laid over the photograph. The colour bar starts at 0, so a pale difference is a small one.
+# And the whole row, laid over the photograph. The colour bar starts at 0, so twice as far along it is twice the share.
 
 # %%
 explain.over_scales(image, A[i, 1:], config, label="share of its attention", highlight=[traced])
@@ -277,7 +281,7 @@ explore(draw, head=range(H))
 # zero token still has keys and values (the biases, if nothing else) and would take its share. So a matrix $\mathbf{M}$ is added
 # to the logits
 #
-# $$\mathbf{M}_{i,j} = \begin{cases} 0 & \text{if position } i \text{ may attend to } j \\ -\infty & \text{if not} \end{cases}
+# $$\mathbf{M}_{i,j} = \begin{cases} 0 & \text{if position } i \text{ may attend to } j \cr -\infty & \text{if not} \end{cases}
 # \tag{10}$$
 #
 # $$\mathbf{A}_m = \text{softmax}((\mathbf{Q}\mathbf{K}^T + \mathbf{M}) / \sqrt{D_h}) \tag{11}$$
@@ -310,7 +314,7 @@ for name, conventions in (("paper", mq.PAPER), ("official", mq.OFFICIAL), ("pyiq
 
 # %% [markdown]
 # Eq. (11) adds $\mathbf{M}$ before dividing by $\sqrt{D_h}$, the programs after. For $-\infty$ it is the same, and for $-10^{10}$ too: what
-# is large enough to hide a token hides it divided by $8$ as well. The contract that matters: **padding does not change the score**.
+# is large enough to hide a token hides it divided by $\sqrt{D_h}$ as well ($8$ in the published models). The contract that matters: **padding does not change the score**.
 
 # %%
 alone, _ = mq.forward(params, tokens, config)
@@ -325,13 +329,16 @@ np.testing.assert_allclose(padded[0], alone[0], rtol=1e-10, atol=1e-10)
 # ## Backward
 #
 # Something downstream tells us $\mathrm{d}\text{SA}$: how the score changes with each number of the head's output. We read the forward
-# from the last line to the first.
+# from the last line to the first. Products follow the rule of chapter 03: for $\mathbf{Y} = \mathbf{X}\mathbf{W}$,
+# $\mathrm{d}\mathbf{X} = \mathrm{d}\mathbf{Y}\,\mathbf{W}^T$ and $\mathrm{d}\mathbf{W} = \mathbf{X}^T\mathrm{d}\mathbf{Y}$.
 #
 # **Line Eq. (8)**, $\text{SA} = \mathbf{A}\mathbf{V}$, a product: $\mathrm{d}\mathbf{A} = \mathrm{d}\text{SA}\,\mathbf{V}^T$ and $\mathrm{d}\mathbf{V} = \mathbf{A}^T\,\mathrm{d}\text{SA}$. A token that many looked at
 # gathers the gradients of all of them.
 #
-# **The softmax in Eq. (7)**: within a row, $\partial A_k / \partial S_j = A_k(\delta_{kj} - A_j)$. Summed against $\mathrm{d}A$:
-# $\mathrm{d}S_j = A_j\,(\mathrm{d}A_j - \sum_k \mathrm{d}A_k A_k)$. In words: a logit is worth raising if what it leads to is better than what the row
+# **The softmax in Eq. (7)**: take one row, $A_k = e^{S_k} / \sum_m e^{S_m}$. A logit $S_j$ stands in the sum under every
+# share, and on top of its own: by the quotient rule $\partial A_k / \partial S_j = A_k(\delta_{kj} - A_j)$, where
+# $\delta_{kj}$ is 1 for $k = j$ and 0 otherwise. $S_j$ acts on the score through all shares of the row, so we sum over them:
+# $\mathrm{d}S_j = \sum_k \mathrm{d}A_k\,\partial A_k / \partial S_j = A_j\,(\mathrm{d}A_j - \sum_k \mathrm{d}A_k A_k)$. In words: a logit is worth raising if what it leads to is better than what the row
 # already gets *on average*; and in proportion to the share it has.
 #
 # **The logits in Eq. (7)**, $\mathbf{S} = \mathbf{Q}\mathbf{K}^T/\sqrt{D_h}$: $\mathrm{d}\mathbf{Q} = \mathrm{d}\mathbf{S}\,\mathbf{K}/\sqrt{D_h}$ and $\mathrm{d}\mathbf{K} = \mathrm{d}\mathbf{S}^T\mathbf{Q}/\sqrt{D_h}$.
@@ -353,7 +360,8 @@ for name, mine in (("weights", dA), ("logits", dS), ("query", dQ), ("key", dK), 
 np.testing.assert_allclose(dS.sum(axis=1), 0, atol=1e-12)  # a row has nothing to gain as a whole
 
 # %% [markdown]
-# The same lines in the library, all heads at once. Read the backward beside the forward, from its last line up:
+# The same lines in the library, all heads at once. Read the backward beside the forward, from the forward's last line up.
+# (`tap` lets a trace look in; `noise` and `drop` are dropout, used in training only.)
 
 # %%
 show(library.attention, library.attention_backward)
@@ -362,21 +370,20 @@ show(library.attention, library.attention_backward)
 # ### What the gradient says
 #
 # $\mathrm{d}\mathbf{S}$ in the class token's row answers a question: *which link, if the class token followed it a little more, would raise
-# the score?* On the left what it looks at, on the right what looking there more would do.
+# the score?* On the left what it looks at in the photograph at its native size, on the right what looking there more
+# would do: purple raises the score, orange lowers it.
 
 # %%
-rows, change = A[0, 1:], dS[0, 1:]
+share, change = (explain.maps_by_scale(row[0, 1:], image.shape[:2], config)[-1] for row in (A, dS))
 figure, axes = plt.subplots(1, 2, figsize=(9, 3))
 limit = abs(change).max() or 1
-for axis, row, title, options in (
-    (axes[0], rows, "share $A$", {"cmap": "cividis", "vmin": 0}),
+for axis, laid_out, title, options in (
+    (axes[0], share, "share $A$", {"cmap": "cividis", "vmin": 0}),
     (axes[1], change, "d score / d logit", {"cmap": "PuOr", "vmin": -limit, "vmax": limit}),
 ):
-    laid_out = explain.maps_by_scale(row, image.shape[:2], config)[0]
-    figure.colorbar(axis.imshow(laid_out, **options), ax=axis)
-    axis.set(
-        title=f"{title}, {explain.scale_name(scales[0])}", xlabel="column of patches", ylabel="row"
-    )
+    figure.colorbar(axis.imshow(laid_out, **options), ax=axis, shrink=0.8)
+    axis.set(title=f"{title}, {explain.scale_name(scales[-1])}")
+    axis.set(xlabel="column of patches", ylabel="row of patches")
 plt.show()
 
 # %% [markdown]
@@ -502,7 +509,7 @@ exercise(3, my_head_backward, check)
 #
 # How many multiply–accumulates do the two products of Eq. (7) and (8) take for $N$ tokens and width $D$, all heads of one
 # block together? And the four projections of Eq. (6) and (9)? From which $N$ on do the products cost more than the
-# projections?
+# projections? (The check asks for the first two; the last follows from them.)
 #
 # <details><summary>Hint</summary>
 #

@@ -50,8 +50,8 @@ from musiq_ref.ops.linear import linear, linear_backward
 # So every function of this library comes as a pair. `forward` returns its result and a **cache**, what it must
 # remember; `backward` takes $\mathrm{d}y$ and the cache and returns $\mathrm{d}x$ and the gradients of its parameters.
 # The whole model is such a pair, too. Read this from its first line to its last, and you have read the forward from its
-# last line to its first. (`tap` only looks on; `parts` holds the functions of stem and block, which can be had in a
-# memory-saving form.)
+# last line to its first. (`tap` only looks on; `within` puts a part's name before the names it sees; `parts` holds the
+# functions of stem and block, which can be had in a memory-saving form.)
 
 # %%
 show(mq.backward)
@@ -141,7 +141,8 @@ assert abs(dz[0, 1:]).max() == 0
 # $$\mathrm{d}z = \mathrm{d}y + f^{\leftarrow}(\mathrm{d}y)$$
 #
 # where $f^{\leftarrow}$ is the backward of $f$. The rule holds everywhere: *what is used several times gets the sum of
-# what comes back from each use*. In the library, from the last line of the block to its first:
+# what comes back from each use*. In the library, from the last line of the block to its first (`drop` and `drop_branch`
+# belong to dropout, which is off here: they pass on what they get):
 
 # %%
 show(block_backward)
@@ -151,14 +152,14 @@ show(block_backward)
 # of the GELU's output, `mlp/fc1` that of its input, which is all its backward must remember.)
 
 # %%
-last = f"encoder/block_{L - 1:02d}"
-p = params["encoder"][last.removeprefix("encoder/")]
+number = f"block_{L - 1:02d}"
+last, p = f"encoder/{number}", params["encoder"][number]
 dfc2 = gradients[f"{last}/output"]  # what comes into the branch is what comes into the sum
 fc2 = p["mlp"]["fc2"]
 _, cache = linear(values[f"{last}/mlp/gelu"], fc2["kernel"], fc2["bias"])
 dgelu, dkernel, _ = linear_backward(dfc2, cache)  # (1, N, M), (M, D)
 agrees(dgelu, f"{last}/mlp/gelu")
-theirs = dmodel.params["encoder"][last.removeprefix("encoder/")]["mlp"]["fc2"]["kernel"]
+theirs = dmodel.params["encoder"][number]["mlp"]["fc2"]["kernel"]
 np.testing.assert_allclose(dkernel, theirs, rtol=0, atol=1e-11 * abs(theirs).max())
 
 dfc1 = GELU[config.conventions.gelu][1](dgelu, values[f"{last}/mlp/fc1"])
@@ -171,7 +172,7 @@ agrees(dfc2 + dbranch, f"{last}/residual1")  # the sum of the two uses
 
 # %% [markdown]
 # The first half is the same with attention in place of the MLP; its backward is chapter 05. All blocks are alike, so a
-# loop does the rest. Look at what it needs: of each block only its **input**. The cache is
+# loop does the rest, beginning with the `dz` of station 2. Look at what it needs: of each block only its **input**. The cache is
 # computed again by running the block's forward, just before its backward. That is slower by one forward, and it is how
 # one trains with little memory (`mq.forward(…, recompute=True)`).
 
@@ -249,20 +250,21 @@ print(f"block_00: largest gradient to the query's bias {query:.1e}, to the key's
 # Eq. (2) puts the class token in front and adds to each patch a row of the spatial table and a row of the scale table.
 # Backward, row 0 is the gradient to the class token, and each of the three summands gets the other rows, unchanged.
 #
-# The rows of a table are shared: on a large photograph, several patches hash to the same cell, and three scales use the
+# The rows of a table are shared: on a large photograph, several patches hash to the same cell, and all scales use the
 # same table. Each use brings back its gradient, so a row of the table gets the **sum** over all tokens that looked it
 # up:
 
 # %%
 dx = dz[:, 1:]  # (1, N − 1, D): to the patch embeddings, and to each row that was added to them
 agrees(dx, "patch_embedding")
+theirs = dmodel.params["class_token"]
+np.testing.assert_allclose(dz[0, 0], theirs, rtol=1e-9, atol=1e-11 * abs(theirs).max())
 index, rows = tokens.hash_index, config.grid_size**2
 dtable = np.zeros((rows, D))
 for token, row in enumerate(index[0]):
     dtable[row] += dx[0, token]
-np.testing.assert_allclose(
-    dtable, lookup_backward(dx, (index, rows)), atol=1e-12 * abs(dtable).max()
-)
+for theirs in (lookup_backward(dx, (index, rows)), dmodel.params["spatial_embedding"]["table"]):
+    np.testing.assert_allclose(dtable, theirs, rtol=1e-9, atol=1e-11 * abs(theirs).max())
 uses = np.bincount(index[0], minlength=rows)
 print(f"{N - 1} tokens; rows of the table are used {uses.min()} to {uses.max()} times")
 assert uses.max() > 1
@@ -309,15 +311,14 @@ np.testing.assert_allclose(dpatches_few, theirs[few], rtol=0, atol=1e-10 * abs(t
 # $$\mathrm{d}X_{ab} = \sum_{ij} R_{ia}\,\mathrm{d}Y_{ij}\,C_{jb}, \qquad \mathrm{d}\mathbf{X} = \mathbf{R}^T\,\mathrm{d}\mathbf{Y}\,\mathbf{C}$$
 #
 # **Transposed**, not inverted: one does not resize the gradient back. A pixel that the filter passes over gets nothing,
-# one that it counts twice gets twice.
+# one that it counts twice gets twice. A small case, 12 pixels resized to 3:
 
 # %%
-x, tall = np.linspace(0, 1, 12)[:, None, None], 3
-R = FILTER[config.conventions.resize](12, tall, "float64").toarray()  # (3, 12): no antialiasing
+column = np.linspace(0, 1, 12)[:, None, None]  # an image 12 high, 1 wide, of one colour
+R = FILTER[config.conventions.resize](12, 3, "float64").toarray()  # (3, 12): no antialiasing
 print("how much each of 12 pixels takes part in the 3:", R.sum(axis=0).round(2))
-np.testing.assert_allclose(
-    R @ x[:, 0], resize(x, tall, 1, config.conventions.resize)[:, 0], atol=1e-12
-)
+theirs = resize(column, 3, 1, config.conventions.resize)
+np.testing.assert_allclose(R @ column[:, 0], theirs[:, 0], atol=1e-12)
 
 # %% [markdown]
 # What padding added was no pixel: its gradient is dropped. And every pixel is used at **each scale**: the gradients of
@@ -385,9 +386,8 @@ print(f"by differences {differences:.8f};  gradient · v {np.sum(dimage * v):.8f
 assert abs(differences - np.sum(dimage * v)) < 1e-4 * np.linalg.norm(dimage)
 
 # %% [markdown]
-# Why so small a step? A difference has two kinds of errors. Rounding: the score has 16 digits, and dividing by $2h$ makes
-# an error of $10^{-16}/h$ of the last of them, which grows as the step shrinks. And the straight line: the curve bends,
-# which costs $h^2$; worse, each ReLU and each max-pool has a kink, and of their millions a share proportional to $h$ lies
+# Why so small a step? A difference has two kinds of errors. Rounding: the score has 16 digits, and an error in
+# the last of them, divided by $2h$, grows as the step shrinks. And the straight line: the curve bends, which costs $h^2$; worse, each ReLU and each max-pool has a kink, and of their millions a share proportional to $h$ lies
 # so close to its kink that the step crosses it. The best step lies between; the more kinks, the smaller it is. A model
 # small enough to try all steps shows it, in single precision, too:
 
@@ -465,11 +465,13 @@ assert abs(changes["noise"][0]) < 0.1 * changes["gradient"][0]
 # %%
 groups = {"stem": 0, "attention weights and logits": 0, "rest of the encoder": 0, "other": 0}
 for name, value in values.items():
-    quadratic = name.endswith(("attention/weights", "attention/logits"))
-    group = "attention weights and logits" if quadratic else name.split("/")[0]
-    groups[
-        {"encoder": "rest of the encoder"}.get(group, group if group in groups else "other")
-    ] += value.size
+    if name.endswith(("attention/weights", "attention/logits")):
+        group = "attention weights and logits"
+    elif name.startswith("encoder/"):
+        group = "rest of the encoder"
+    else:
+        group = "stem" if name.startswith("stem/") else "other"
+    groups[group] += value.size
 for group, size in groups.items():
     print(f"{group:30} {4 * size / 2**20:7.1f} MiB in float32")
 inputs_only = sum(values[name].size for name in inputs)
