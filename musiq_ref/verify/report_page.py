@@ -25,6 +25,7 @@ align-items:center;justify-content:center;font-size:11px;border:1px solid rgba(0
 color:#10243a}.cell.dark{color:#fff}.cell.first{outline:3px solid var(--ink);outline-offset:1px}
 .legend{display:flex;flex-wrap:wrap;gap:6px 16px;margin-top:10px;font-size:13px;color:var(--soft)}
 .legend span{display:flex;align-items:center;gap:6px}svg{display:block;max-width:100%;height:auto}
+.chart{overflow-x:auto}.chart svg{min-width:700px}
 svg text{font:11px system-ui,sans-serif;fill:#59636e}table{border-collapse:collapse;width:100%;font-size:13px}
 td,th{text-align:left;padding:4px 10px 4px 0;border-bottom:1px solid var(--line);white-space:nowrap}
 td.num{text-align:right;font-variant-numeric:tabular-nums}code{font:13px ui-monospace,monospace}
@@ -115,8 +116,9 @@ def ladder(c: Comparison) -> str:
     legend = "".join(f'<span><i class="cell" style="background:{c}"></i>{text}</span>' for c, text in samples)
     return (
         f"<section><h2>The ladder</h2><p class='soft'>From the integers to the score and back; one cell a stage, in "
-        f"order. Point at a cell for its name; the first divergence has a frame.</p>{''.join(rows)}"
-        f'<div class="legend">{legend}</div></section>'
+        f"order. Point at a cell for its name, or open all numbers below; the first divergence has a frame.</p>"
+        f'{"".join(rows)}<div class="legend">{legend}'
+        "<span>= equal&emsp;≈ rounding&emsp;✗ differs&emsp;· not given</span></div></section>"
     )
 
 
@@ -154,7 +156,8 @@ def growth(c: Comparison) -> str:
         for k in range(-8, 2, 2)
     )
     dots = "".join(
-        f'<circle cx="{p.split(",")[0]}" cy="{p.split(",")[1]}" r="3.2" fill="{"#0b66b3" if r.fine else "#c8500a"}">'
+        f'<circle cx="{p.split(",")[0]}" cy="{p.split(",")[1]}" r="{3.2 if r.fine else 5}" '
+        f'fill="{"#0b66b3" if r.fine else "#c8500a"}">'
         f"<title>{escape(r.name)}</title></circle>"
         for r, p in zip(rungs, mine.split(), strict=True)
     )
@@ -169,11 +172,11 @@ def growth(c: Comparison) -> str:
     return (
         "<section><h2>Error against depth</h2><p class='soft'>Median error over median value. The band is what float32 "
         "rounding explains; the thin line is the reference's own float32 run.</p>"
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="error of every stage">{lines}'
+        f'<div class="chart"><svg viewBox="0 0 {width} {height}" role="img" aria-label="error of every stage">{lines}'
         f'<polygon points="{band}" fill="#dbeafe" opacity=".8"/><polyline points="{own}" fill="none" stroke="#59636e" '
         f'stroke-dasharray="2 3"/><polyline points="{mine}" fill="none" stroke="#1b1f24"/>{dots}{marker}'
         f'<text x="{left}" y="{height - 6}">image</text><text x="{width - 90}" y="{height - 6}">last stage</text></svg>'
-        "</section>"
+        "</div></section>"
     )
 
 
