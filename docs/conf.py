@@ -115,6 +115,11 @@ def to_rst(app, what, name, obj, options, lines: list[str]) -> None:
     lines[:] = out
 
 
+def skip_alias(app, what, name, obj, skip, options) -> bool | None:
+    """Leaves out the fields of named tuples: Python says only that they are fields, the class what they hold."""
+    return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number") else None
+
+
 def plain(line: str) -> str:
     """A line of prose with reStructuredText's marks taken literally, and `code` as code."""
     parts = re.split(r"(`[^`]+`)", line.strip())
@@ -131,3 +136,4 @@ def setup(app) -> None:
     write_reference()
     write_commands()
     app.connect("autodoc-process-docstring", to_rst)
+    app.connect("autodoc-skip-member", skip_alias)

@@ -384,6 +384,7 @@ for axis, laid_out, title, options in (
     figure.colorbar(axis.imshow(laid_out, **options), ax=axis, shrink=0.8)
     axis.set(title=f"{title}, {explain.scale_name(scales[-1])}")
     axis.set(xlabel="column of patches", ylabel="row of patches")
+    axis.locator_params(integer=True)
 plt.show()
 
 # %% [markdown]

@@ -36,7 +36,7 @@ figure { margin: 0.8rem 0; overflow-x: auto; }
 figure img { width: 100%; min-width: 34rem; height: auto; }
 .photo { min-width: 0; max-width: 34rem; }
 table { border-collapse: collapse; } td, th { padding: 0.25rem 0.9rem 0.25rem 0; text-align: left; }
-@media (max-width: 40rem) { table { font-size: 0.85rem; } td, th { padding-right: 0.5rem; } }
+@media (max-width: 40rem) { table { font-size: 0.8rem; } td, th { padding-right: 0.5rem; } }
 .wide { overflow-x: auto; } footer { margin: 3rem 0 1rem; color: #555; font-size: 0.9rem; }
 """
 
