@@ -129,6 +129,7 @@ def test_it_is_the_synthetic_recipe_but_for_its_size():
         "epochs",
         "epoch_images",
         "side",
+        "reduction",
         "batch",
         "learning_rate",
         "warmup",
