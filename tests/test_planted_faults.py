@@ -76,10 +76,10 @@ def standardize_wrong(ddof=0, constant_sigma=False, keep_mean=False):
 
 
 def group_norm_per_channel(dy, cache):
-    xhat, rho, gamma = cache
-    dxhat = (dy * gamma).reshape(xhat.shape)
-    dx = rho * (dxhat - dxhat.mean(1, keepdims=True) - xhat * (dxhat * xhat).mean(1, keepdims=True))
-    return dx.reshape(dy.shape), (dy * xhat.reshape(dy.shape)).sum((0, 1, 2)), dy.sum((0, 1, 2))
+    xhat, rho, gamma, _ = cache
+    dxhat = dy * gamma
+    dx = rho * (dxhat - dxhat.mean((1, 2), keepdims=True) - xhat * (dxhat * xhat).mean((1, 2), keepdims=True))
+    return dx, (dy * xhat).sum((0, 1, 2)), dy.sum((0, 1, 2))
 
 
 def convolution_flipped(dy, cache):

@@ -480,20 +480,21 @@ exercise(1, my_convolution, check)
 # %% [markdown]
 # ### Exercise 2: the backward of GroupNorm
 #
-# `cache` is what `group_norm` keeps: `xhat` (N, h·w, G, C/G), `rho` (N, 1, G, 1), `gamma` (C,). `dy` is (N, h, w, C).
+# `cache` is what `group_norm` keeps: `xhat` (N, h, w, C), `rho` (N, 1, 1, C), equal for the channels of a group, `gamma` (C,), and the
+# number of groups. `dy` is (N, h, w, C).
 # Return `dx` (N, h, w, C), `dgamma` and `dbeta` (C,).
 #
 # <details><summary>Hint</summary>
 #
-# Multiply by `gamma` while the channels are still the last axis, then reshape to the shape of `xhat`. The means run
-# over axes 1 and 3, with `keepdims=True`. For `dgamma`, reshape `xhat` back.
+# Multiply by `gamma` first. For the means, reshape to (N, h·w, G, C/G): a group lies along axes 1 and 3.
+# `np.broadcast_to` brings the means, with `keepdims=True`, to every place, so that they can be reshaped back.
 #
 # </details>
 
 
 # %% tags=["exercise-2"]
 def my_group_norm_backward(dy, cache):
-    xhat, rho, gamma = cache
+    xhat, rho, gamma, groups = cache
     dx, dgamma, dbeta = ..., ..., ...
     return dx, dgamma, dbeta
 

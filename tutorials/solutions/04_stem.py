@@ -26,26 +26,26 @@ def my_convolution(padded, kernel, stride, rows, columns):
 
 # %% tags=["solution-2"]
 def my_group_norm_backward(dy, cache):
-    xhat, rho, gamma = cache
+    xhat, rho, gamma, groups = cache
+    N, h, w, C = dy.shape
 
-    def mean(a):
-        return a.mean(axis=(1, 3), keepdims=True)
+    def mean(a):  # of the group, at every place: (N, h, w, C)
+        grouped = a.reshape(N, h * w, groups, C // groups)
+        means = grouped.mean(axis=(1, 3), keepdims=True)
+        return np.broadcast_to(means, grouped.shape).reshape(dy.shape)
 
-    dxhat = (dy * gamma).reshape(xhat.shape)
+    dxhat = dy * gamma
     dx = rho * (dxhat - mean(dxhat) - xhat * mean(dxhat * xhat))
-    dgamma = (dy * xhat.reshape(dy.shape)).sum(axis=(0, 1, 2))
-    return dx.reshape(dy.shape), dgamma, dy.sum(axis=(0, 1, 2))
+    return dx, (dy * xhat).sum(axis=(0, 1, 2)), dy.sum(axis=(0, 1, 2))
 
 
 # %% tags=["wrong-2"]
 def my_group_norm_backward(dy, cache):
-    xhat, rho, gamma = cache
-    dxhat = (dy * gamma).reshape(xhat.shape)
-    dx = rho * (
-        dxhat - dxhat.mean(axis=(1, 3), keepdims=True)
-    )  # the way through the variance forgotten
-    dgamma = (dy * xhat.reshape(dy.shape)).sum(axis=(0, 1, 2))
-    return dx.reshape(dy.shape), dgamma, dy.sum(axis=(0, 1, 2))
+    xhat, rho, gamma, groups = cache
+    dxhat = (dy * gamma).reshape(len(dy), -1, groups, len(gamma) // groups)
+    centred = dxhat - dxhat.mean(axis=(1, 3), keepdims=True)
+    dx = rho * centred.reshape(dy.shape)  # the way through the variance forgotten
+    return dx, (dy * xhat).sum(axis=(0, 1, 2)), dy.sum(axis=(0, 1, 2))
 
 
 # %% tags=["solution-3"]
