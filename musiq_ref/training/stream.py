@@ -55,15 +55,14 @@ def _synthetic(settings: Settings) -> Stream:
     if settings.config().outputs != 1:
         raise DatasetError(f"the synthetic set has one score per image, the model {settings.config().outputs} outputs")
 
-    photographs = settings.photographs, settings.reduction
-
     def example(epoch: int, number: int):
         index = epoch * settings.epoch_images + number
-        drawn = training_example(settings.seed, index, settings.side or None, *photographs)
+        drawn = training_example(settings.seed, index, settings.side or None, settings.photographs, settings.reduction)
         return drawn.image, drawn.score
 
     def validation(number: int):
-        drawn = training_example(settings.seed + VALIDATION_SEED, number, None, *photographs)
+        seed = settings.seed + VALIDATION_SEED
+        drawn = training_example(seed, number, None, settings.photographs, settings.reduction)
         return drawn.image, drawn.score
 
     return Stream(settings.epoch_images, example, VALIDATION_IMAGES, validation)

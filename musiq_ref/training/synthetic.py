@@ -131,8 +131,8 @@ def photograph_crop(
     """A random part of a bundled photograph, reduced, perhaps mirrored and its channels exchanged.
 
     reduction: the least and the most by which the photograph is reduced, as far as the crop's size allows. Lenses and
-    the interpolation of colours leave photographs soft pixel by pixel; reduced by 1.5 to 2, this one is sharp, and an
-    untouched crop has no flaw.
+    the interpolation of colours leave photographs soft pixel by pixel, and reducing them makes an untouched crop
+    sharper.
     Returns uint8 (height, width, 3).  Raises ValueError if the photograph is too small.
 
     >>> photograph_crop("cat", np.random.default_rng(0), 64, 96).shape
