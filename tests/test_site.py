@@ -83,3 +83,13 @@ def test_the_measured_table_has_every_convention():
         if name != "mask":  # listed as mask_value, too
             assert f"`{name}`" in table
     assert len(re.findall(r"^\| .* \| \d+ of \d+ \|", table, re.M)) >= 13
+
+
+def test_an_equation_that_mathjax_refuses_is_reported(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    import check
+
+    (tmp_path / "bad.html").write_text(r"\begin{split}a \\ b \tag{10}\end{split}", "utf-8")
+    (tmp_path / "good.html").write_text(r"a \cr b \tag{10} \begin{split}c \\ d\end{split}", "utf-8")
+    found = [problem for problem in check.problems(tmp_path) if "equation" in problem]
+    assert found == [r"bad.html has an equation with both \tag and \\; write \cr for \\"]

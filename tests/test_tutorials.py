@@ -188,6 +188,13 @@ def test_building_again_changes_nothing(tmp_path):
     assert cells[3].outputs[0].data["text/plain"] == "2"
 
 
+def test_folders_of_this_run_are_left_out(tmp_path):
+    path = tmp_path / "99_folders.py"
+    path.write_text("# %%\nimport tempfile\nprint(1)\nprint(tempfile.mkdtemp() + '/weights.pth: refused')\n", "utf-8")
+    [cell] = notebooks.build(path).cells
+    assert cell.outputs[0].text == "1\nweights.pth: refused\n"
+
+
 def test_a_chapter_that_lacks_a_package_says_so_and_stays_as_it_is(tmp_path, monkeypatch, capsys):
     path = tmp_path / "99_lacking.py"
     path.write_text("# %%\n1 + 1\n", "utf-8")

@@ -12,7 +12,9 @@ import base64
 import hashlib
 import io
 import os
+import re
 import sys
+import tempfile
 from pathlib import Path
 
 import jupytext
@@ -23,6 +25,9 @@ from PIL import Image
 
 HERE = Path(__file__).parent
 SECONDS = 180  # a chapter may take, on 2 cores
+TEMPORARY = re.compile(
+    rf"{re.escape(tempfile.gettempdir())}/tmp\w+/"
+)  # folders, another in each run
 PICTURE_BYTES = 150_000  # a picture may take in a notebook
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -103,6 +108,9 @@ def tidy(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
             if "execution_count" in output:
                 output.execution_count = count
             outputs.append(output)
+        for output in outputs:
+            if "text" in output:
+                output.text = TEMPORARY.sub("", output.text)
         cell.outputs = outputs
     return notebook
 
