@@ -464,8 +464,8 @@ assert order["white_noise"] > 0.9 > order["gaussian_blur"]
 #
 # ### The bundled model
 #
-# `mq.load_checkpoint("demo")` is made the same way, with ten distortions instead of one, six photographs and as many scenes as there are
-# training images, in an hour or two instead of seconds: `make train-demo`. Its card, `docs/demo-model.md`, says how good it is and what it is not.
+# `mq.load_checkpoint("demo")` is made the same way, with ten distortions instead of one, six photographs and endless scenes,
+# in hours instead of seconds: `make train-demo`. Its card, `docs/demo-model.md`, says how good it is and what it is not.
 
 # %% [markdown]
 # ## Exercises
