@@ -30,7 +30,7 @@ lint: $(VENV)/test
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-# Two to four hours on 2 cores; if it is stopped, the same command goes on.
+# Hours on 2 cores; if it is stopped, the same command goes on.
 train-demo: $(VENV)/demo
 	$(BIN)/musiq-ref train --recipe synthetic -o demo-run/first
 	$(BIN)/musiq-ref train --recipe synthetic_refined --set init=demo-run/first/last.safetensors -o demo-run/second
