@@ -10,6 +10,8 @@ import pytest
 from musiq_ref.training import synthetic
 from musiq_ref.training.distortions import DISTORTIONS
 from musiq_ref.training.scenes import FAMILIES, scene
+from musiq_ref.training.settings import recipe
+from musiq_ref.training.stream import open_stream
 from musiq_ref.training.synthetic import photograph_crop, score_of, training_example
 
 
@@ -142,6 +144,29 @@ def test_reduced_crops_are_sharper_than_the_photograph(name):
         return np.median([sharpness(crop) for crop in crops])
 
     assert typical(*synthetic.REDUCTION) > 1.1 * typical(1.0, 1.0)
+
+
+def test_the_setting_reduces_the_photographs_and_no_scene():
+    one, other = (
+        open_stream(recipe("synthetic", reduction=reduction, side=64)) for reduction in ([1.0, 1.0], [2.0, 2.0])
+    )
+    for example in (lambda stream, number: stream.example(0, number), lambda stream, number: stream.validation(number)):
+        alike = [np.array_equal(example(one, number)[0], example(other, number)[0]) for number in range(30)]
+        assert 8 < sum(alike) < 25  # the scenes
+    for number in range(30):
+        photographed = training_example(0, number, 64).source in synthetic.TRAINING_PHOTOGRAPHS
+        equal = np.array_equal(one.example(0, number)[0], other.example(0, number)[0])
+        assert photographed != equal
+
+
+def test_the_photographs_of_the_test_are_reduced_by_at_least_2():
+    first, second = (
+        photograph_crop("cat", np.random.default_rng((synthetic.TEST, 0, 0)), 64, 64, reduction)
+        for reduction in (synthetic.TEST_REDUCTION, synthetic.REDUCTION)
+    )
+    example = next(synthetic.held_out_examples(size=64))
+    np.testing.assert_array_equal(example.image, first)
+    assert not np.array_equal(first, second)
 
 
 def test_a_crop_that_is_not_reduced_is_not_resampled():
