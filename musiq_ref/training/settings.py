@@ -47,6 +47,7 @@ class Settings:
     side: int = 0  # of the synthetic set's square training images, in pixels; 0: both sides drawn from 96 … 160
     photographs: list[str] = field(default_factory=lambda: list(TRAINING_PHOTOGRAPHS))  # the synthetic set's
     reduction: list[float] = field(default_factory=lambda: list(REDUCTION))  # of these photographs: least, most
+    variety: bool = False  # vary the synthetic set's pictures before they are spoilt: training.variety
     flip: bool = True  # mirror an image with probability 1/2
     clip: float = 0.0  # largest global norm of the gradient; 0: no limit
     ema: float = 0.0  # decay of the averaged weights, which are then the result; 0: no averaging

@@ -55,15 +55,15 @@ def _synthetic(settings: Settings) -> Stream:
     if settings.config().outputs != 1:
         raise DatasetError(f"the synthetic set has one score per image, the model {settings.config().outputs} outputs")
 
+    def drawn(seed: int, index: int, size: int | None):
+        one = training_example(seed, index, size, settings.photographs, settings.reduction, settings.variety)
+        return one.image, one.score
+
     def example(epoch: int, number: int):
-        index = epoch * settings.epoch_images + number
-        drawn = training_example(settings.seed, index, settings.side or None, settings.photographs, settings.reduction)
-        return drawn.image, drawn.score
+        return drawn(settings.seed, epoch * settings.epoch_images + number, settings.side or None)
 
     def validation(number: int):
-        seed = settings.seed + VALIDATION_SEED
-        drawn = training_example(seed, number, None, settings.photographs, settings.reduction)
-        return drawn.image, drawn.score
+        return drawn(settings.seed + VALIDATION_SEED, number, None)
 
     return Stream(settings.epoch_images, example, VALIDATION_IMAGES, validation)
 
