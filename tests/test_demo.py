@@ -28,11 +28,10 @@ def test_the_bundled_model_is_a_small_musiq():
 
 
 def test_scores_follow_the_severity_on_unseen_pictures(held_out):
-    """The aim is 0.90; the model card says where it stands, and that the photographs are what it gets wrong."""
     scores, targets = ([getattr(one, what) for one in held_out.rated] for what in ("score", "target"))
-    assert srcc(scores, targets) >= 0.87
-    assert held_out.kinds["scenes"]["srcc"] >= 0.90
-    assert held_out.kinds["photographs"]["srcc"] >= 0.83
+    assert srcc(scores, targets) >= 0.90
+    assert held_out.kinds["scenes"]["srcc"] >= 0.91
+    assert held_out.kinds["photographs"]["srcc"] >= 0.88
 
 
 def test_the_score_falls_as_severity_rises(held_out):
@@ -41,7 +40,7 @@ def test_the_score_falls_as_severity_rises(held_out):
 
 
 def test_untouched_pictures_score_above_their_spoilt_versions(held_out):
-    """The aim is 95 % of the cases."""
-    assert held_out.pristine_best >= 0.90
-    assert held_out.kinds["scenes"]["pristine_best"] >= 0.94
-    assert held_out.kinds["photographs"]["pristine_best"] >= 0.74
+    """The aim is 95 % of the cases; the model card says where it stands."""
+    assert held_out.pristine_best >= 0.94
+    assert held_out.kinds["scenes"]["pristine_best"] >= 0.955
+    assert held_out.kinds["photographs"]["pristine_best"] >= 0.87

@@ -208,7 +208,8 @@ without = {
 }
 
 # %%
-examples = list(held_out_examples(size=96, crops=2, scenes=1, severities=(0.3, 0.7), mixtures=1))
+# 192 pixels: twice as wide as the middle scale, so that the native one shows what no other does
+examples = list(held_out_examples(size=192, crops=2, scenes=1, severities=(0.3, 0.7), mixtures=1))
 tokens = [mq.tokenize(example.image, config) for example in examples]
 targets = np.array([example.score for example in examples])
 order = np.unique(tokens[0].scale_index)  # the smallest scale has the lowest index
