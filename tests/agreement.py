@@ -20,6 +20,7 @@ GOLDEN = Path(__file__).parent / "golden"
 MODELS = {"tiny_c1_s1": (1, 1), "tiny_c10_s2": (10, 2)}  # name -> outputs, seed of the weights
 PADDED = [5, 17, 23]  # tokens of the golden input that are masked out
 STEM = ("conv_proj", "gn_proj", "conv1", "gn1", "conv2", "gn2", "conv3", "gn3")
+RELU_INPUTS = ("stem/gn_root", "stem/gn1", "stem/gn2", "stem/sum")
 BLOCK = {
     "": "output",
     "/LayerNorm_0": "norm1",
@@ -108,6 +109,9 @@ def official(model: str, dtype: str) -> dict[str, dict[str, float]]:
     )
     values, _ = trace(params, tokens, config)
     logits, cache = mq.forward(params, tokens, config)
+    if dtype == "float32":
+        exact, _ = trace(deterministic_params(config, seed, "float64"), tokens, config)
+        _, cache = mq.forward(params, tokens, config, tap=deciding_as(exact))
     gradients = mq.backward(expected["dlogits"][None].astype(dtype), cache)
     assert logits.dtype == gradients.patches.dtype == dtype
     return {
@@ -119,6 +123,24 @@ def official(model: str, dtype: str) -> dict[str, dict[str, float]]:
             for name, gradient in {**to_official(gradients.params), "patches": gradients.patches}.items()
         },
     }
+
+
+def deciding_as(exact: dict[str, np.ndarray]):
+    """A tap that lets every ReLU decide as it does in the exact run.
+
+    Of the million inputs of the ReLUs one may lie so near 0 that float32 puts it on the other side; whether it does
+    depends on the processor, and it changes the stem's gradients by up to 1e-3. Such an input becomes the exact one.
+    """
+
+    def tap(name, value):
+        if name not in RELU_INPUTS:
+            return value
+        other = (value > 0) != (exact[name] > 0)
+        assert np.count_nonzero(other) <= 2
+        assert np.all(np.abs(exact[name][other]) < 1e-5)
+        return np.where(other, exact[name], value).astype(value.dtype)
+
+    return tap
 
 
 def names(expected: dict[str, np.ndarray], prefix: str) -> list[str]:
