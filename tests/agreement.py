@@ -129,7 +129,7 @@ def deciding_as(exact: dict[str, np.ndarray]):
     """A tap that lets every ReLU decide as it does in the exact run.
 
     Of the million inputs of the ReLUs one may lie so near 0 that float32 puts it on the other side; whether it does
-    depends on the processor, and it changes the stem's gradients by up to 1e-3. Such an input becomes the exact one.
+    depends on the processor, and it changed the stem's gradients by 6e-4. Such an input becomes the exact one.
     """
 
     def tap(name, value):
@@ -137,7 +137,7 @@ def deciding_as(exact: dict[str, np.ndarray]):
             return value
         other = (value > 0) != (exact[name] > 0)
         assert np.count_nonzero(other) <= 2
-        assert np.all(np.abs(exact[name][other]) < 1e-5)
+        assert np.all(np.abs(exact[name][other]) < 5e-6)  # measured: 5.5e-7
         return np.where(other, exact[name], value).astype(value.dtype)
 
     return tap

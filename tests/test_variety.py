@@ -62,14 +62,16 @@ def test_scenes_are_defocused_and_nothing_else(pictures, monkeypatch):
 
 def test_photographs_are_turned_and_exposed_otherwise(pictures, monkeypatch):
     monkeypatch.setattr(variety, "DEFOCUSED", 0)
-    picture, turns = pictures[0], set()
+    picture, turns, brightness = pictures[0], set(), []
     for seed in range(40):
         out = varied(picture, np.random.default_rng(seed), True)
+        brightness.append(out.mean() / picture.mean())
         for turn in range(4):
             darkest, lightest = (exposed(np.rot90(picture, turn), gamma) for gamma in reversed(variety.GAMMA))
             if out.shape == darkest.shape and (darkest <= out).all() and (out <= lightest).all():
                 turns.add(turn)
     assert turns == {0, 1, 2, 3}
+    assert min(brightness) < 0.8 < 1.1 < max(brightness)
 
 
 def test_the_setting_changes_pictures_and_no_score():
