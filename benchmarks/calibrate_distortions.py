@@ -1,4 +1,4 @@
-"""The tables of musiq_ref.training.distortions: which parameter does how much damage.
+"""The tables of musiq_ref.pictures.distortions: which parameter does how much damage.
 
     python benchmarks/calibrate_distortions.py          # half a minute; prints the table of every distortion
 
@@ -15,7 +15,7 @@ from unittest import mock
 import numpy as np
 from scipy import ndimage
 
-from musiq_ref.training import distortions, synthetic
+from musiq_ref.pictures import distortions, synthetic
 
 WORST, EXPONENT = 0.2, 1.5
 TRIED = {  # parameters from harmless to worst

@@ -22,8 +22,8 @@ from tqdm import tqdm
 
 import musiq_ref as mq
 from musiq_ref.image.resize import resized_sides
-from musiq_ref.training.distortions import DISTORTIONS
-from musiq_ref.training.synthetic import PHOTOGRAPHS
+from musiq_ref.pictures.distortions import DISTORTIONS
+from musiq_ref.pictures.synthetic import PHOTOGRAPHS
 
 CONVENTIONS = {
     "`resize`: bicubic instead of the authors' Gaussian": {"resize": "bicubic"},

@@ -11,17 +11,17 @@ Reading order: config, backend, image/, ops/, model/, then what is built on them
 from musiq_ref import checkpoint, verify
 from musiq_ref.backend import Backend, BackendError, get_backend, namespace
 from musiq_ref.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
-from musiq_ref.complexity import Complexity, complexity
 from musiq_ref.config import OFFICIAL, PAPER, PYIQA, Conventions, MusiqConfig
+from musiq_ref.counts import Complexity, complexity
 from musiq_ref.explain import attention_rollout
 from musiq_ref.image.decode import ImageError, decode
 from musiq_ref.image.tokenize import Tokens, batch, tokenize
 from musiq_ref.model.head import expected_score, expected_score_backward
 from musiq_ref.model.inference import predict
-from musiq_ref.model.musiq import Gradients, backward, forward, image_gradient
+from musiq_ref.model.musiq import Gradients, backward, forward
 from musiq_ref.model.noise import Noise
 from musiq_ref.model.parameters import init_params
-from musiq_ref.scoring import Score, score, scorer
+from musiq_ref.scoring import Score, image_gradient, score, scorer
 
 __version__ = "0.1.0"
 

@@ -13,7 +13,7 @@ import numpy as np
 from musiq_ref.backend import namespace
 from musiq_ref.config import OFFICIAL, PAPER, PYIQA, MusiqConfig
 from musiq_ref.model.parameters import init_params, map_params
-from musiq_ref.verify.op_catalogue import Draw, catalogue
+from musiq_ref.verify.check.catalogue import Draw, catalogue
 
 CONVENTIONS = {"official": OFFICIAL, "pyiqa": PYIQA, "paper": PAPER}
 CONFIG = MusiqConfig(

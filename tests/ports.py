@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from musiq_ref.config import PYIQA
-from musiq_ref.verify.fixture import fixture_image
-from musiq_ref.verify.stages import HASH_LENGTHS, SIDES
+from musiq_ref.verify.ladder.fixture import fixture_image
+from musiq_ref.verify.ladder.stages import HASH_LENGTHS, SIDES
 from musiq_ref.verify.torch_adapter import pyiqa_hooks, torch_port
 from musiq_ref.verify.torch_port import TorchMusiq, hash_index, resized_size
 

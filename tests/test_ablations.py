@@ -15,17 +15,17 @@ import numpy as np
 import pytest
 
 import musiq_ref as mq
+from musiq_ref.ablations import ABLATIONS, ablation, grid, markdown, report, run_grid
+from musiq_ref.ablations.processes import in_processes
+from musiq_ref.ablations.run import run_cell
 from musiq_ref.cli import main
 from musiq_ref.config import PRESETS, MusiqConfig
 from musiq_ref.metrics import plcc, srcc
 from musiq_ref.model.parameters import flatten
-from musiq_ref.training.ablations import ABLATIONS, ablation, grid, markdown, report, run_grid
-from musiq_ref.training.ablations.run import run_cell
-from musiq_ref.training.processes import in_processes
+from musiq_ref.pictures.synthetic import TEST_PHOTOGRAPHS, TRAINING_PHOTOGRAPHS, held_out_examples
 from musiq_ref.training.run import train
 from musiq_ref.training.settings import recipe
 from musiq_ref.training.state import TrainingError
-from musiq_ref.training.synthetic import TEST_PHOTOGRAPHS, TRAINING_PHOTOGRAPHS, held_out_examples
 
 TINY = {
     "side": 16,
@@ -282,7 +282,7 @@ def test_what_is_finished_is_not_run_again(whole, tmp_path, monkeypatch):
         assert not items
         return iter(())
 
-    monkeypatch.setattr("musiq_ref.training.ablations.run.in_processes", none)
+    monkeypatch.setattr("musiq_ref.ablations.run.in_processes", none)
     assert run_grid(grid("stem", **TINY), folder, progress=False) == made
     fewer = run_grid(grid("stem", seeds=1, **TINY), folder, progress=False)
     assert fewer["tables"][0]["rows"][1]["srcc"]["values"] == made["tables"][0]["rows"][1]["srcc"]["values"][:1]

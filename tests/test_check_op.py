@@ -12,8 +12,8 @@ from musiq_ref.ops.linear import linear, linear_backward
 from musiq_ref.ops.max_pool import max_pool
 from musiq_ref.ops.softmax import softmax, softmax_backward
 from musiq_ref.verify import OpError, op
-from musiq_ref.verify.op_catalogue import catalogue
-from musiq_ref.verify.op_hints import BACKWARD_RIVALS, RIVALS
+from musiq_ref.verify.check.catalogue import catalogue
+from musiq_ref.verify.mistakes.patterns import BACKWARD_RIVALS, RIVALS
 
 OPS = catalogue()
 FORWARDS = [(name, sentence) for name, rivals in RIVALS.items() for sentence in rivals]

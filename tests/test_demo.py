@@ -6,9 +6,9 @@ import pytest
 
 import musiq_ref as mq
 from musiq_ref.checkpoint.load import DEMO
+from musiq_ref.evaluation.rating import rate_synthetic
 from musiq_ref.metrics import srcc
-from musiq_ref.training import synthetic
-from musiq_ref.training.evaluation import rate_synthetic
+from musiq_ref.pictures import synthetic
 from musiq_ref.training.settings import recipe
 
 NAMED = ("gaussian_blur", "motion_blur", "white_noise", "poisson_noise", "jpeg", "pixelation")

@@ -8,7 +8,7 @@ from PIL import Image
 
 from musiq_ref.cli import main
 from musiq_ref.image.decode import decode
-from musiq_ref.training.distortions import DISTORTIONS
+from musiq_ref.pictures.distortions import DISTORTIONS
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from musiq_ref.training import synthetic
-from musiq_ref.training.distortions import DISTORTIONS, KINDS, LIGHT, PARAMETERS, SEVERITIES, parameter
-from musiq_ref.training.mixtures import mixture, mixture_parts
+from musiq_ref.pictures import synthetic
+from musiq_ref.pictures.distortions import DISTORTIONS, KINDS, LIGHT, PARAMETERS, SEVERITIES, parameter
+from musiq_ref.pictures.mixtures import mixture, mixture_parts
 
 ALL = {**DISTORTIONS, "mixture": mixture}
 PHOTOGRAPHS = ("astronaut", "cat", "coffee")

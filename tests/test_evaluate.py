@@ -15,11 +15,11 @@ from PIL import Image
 
 import musiq_ref as mq
 from musiq_ref import cli
+from musiq_ref.evaluation import rating
 from musiq_ref.image.decode import decode
 from musiq_ref.metrics import plcc, srcc
-from musiq_ref.training import evaluation
+from musiq_ref.pictures.synthetic import held_out_examples
 from musiq_ref.training.datasets import Dataset, DatasetError, Example, Split, split
-from musiq_ref.training.synthetic import held_out_examples
 from musiq_ref.verify import deterministic_params
 
 SIZES = {"layers": 1, "width": 8, "mlp_width": 6, "heads": 2, "patch_size": 8, "grid_size": 3, "longer_sides": [12]}
@@ -99,14 +99,14 @@ def test_the_published_part_with_metrics_of_the_scores(evaluate, table, checkpoi
 
 def test_ten_splits_are_scored_once_and_averaged(evaluate, table, checkpoint, monkeypatch):
     rated = []
-    original = evaluation.rate
+    original = rating.rate
     monkeypatch.setattr(
-        evaluation, "rate", lambda one, examples, side: rated.extend(examples) or original(one, rated, side)
+        rating, "rate", lambda one, examples, side: rated.extend(examples) or original(one, rated, side)
     )
     code, out, _ = evaluate("--dataset", table, "--splits", 10, "--json")
     assert code == 0
     assert len({example.group for example in rated}) == len(rated) <= IMAGES
-    data = evaluation.open_dataset(str(table))
+    data = rating.open_dataset(str(table))
     scores = np.array([one.value for one in mq.score([example.image for example in data.examples], checkpoint)])
     targets = np.array([example.target[0] for example in data.examples])
     parts = [list(split(data, index=i).test) for i in range(10)]
@@ -130,7 +130,7 @@ def test_ten_splits_are_scored_once_and_averaged(evaluate, table, checkpoint, mo
 def test_which_images_are_the_test(published, arguments, what, expected):
     examples = tuple(Example(Path(f"{i}.png"), (1.0,), str(i)) for i in range(10))
     data = Dataset("ten", examples, 1, (0, 1), published, ())
-    parts = evaluation.choose_parts(data, **arguments)
+    parts = rating.choose_parts(data, **arguments)
     assert parts.what == what
     assert parts.positions == (expected or split(data, index=arguments.get("index", 0)).test,)
 
@@ -173,8 +173,8 @@ def make_spaq(folder):
 def test_spaq_is_reduced_and_compared_with_the_paper(evaluate, tmp_path, monkeypatch):
     make_spaq(tmp_path / "spaq")
     sides = []
-    original = evaluation.shrink
-    monkeypatch.setattr(evaluation, "shrink", lambda pixels, side: sides.append(side) or original(pixels, side))
+    original = rating.shrink
+    monkeypatch.setattr(rating, "shrink", lambda pixels, side: sides.append(side) or original(pixels, side))
     code, out, _ = evaluate("--dataset", "spaq", "--data", tmp_path / "spaq", "--all")
     assert code == 0
     assert set(sides) == {512}
@@ -188,18 +188,18 @@ def test_spaq_is_reduced_and_compared_with_the_paper(evaluate, tmp_path, monkeyp
 
 def test_shrinking_averages_and_never_enlarges(rng):
     image = rng.integers(0, 256, (64, 100, 3), dtype=np.uint8)
-    assert evaluation.shrink(image, 0) is image
-    assert evaluation.shrink(image, 64) is image
-    small = evaluation.shrink(image, 6)
+    assert rating.shrink(image, 0) is image
+    assert rating.shrink(image, 64) is image
+    small = rating.shrink(image, 6)
     assert small.shape == (6, 9, 3)
     assert small.std() < image.std() / 5  # a filter without antialiasing would keep the noise
-    tall = evaluation.shrink(image.swapaxes(0, 1), 6)
+    tall = rating.shrink(image.swapaxes(0, 1), 6)
     np.testing.assert_allclose(tall.swapaxes(0, 1), small.astype(int), atol=1)  # rounded in another order
 
 
 def test_votes_count_by_their_mean():
     votes = Example(np.zeros((8, 8, 3), np.uint8), (0.1, 0.2, 0.7), "votes")
-    [one] = evaluation.rate(lambda pixels: SimpleNamespace(value=1.0), [votes])
+    [one] = rating.rate(lambda pixels: SimpleNamespace(value=1.0), [votes])
     assert one.target == pytest.approx(2.6)
     assert one.name == "votes"
 
@@ -216,25 +216,25 @@ def perfect_scorer(examples, confused=()):
 
 def test_synthetic_measures_of_a_perfect_and_a_confused_model():
     examples = list(tiny_test_set())
-    perfect = evaluation.rate_synthetic(perfect_scorer(examples), examples)
+    perfect = rating.rate_synthetic(perfect_scorer(examples), examples)
     assert set(perfect.order.values()) == {1.0}
     assert perfect.pristine_best == 1.0
-    assert evaluation.summarize([perfect.rated], 10)["srcc"]["value"] == pytest.approx(1.0)
+    assert rating.summarize([perfect.rated], 10)["srcc"]["value"] == pytest.approx(1.0)
     assert perfect.kinds == {
         kind: {"srcc": pytest.approx(1.0), "pristine_best": 1.0} for kind in ("photographs", "scenes")
     }
     name = next(iter(perfect.order))
-    result = evaluation.rate_synthetic(perfect_scorer(examples, {name}), examples)
+    result = rating.rate_synthetic(perfect_scorer(examples, {name}), examples)
     assert [key for key, value in result.order.items() if value < 1] == [name]
     assert result.order[name] == pytest.approx(-1.0)
     flipped = [e._replace(score=-e.score) if e.distortion == "pristine" else e for e in examples]
-    assert evaluation.rate_synthetic(perfect_scorer(flipped), examples).pristine_best == 0.0
+    assert rating.rate_synthetic(perfect_scorer(flipped), examples).pristine_best == 0.0
     half = [e._replace(score=-e.score) if e.source.startswith("scene") else e for e in examples]
-    only_photographs = evaluation.rate_synthetic(perfect_scorer(half), examples)
+    only_photographs = rating.rate_synthetic(perfect_scorer(half), examples)
     assert only_photographs.kinds["photographs"] == {"srcc": pytest.approx(1.0), "pristine_best": 1.0}
     assert only_photographs.kinds["scenes"] == {"srcc": pytest.approx(-1.0), "pristine_best": 0.0}
     assert only_photographs.pristine_best == 0.5
-    indifferent = evaluation.rate_synthetic(lambda image: SimpleNamespace(value=1.0), examples)
+    indifferent = rating.rate_synthetic(lambda image: SimpleNamespace(value=1.0), examples)
     assert set(indifferent.order.values()) == {0.0}
     assert indifferent.pristine_best == 0.0
 
@@ -251,9 +251,9 @@ def test_the_synthetic_test_set_from_the_command_line(evaluate, tmp_path, monkey
 
 
 def test_worst_are_those_whose_ranks_differ_whatever_the_scale():
-    rated = [evaluation.Rated(str(i), i, 1e6 * ((i + 1) % 6), "", None) for i in range(6)]
-    rated.append(evaluation.Rated("broken", 3, float("nan"), "unreadable", None))
-    assert [one.name for one in evaluation.worst(rated, 2)] == ["5", "0"]
+    rated = [rating.Rated(str(i), i, 1e6 * ((i + 1) % 6), "", None) for i in range(6)]
+    rated.append(rating.Rated("broken", 3, float("nan"), "unreadable", None))
+    assert [one.name for one in rating.worst(rated, 2)] == ["5", "0"]
 
 
 def test_without_matplotlib_there_are_no_figures_but_a_sentence(evaluate, table, tmp_path, monkeypatch):
@@ -284,15 +284,15 @@ def test_bad_use_is_one_sentence(arguments, message, evaluate):
 
 
 def test_an_output_that_is_a_file_is_noticed_before_the_work(evaluate, table, monkeypatch):
-    monkeypatch.setattr(evaluation, "rate", None)
+    monkeypatch.setattr(rating, "rate", None)
     code, _, err = evaluate("--dataset", table, "-o", table)
     assert code == 2
     assert "labels.csv" in err
 
 
 def test_published_figures_name_their_source():
-    for published in evaluation.PUBLISHED:
+    for published in rating.PUBLISHED:
         assert 0 < published.srcc < published.plcc + 0.01 < 1
         assert published.source
     with pytest.raises(DatasetError):
-        evaluation.open_dataset("spaq", "nowhere")
+        rating.open_dataset("spaq", "nowhere")

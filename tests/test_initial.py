@@ -11,12 +11,12 @@ from musiq_ref.image.tokenize import tokenize
 from musiq_ref.model.embeddings import patch_embedding
 from musiq_ref.model.parameters import flatten, init_params
 from musiq_ref.model.stem import stem
+from musiq_ref.pictures.synthetic import training_example
 from musiq_ref.training.initial import cosine_filters, fit_to_images
 from musiq_ref.training.run import first_state
 from musiq_ref.training.settings import recipe
 from musiq_ref.training.state import fold_targets
 from musiq_ref.training.stream import open_stream
-from musiq_ref.training.synthetic import training_example
 
 CONFIG = MusiqConfig(layers=1, width=40, mlp_width=32, heads=4, patch_size=16, longer_sides=(32,))
 

@@ -7,12 +7,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from musiq_ref.training import synthetic
-from musiq_ref.training.distortions import DISTORTIONS
-from musiq_ref.training.scenes import FAMILIES, scene
+from musiq_ref.pictures import synthetic
+from musiq_ref.pictures.distortions import DISTORTIONS
+from musiq_ref.pictures.scenes import FAMILIES, scene
+from musiq_ref.pictures.synthetic import photograph_crop, score_of, training_example
 from musiq_ref.training.settings import recipe
 from musiq_ref.training.stream import open_stream
-from musiq_ref.training.synthetic import photograph_crop, score_of, training_example
 
 
 @pytest.fixture(scope="module")

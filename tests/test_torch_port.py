@@ -8,7 +8,7 @@ from agreement import golden
 import musiq_ref as mq
 from musiq_ref.checkpoint import to_pyiqa
 from musiq_ref.config import OFFICIAL, PYIQA, MusiqConfig
-from musiq_ref.verify.deterministic import deterministic_image, deterministic_params
+from musiq_ref.verify.ladder.deterministic import deterministic_image, deterministic_params
 from musiq_ref.verify.torch_port import TorchMusiq, TorchTokens
 
 MODELS = {"pyiqa_tiny_c1_s1": (1, 1), "pyiqa_tiny_c10_s2": (10, 2)}  # name: (outputs, seed of the weights)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from musiq_ref.training import variety
-from musiq_ref.training.scenes import scene
+from musiq_ref.pictures import variety
+from musiq_ref.pictures.scenes import scene
+from musiq_ref.pictures.synthetic import photograph_crop, training_example
+from musiq_ref.pictures.variety import defocused, exposed, varied
 from musiq_ref.training.settings import recipe
 from musiq_ref.training.stream import open_stream
-from musiq_ref.training.synthetic import photograph_crop, training_example
-from musiq_ref.training.variety import defocused, exposed, varied
 
 
 @pytest.fixture(scope="module")

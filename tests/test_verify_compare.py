@@ -14,14 +14,14 @@ from musiq_ref.image.tokenize import Tokens
 from musiq_ref.model.parameters import map_params
 from musiq_ref.verify import build_fixture, compare, fingerprint, make_fixture
 from musiq_ref.verify.adapters import bisect, compare_port, reference_port, run_port, single_step
-from musiq_ref.verify.calibrate import shaken
-from musiq_ref.verify.fault_catalogue import FAULTS
-from musiq_ref.verify.faults import run_planted
-from musiq_ref.verify.fingerprint import BACK, applies
-from musiq_ref.verify.fixture import PRESETS, fixture_image
-from musiq_ref.verify.report_page import as_page
-from musiq_ref.verify.self_test import self_test
-from musiq_ref.verify.stages import run_stages
+from musiq_ref.verify.comparison.page import as_page
+from musiq_ref.verify.comparison.self_test import self_test
+from musiq_ref.verify.ladder.fixture import PRESETS, fixture_image
+from musiq_ref.verify.ladder.stages import run_stages
+from musiq_ref.verify.ladder.tolerance import shaken
+from musiq_ref.verify.mistakes.catalogue import FAULTS
+from musiq_ref.verify.mistakes.diagnosis import BACK, applies
+from musiq_ref.verify.mistakes.plant import run_planted
 
 FIXTURE = build_fixture()
 SINGLE = map_params(lambda a: a.astype(np.float32), FIXTURE.params)

@@ -15,9 +15,9 @@ from threadpoolctl import threadpool_limits
 import musiq_ref as mq
 from musiq_ref.cli import main
 from musiq_ref.verify import FixtureError, build_fixture, load_fixture, make_fixture
-from musiq_ref.verify.calibrate import SAFE, corner_margin
-from musiq_ref.verify.fixture import WEIGHT_SEEDS, fixture_image
-from musiq_ref.verify.stages import run_stages
+from musiq_ref.verify.ladder.fixture import WEIGHT_SEEDS, fixture_image
+from musiq_ref.verify.ladder.stages import run_stages
+from musiq_ref.verify.ladder.tolerance import SAFE, corner_margin
 
 IMAGE = fixture_image(40, 50)
 

@@ -28,7 +28,7 @@ import musiq_ref as mq
 from course import exercise, explore, photograph, show
 from musiq_ref import explain, metrics
 from musiq_ref.image.tokenize import drop_padding, scales_of
-from musiq_ref.training.distortions import DISTORTIONS, parameter
+from musiq_ref.pictures.distortions import DISTORTIONS, parameter
 
 image = photograph("coffee")
 print(image.shape, "= (height, width, channels),", image.dtype)
@@ -409,4 +409,4 @@ exercise(3, my_srcc, check)
 # - N. Murray, L. Marchesotti, F. Perronnin: *AVA: A large-scale database for aesthetic visual analysis*, CVPR 2012.
 # - W. Xue, L. Zhang, X. Mou, A. C. Bovik: *Gradient magnitude similarity deviation*, IEEE Transactions on Image
 #   Processing, 2014 (how the severities were made comparable).
-# - The code: `musiq_ref/scoring.py`, `musiq_ref/training/distortions.py`, `musiq_ref/metrics.py`.
+# - The code: `musiq_ref/scoring.py`, `musiq_ref/pictures/distortions.py`, `musiq_ref/metrics.py`.

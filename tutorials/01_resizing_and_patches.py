@@ -44,7 +44,7 @@ from musiq_ref.image.resize import (
 )
 from musiq_ref.image.tokenize import drop_padding, normalize, scales_of
 from musiq_ref.model.inference import predict
-from musiq_ref.training.distortions import DISTORTIONS
+from musiq_ref.pictures.distortions import DISTORTIONS
 
 image = photograph("coffee")
 print(image.shape, image.dtype)

@@ -635,4 +635,4 @@ exercise(4, my_fooling_backward, check_4)
 # - D. Hendrycks, K. Gimpel: *Gaussian error linear units (GELUs)*, 2016.
 # - B. Zhang, R. Sennrich: *Root mean square layer normalization*, NeurIPS 2019 (exercise 3).
 # - A. Griewank, A. Walther: *Evaluating derivatives*, SIAM 2008, chapter 3 (why one backward is enough).
-# - The code: `musiq_ref/ops/linear.py`, `activation.py`, `layer_norm.py`; `musiq_ref/verify/gradient_check.py`.
+# - The code: `musiq_ref/ops/linear.py`, `activation.py`, `layer_norm.py`; `musiq_ref/verify/check/gradient.py`.

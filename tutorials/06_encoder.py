@@ -525,4 +525,4 @@ exercise(3, my_unread, check)
 # - R. Xiong et al.: *On layer normalization in the Transformer architecture*, ICML 2020: pre-norm and post-norm.
 # - N. Elhage et al.: *A mathematical framework for Transformer circuits*, 2021: the stream and what is written to it.
 # - J. Devlin et al.: *BERT*, NAACL 2019: the class token.
-# - The code: `musiq_ref/model/encoder.py`, `musiq_ref/model/head.py`, `musiq_ref/complexity.py`.
+# - The code: `musiq_ref/model/encoder.py`, `musiq_ref/model/head.py`, `musiq_ref/counts.py`.

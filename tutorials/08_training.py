@@ -322,11 +322,11 @@ plt.show()
 # are known; here they are in a row, on a model small enough to train on two cores.
 
 # %%
-from musiq_ref.training.distortions import DISTORTIONS
+from musiq_ref.pictures.distortions import DISTORTIONS
+from musiq_ref.pictures.synthetic import photograph_crop
 from musiq_ref.training.optimizers import adam_init, adamw, clip_by_global_norm
 from musiq_ref.training.settings import recipe
 from musiq_ref.training.step import batch_gradient
-from musiq_ref.training.synthetic import photograph_crop
 
 SIDE = 32  # of a training image; small, because it is trained here and now
 small = {"layers": 2, "width": 32, "mlp_width": 64, "heads": 4, "patch_size": 16}

@@ -31,8 +31,8 @@ from scipy import stats
 import musiq_ref as mq
 from course import exercise
 from musiq_ref import metrics
-from musiq_ref.training.ablations import ABLATIONS, ablation, grid, run_grid
-from musiq_ref.training.synthetic import held_out_examples
+from musiq_ref.ablations import ABLATIONS, ablation, grid, run_grid
+from musiq_ref.pictures.synthetic import held_out_examples
 
 # %% [markdown]
 # ## One change, all else equal
@@ -376,4 +376,4 @@ exercise(3, my_embedding_parameters, check)
 # - Ke et al., MUSIQ: Multi-scale Image Quality Transformer, ICCV 2021, appendix tables 2–6 and section B.2.
 # - Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6, 1979.
 # - Meyes et al., Ablation Studies in Artificial Neural Networks, arXiv:1901.08644 (knocking out units of trained networks).
-# - `docs/ablations.md`: the tables in the appendix's form; `musiq_ref/training/ablations/`: the rules and the rows.
+# - `docs/ablations.md`: the tables in the appendix's form; `musiq_ref/ablations/`: the rules and the rows.

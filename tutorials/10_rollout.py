@@ -27,7 +27,7 @@ import musiq_ref as mq
 from course import exercise, explore, photograph, show
 from musiq_ref import explain, metrics
 from musiq_ref.image.tokenize import drop_padding, scales_of
-from musiq_ref.training.distortions import DISTORTIONS
+from musiq_ref.pictures.distortions import DISTORTIONS
 
 # %%
 checkpoint = mq.load_checkpoint("demo")

@@ -33,14 +33,16 @@ from course import exercise, photograph, show
 from musiq_ref import verify
 from musiq_ref.model import stem
 from musiq_ref.model.parameters import map_params
-from musiq_ref.verify import adapters, calibrate, fault_functions
-from musiq_ref.verify.fault_catalogue import FAULTS
-from musiq_ref.verify.faults import Fault, planted, run_planted
-from musiq_ref.verify.fingerprint import BACK, applies, first_difference
-from musiq_ref.verify.fixture import stored, write_fixture  # noqa: F401, for exercise 3
-from musiq_ref.verify.layouts import sampled_validity
-from musiq_ref.verify.metrics import distance
-from musiq_ref.verify.stages import run_stages
+from musiq_ref.verify import adapters
+from musiq_ref.verify.ladder import tolerance
+from musiq_ref.verify.ladder.distance import distance
+from musiq_ref.verify.ladder.fixture import stored, write_fixture  # noqa: F401, for exercise 3
+from musiq_ref.verify.ladder.layouts import sampled_validity
+from musiq_ref.verify.ladder.stages import run_stages
+from musiq_ref.verify.mistakes import functions
+from musiq_ref.verify.mistakes.catalogue import FAULTS
+from musiq_ref.verify.mistakes.diagnosis import BACK, applies, first_difference
+from musiq_ref.verify.mistakes.plant import Fault, planted, run_planted
 
 # %% [markdown]
 # ## Where the broken ports come from
@@ -147,10 +149,10 @@ plt.show()
 
 # %%
 for label, errors, _, _ in groups:
-    for tolerance in (0.05, 0.01, 1e-3, 1e-6):
-        passing = sum(e <= tolerance for e in errors.values())
+    for allowed in (0.05, 0.01, 1e-3, 1e-6):
+        passing = sum(e <= allowed for e in errors.values())
         print(
-            f"{label:30} tolerance {tolerance:<7.2g} {passing:3} of {len(errors)} broken ports pass"
+            f"{label:30} allowed {allowed:<7.2g} {passing:3} of {len(errors)} broken ports pass"
         )
 assert sum(e <= 0.05 for e in made.values()) > len(made) / 2
 assert sum(e <= 0.05 for e in trained.values()) > len(trained) / 4
@@ -328,7 +330,7 @@ for letter, fault in ports.items():
 # allowed.
 
 # %%
-show(calibrate.rounded)
+show(tolerance.rounded)
 
 # %% [markdown]
 # How is an error measured? The largest one is a bad measure, since one value among thousands may be unlucky, and a
@@ -352,7 +354,7 @@ np.testing.assert_allclose((bulk, norm), (theirs.bulk, theirs.norm))
 assert stage.tolerance.allows(theirs)
 
 # %%
-runs = calibrate.rounded(fixture.params, fixture.image, config, gradients=False)
+runs = tolerance.rounded(fixture.params, fixture.image, config, gradients=False)
 envelope = [distance(stage.array, run[name], sampled_validity(stage, fixture)).bulk for run in runs]
 print("bulk of four float32 runs:", *(f"{e:.1e}" for e in envelope))
 print(f"three times the largest: {3 * max(envelope):.1e}; allowed: {stage.tolerance.bulk:.1e}")
@@ -622,7 +624,7 @@ assert result.first.name == f"gradient/encoder/block_{config.layers - 1:02d}/out
 # there is `verify.op` (chapter 03):
 
 # %%
-verdict = verify.op("layer_norm", backward=fault_functions.unprojected)
+verdict = verify.op("layer_norm", backward=functions.unprojected)
 print(verdict)
 assert not verdict.passed
 assert result.first.excess > 100
@@ -766,7 +768,7 @@ def check(first_wrong):
     rubbish = {**plain, "encoder/norm": plain["encoder/norm"].copy()}
     rubbish["encoder/norm"][0, 1:][fixture.mask == 0] = 99
     shaken = run_stages(
-        single, fixture.image, config, tap=calibrate.shaken(9), gradients=False
+        single, fixture.image, config, tap=tolerance.shaken(9), gradients=False
     )  # as another program rounds
     for label, mine in (
         ("right", plain),

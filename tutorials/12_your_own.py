@@ -54,10 +54,10 @@ from musiq_ref.checkpoint import to_pyiqa
 from musiq_ref.model.parameters import flatten
 from musiq_ref.ops.convolution import same_padding
 from musiq_ref.verify.adapters import compare_port, run_port, single_step
-from musiq_ref.verify.metrics import distance
-from musiq_ref.verify.report import group_of, grouped
-from musiq_ref.verify.report_page import as_page
-from musiq_ref.verify.stages import STEP, run_stages, validity
+from musiq_ref.verify.comparison.page import as_page
+from musiq_ref.verify.comparison.report import group_of, grouped
+from musiq_ref.verify.ladder.distance import distance
+from musiq_ref.verify.ladder.stages import STEP, run_stages, validity
 from musiq_ref.verify.torch_adapter import pyiqa_hooks, to_ours, torch_port
 
 torch.manual_seed(0)

@@ -21,7 +21,7 @@ from PIL import Image
 
 from musiq_ref.explain.style import STYLE
 from musiq_ref.image.decode import decode
-from musiq_ref.training.synthetic import PHOTOGRAPHS
+from musiq_ref.pictures.synthetic import PHOTOGRAPHS
 
 if ipython := get_ipython():  # a figure at the end of a cell is shown
     ipython.run_line_magic("matplotlib", "inline")

@@ -10,11 +10,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from musiq_ref.verify.adapters import bisect, compare_port, load_callable, run_command, single_step
-from musiq_ref.verify.compare import Comparison, compare
-from musiq_ref.verify.fault_catalogue import FAULTS
-from musiq_ref.verify.fixture import Fixture, load_fixture
-from musiq_ref.verify.report_page import as_page
-from musiq_ref.verify.self_test import self_test
+from musiq_ref.verify.comparison.climb import Comparison, compare
+from musiq_ref.verify.comparison.page import as_page
+from musiq_ref.verify.comparison.self_test import self_test
+from musiq_ref.verify.ladder.fixture import Fixture, load_fixture
+from musiq_ref.verify.mistakes.catalogue import FAULTS
 
 HELP = "compare a port's arrays with a fixture: the first difference, its size and its likely cause"
 EXAMPLE = "musiq-ref compare reference/ mine/ --html report.html"

@@ -11,7 +11,7 @@ from PIL import Image
 
 from musiq_ref.checkpoint.files import write_atomically
 from musiq_ref.image.decode import decode, find_images
-from musiq_ref.training.distortions import DISTORTIONS
+from musiq_ref.pictures.distortions import DISTORTIONS
 
 HELP = "write versions of photographs that are spoilt by known degrees"
 EXAMPLE = "musiq-ref distort photo.jpg -o spoilt/ --distortion jpeg --severity 0.3 --severity 0.9"

@@ -12,11 +12,11 @@ from tqdm import tqdm
 from musiq_ref.checkpoint import load_checkpoint
 from musiq_ref.cli.score import say_which_model
 from musiq_ref.config import NAMED_CONVENTIONS
+from musiq_ref.evaluation import rating
+from musiq_ref.evaluation.files import draw_figures, write_table
+from musiq_ref.pictures.synthetic import held_out_examples
 from musiq_ref.scoring import scorer
-from musiq_ref.training import evaluation
 from musiq_ref.training.datasets import SHORTER_SIDES
-from musiq_ref.training.evaluation_files import draw_figures, write_table
-from musiq_ref.training.synthetic import held_out_examples
 
 LISTED = 10  # problems that are printed; JSON has them all
 HELP = "compare a model's scores with people's on a data set"
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     synthetic = args.dataset == "synthetic"
     if synthetic and (args.splits or args.split is not None or args.all or args.shorter_side):
         raise ValueError("the synthetic test set is evaluated as a whole, without --splits, --split, --all or resizing")
-    dataset = None if synthetic else evaluation.open_dataset(args.dataset, args.data)
+    dataset = None if synthetic else rating.open_dataset(args.dataset, args.data)
     checkpoint = load_checkpoint(args.checkpoint, args.dtype)
     one = scorer(checkpoint, args.backend, args.dtype, NAMED_CONVENTIONS.get(args.conventions))
     say_which_model(checkpoint)
@@ -73,15 +73,15 @@ def run(args: argparse.Namespace) -> int:
 
     answer: dict = {"dataset": args.dataset, "checkpoint": args.checkpoint}
     if dataset is None:
-        result = evaluation.rate_synthetic(one, _progress(held_out_examples()))
+        result = rating.rate_synthetic(one, _progress(held_out_examples()))
         rated, parts, problems = result.rated, [result.rated], []
         answer |= {"part": "held-out pictures", "order": result.order, "pristine_best": result.pristine_best}
         answer |= {"kinds": result.kinds}
     else:
-        what, positions = evaluation.choose_parts(dataset, args.splits, args.split, args.all)
+        what, positions = rating.choose_parts(dataset, args.splits, args.split, args.all)
         chosen = sorted(set().union(*positions))
         side = SHORTER_SIDES.get(args.dataset, 0) if args.shorter_side is None else args.shorter_side
-        rated = evaluation.rate(one, _progress([dataset.examples[i] for i in chosen]), side)
+        rated = rating.rate(one, _progress([dataset.examples[i] for i in chosen]), side)
         at = dict(zip(chosen, rated, strict=True))
         parts = [[at[i] for i in part] for part in positions]
         problems = [*dataset.problems, *(r.error for r in rated if r.error)]
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     files = [write_table(args.output / "images.csv", rated)] if args.output else []
     answer |= {"images": sum(not r.error for r in rated), "problems": problems}
     answer["metrics"] = _metrics(parts, args.resamples, problems)
-    answer["published"] = [p._asdict() for p in evaluation.PUBLISHED if p.dataset == args.dataset]
+    answer["published"] = [p._asdict() for p in rating.PUBLISHED if p.dataset == args.dataset]
     if args.output:
         figures = draw_figures(args.output, rated, f"{args.dataset}, {answer['part']}")
         files += figures
@@ -104,9 +104,9 @@ def _progress(examples):
     return tqdm(examples, unit="image", disable=not sys.stderr.isatty())
 
 
-def _metrics(parts: list[list[evaluation.Rated]], resamples: int, problems: list[str]) -> dict[str, dict[str, float]]:
+def _metrics(parts: list[list[rating.Rated]], resamples: int, problems: list[str]) -> dict[str, dict[str, float]]:
     try:
-        return evaluation.summarize(parts, resamples)
+        return rating.summarize(parts, resamples)
     except ValueError as error:
         first = f"; the first of {len(problems)} problems with images: {problems[0]}" if problems else ""
         raise ValueError(f"{error}{first}") from None

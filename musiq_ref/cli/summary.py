@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
-from musiq_ref.complexity import complexity
 from musiq_ref.config import PRESETS, MusiqConfig
+from musiq_ref.counts import complexity
 
 HELP = "count parameters and multiply-accumulates, beside the paper's table 1 and section G"
 EXAMPLE = "musiq-ref summary --preset small --size 224x224"

@@ -8,7 +8,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-from musiq_ref.training.ablations import ABLATIONS, grid, markdown, run_grid
+from musiq_ref.ablations import ABLATIONS, grid, markdown, run_grid
 from musiq_ref.training.curves import draw_curves
 from musiq_ref.training.parallel import World, cores, together
 from musiq_ref.training.run import train

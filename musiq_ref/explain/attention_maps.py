@@ -10,9 +10,9 @@ from musiq_ref.config import MusiqConfig
 from musiq_ref.explain.rollout import attention_rollout
 from musiq_ref.explain.scales import over_scales
 from musiq_ref.image.decode import decode
-from musiq_ref.image.tokenize import batch, drop_padding, tokenize
+from musiq_ref.image.tokenize import batch, drop_padding, tokens_for
 from musiq_ref.model.musiq import forward
-from musiq_ref.model.parameters import Params
+from musiq_ref.model.parameters import Params, check_params
 
 
 def attention_of_head(
@@ -28,7 +28,7 @@ def attention_of_head(
     >>> attention_of_head(np.zeros((60, 80, 3), np.uint8), mq.init_params(config), config, head=3).shape
     (156,)
     """
-    tokens = drop_padding(tokenize(image, config))
+    tokens = drop_padding(tokens_for(image, config, check_params(params, config)))
     for name, number, count in (
         ("block", block, config.layers),
         ("head", head, config.heads),
@@ -76,6 +76,6 @@ def rollout_over_photograph(image: Any, params: Params, config: MusiqConfig) -> 
     4
     """
     pixels = decode(image)
-    maps = attention_rollout(params, tokenize(pixels, config), config, pixels.shape[:2])
+    maps = attention_rollout(params, tokens_for(pixels, config, check_params(params, config)), config, pixels.shape[:2])
     values = np.concatenate([laid_out[np.isfinite(laid_out)] for laid_out in maps])  # cut-off patches are NaN
     return over_scales(pixels, values, config, "share of the class token", share=True)

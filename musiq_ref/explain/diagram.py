@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from musiq_ref.complexity import complexity
 from musiq_ref.config import MusiqConfig
+from musiq_ref.counts import complexity
 from musiq_ref.explain.style import COLOURS, new_figure, styled
 from musiq_ref.image.tokenize import scales_of
 

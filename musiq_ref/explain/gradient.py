@@ -9,8 +9,8 @@ import numpy as np
 from musiq_ref.config import MusiqConfig
 from musiq_ref.explain.style import DIVERGING, SEQUENTIAL, new_figure, styled
 from musiq_ref.image.decode import decode
-from musiq_ref.model.musiq import image_gradient
 from musiq_ref.model.parameters import Params
+from musiq_ref.scoring import image_gradient
 
 
 @styled

@@ -11,8 +11,9 @@ from musiq_ref.explain.report import check_patches
 from musiq_ref.explain.rollout import attention_rollout
 from musiq_ref.image.decode import decode
 from musiq_ref.image.resize import resize
-from musiq_ref.image.tokenize import normalize, scales_of, tokenize
-from musiq_ref.model.musiq import image_gradient
+from musiq_ref.image.tokenize import normalize, scales_of, tokens_for
+from musiq_ref.model.parameters import check_params
+from musiq_ref.scoring import image_gradient
 
 
 def picture(image: Any, checkpoint: Checkpoint) -> Any:
@@ -37,7 +38,9 @@ def picture(image: Any, checkpoint: Checkpoint) -> Any:
     height, width = pixels.shape[:2]
     check_patches(height, width, checkpoint)
     value, dimage = image_gradient(pixels, params, config)
-    rollout = attention_rollout(params, tokenize(pixels, config), config, (height, width))
+    rollout = attention_rollout(
+        params, tokens_for(pixels, config, check_params(params, config)), config, (height, width)
+    )
     scales = scales_of(height, width, config)
 
     figure = Figure(figsize=(13, 2.2 + 8.4 * height / width), layout="constrained")

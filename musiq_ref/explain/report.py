@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from musiq_ref.checkpoint import Checkpoint
-from musiq_ref.complexity import complexity
+from musiq_ref.counts import complexity
 from musiq_ref.explain.attention_maps import rollout_over_photograph
 from musiq_ref.explain.gradient import gradient_over_photograph
 from musiq_ref.explain.positions import hash_grid

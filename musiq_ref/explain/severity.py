@@ -10,8 +10,8 @@ import numpy as np
 from musiq_ref.checkpoint import Checkpoint
 from musiq_ref.explain.style import new_figure, styled
 from musiq_ref.image.decode import decode
+from musiq_ref.pictures.distortions import DISTORTIONS
 from musiq_ref.scoring import scorer
-from musiq_ref.training.distortions import DISTORTIONS
 
 SEVERITIES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
@@ -23,7 +23,7 @@ def severity_scores(
     severities: Sequence[float] = SEVERITIES,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """{distortion: scores, one per severity} of an image spoilt by each of them (musiq_ref.training.distortions).
+    """{distortion: scores, one per severity} of an image spoilt by each of them (musiq_ref.pictures.distortions).
 
     image: whatever `decode` reads;  names: in DISTORTIONS;  severities: from 0, untouched, to 1
     Raises ValueError for an unknown name or a severity outside [0, 1].

@@ -68,16 +68,6 @@ def scales_of(height: int, width: int, config: MusiqConfig) -> list[Scale]:
     return scales
 
 
-def token_dtype(image: np.ndarray, config: MusiqConfig, dtype: Any) -> Any:
-    """In which dtype a model of that dtype gets its pixels: its own, but float32 for 8-bit images through the authors'
-    filter, which is defined in float32.
-
-    >>> token_dtype(np.zeros((5, 5, 3), np.uint8), MusiqConfig(), "float64")
-    'float32'
-    """
-    return "float32" if image.dtype == np.uint8 and config.conventions.resize == "gaussian" else dtype
-
-
 def normalize(image: np.ndarray, dtype: Any = "float32") -> np.ndarray:
     """x = −1 + 2·(u/255) of 8-bit values u, or −1 + 2·v of floating values v in 0 … 1   (SPEC 3)
 
@@ -119,6 +109,20 @@ def tokenize(
             )
         )
     return Tokens(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def tokens_for(image: Any, config: MusiqConfig, dtype: Any) -> Tokens:
+    """The tokens of one image for a model that computes in `dtype`.
+
+    The pixels are resized in that dtype, but 8-bit ones through the authors' filter always in float32, in which that
+    filter is defined: the one rule by which scoring, gradients, training and figures make their tokens.
+
+    >>> tokens_for(np.zeros((5, 5, 3), np.uint8), MusiqConfig(), "float64").patches.dtype
+    dtype('float32')
+    """
+    image = decode(image)
+    float32 = image.dtype == np.uint8 and config.conventions.resize == "gaussian"
+    return tokenize(image, config, "float32" if float32 else dtype)
 
 
 def tokenize_backward(dpatches: np.ndarray, height: int, width: int, config: MusiqConfig) -> np.ndarray:

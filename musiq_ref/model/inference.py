@@ -12,10 +12,10 @@ import math
 from musiq_ref.backend import NUMPY, Array, Backend, namespace, rowwise
 from musiq_ref.config import Conventions, MusiqConfig
 from musiq_ref.image.tokenize import Tokens, drop_padding
+from musiq_ref.model.check import check_tokens
 from musiq_ref.model.embeddings import embed, patch_embedding
 from musiq_ref.model.encoder import block_names
 from musiq_ref.model.head import head
-from musiq_ref.model.musiq import check_tokens
 from musiq_ref.model.parameters import Params
 from musiq_ref.model.stem import STEMS
 from musiq_ref.ops.activation import GELU

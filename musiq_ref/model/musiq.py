@@ -1,20 +1,18 @@
-"""The whole model: tokens to logits and back, and from an image's pixels to the gradient of its score to them."""
+"""The whole model: tokens to logits, and back."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from musiq_ref.backend import Array, namespace, on_host
+from musiq_ref.backend import Array, namespace
 from musiq_ref.config import MusiqConfig
-from musiq_ref.image.decode import decode
-from musiq_ref.image.tokenize import Tokens, batch, token_dtype, tokenize, tokenize_backward
+from musiq_ref.image.tokenize import Tokens
+from musiq_ref.model.check import check_tokens
 from musiq_ref.model.embeddings import embed, embed_backward, patch_embedding, patch_embedding_backward
 from musiq_ref.model.encoder import block, block_backward, encoder, encoder_backward
-from musiq_ref.model.head import expected_score, expected_score_backward, head, head_backward
+from musiq_ref.model.head import head, head_backward
 from musiq_ref.model.noise import Noise
-from musiq_ref.model.parameters import Params, check_params
+from musiq_ref.model.parameters import Params
 from musiq_ref.model.recompute import RECOMPUTED_STEMS, block_recomputed, block_recomputed_backward
 from musiq_ref.model.stem import STEMS
 from musiq_ref.model.taps import Tap, checked, no_tap, within
@@ -138,67 +136,6 @@ def backward(dlogits: Array, cache: Any, tap: Tap | None = None, want_patches: b
     return Gradients(dparams, tap("patches", dpatches.reshape(shape)) if want_patches else None)
 
 
-def image_gradient(
-    image: Any, params: Params, config: MusiqConfig, pixel_dtype: Any = None
-) -> tuple[float, np.ndarray]:
-    """The score of an image and its gradient to every pixel, in the dtype of the parameters.
-
-    image: whatever `decode` reads: uint8 or floating in [0, 1] (H, W, 3), a path, a file object;  pixel_dtype: in which
-    the pixels are resized: by default the parameters', but float32 for 8-bit images through the authors' filter, which
-    is defined in float32
-    Everything is kept for the backward, so memory grows with the square of the number of patches: about 0.7 GB for the
-    small model and 500 patches, 8 GB for 3000.
-    returns score, d score/d image (H, W, 3), for an image measured in [0, 1]
-
-    >>> import musiq_ref as mq
-    >>> config = mq.MusiqConfig.preset("tiny")
-    >>> params = mq.verify.deterministic_params(config, seed=1, dtype="float64")
-    >>> value, dimage = mq.image_gradient(np.full((40, 50, 3), 0.5), params, config)
-    >>> dimage.shape, dimage.dtype
-    ((40, 50, 3), dtype('float64'))
-    """
-    image, dtype = decode(image), check_params(params, config)
-    tokens = batch([tokenize(image, config, pixel_dtype or token_dtype(image, config, dtype))])
-    logits, cache = forward(params, tokens, config)
-    expected, cache_score = expected_score(logits)
-    dlogits = expected_score_backward(np.ones_like(expected.score), cache_score)
-    dpatches = backward(dlogits, cache).patches[0]
-    return float(expected.score[0]), tokenize_backward(dpatches, image.shape[0], image.shape[1], config)
-
-
 def with_class_token(mask: Array) -> Array:
     """The mask of the sequence with the class token, always valid, in front.  (B, N) -> (B, 1 + N)"""
     return namespace(mask).pad(mask.astype(bool), ((0, 0), (1, 0)), constant_values=True)
-
-
-def check_tokens(params: Params, tokens: Tokens, config: MusiqConfig, axes: int) -> np.dtype:
-    """That tokens of one image (axes 1) or of a batch (axes 2) fit the model; returns the parameters' dtype.
-
-    Raises ValueError in one sentence. The values of indices are checked only in host memory (looking at them elsewhere
-    would wait for the device).
-    """
-    dtype = check_params(params, config)
-    P = config.patch_size
-    shape = tokens.mask.shape
-    if len(shape) != axes:
-        hint = "pass musiq_ref.batch([tokens, …])" if axes == 2 else "pass the tokens of one image"
-        raise ValueError(f"tokens.mask has shape {shape}, but {axes} axes are needed; {hint}")
-    wanted = {"patches": (*shape, P, P, 3), "hash_index": shape, "scale_index": shape}
-    for name, expected in wanted.items():
-        if getattr(tokens, name).shape != expected:
-            raise ValueError(f"tokens.{name} has shape {getattr(tokens, name).shape}; the model needs {expected}")
-    if on_host(tokens.patches) and not namespace(tokens.patches).isfinite(tokens.patches).all():
-        raise ValueError("tokens.patches has values that are not finite; check the image")
-    if (
-        tokens.patches.dtype.kind != "f"
-        or tokens.hash_index.dtype.kind not in "iu"
-        or tokens.scale_index.dtype.kind not in "iu"
-    ):
-        raise ValueError("tokens.patches must be floating and the two indices integers, as tokenize makes them")
-    for name, limit in (("hash_index", config.grid_size**2), ("scale_index", config.scales)):
-        index = getattr(tokens, name)
-        if on_host(index) and index.size and not (index.min() >= 0 and index.max() < limit):
-            raise ValueError(
-                f"tokens.{name} runs from {index.min()} to {index.max()}; this model has rows 0 to {limit - 1}"
-            )
-    return dtype

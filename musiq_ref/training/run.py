@@ -16,11 +16,11 @@ from tqdm import tqdm
 
 from musiq_ref.checkpoint import load_checkpoint, save_checkpoint
 from musiq_ref.config import MusiqConfig
-from musiq_ref.image.tokenize import Tokens, tokenize
+from musiq_ref.image.tokenize import Tokens, tokens_for
 from musiq_ref.metrics import plcc, srcc
 from musiq_ref.model.head import expected_score
 from musiq_ref.model.inference import predict
-from musiq_ref.model.parameters import Params, flatten, init_params, map_params
+from musiq_ref.model.parameters import Params, check_params, flatten, init_params, map_params
 from musiq_ref.training.initial import fit_to_images
 from musiq_ref.training.optimizers import OPTIMIZERS, clip_by_global_norm, ema
 from musiq_ref.training.parallel import World, world_gradient
@@ -124,7 +124,7 @@ def first_state(settings: Settings, stream: Stream) -> State:
     if settings.fit_to_images:
         count = min(CALIBRATION, stream.length)
         images = (stream.example(0, number)[0] for number in range(count))
-        params = fit_to_images(params, config, [tokenize(image, config, settings.dtype) for image in images])
+        params = fit_to_images(params, config, [tokens_for(image, config, settings.dtype) for image in images])
     centre, spread = 0.0, 1.0
     if settings.normalize_targets:
         if config.outputs != 1:
@@ -166,7 +166,7 @@ def _batches(
         image, target = stream.example(epoch, number)
         if settings.flip and np.random.default_rng((settings.seed, epoch, number, 1)).random() < 0.5:
             image = np.ascontiguousarray(image[:, ::-1])
-        return tokenize(image, config, settings.dtype), target
+        return tokens_for(image, config, settings.dtype), target
 
     def prepare(step: int):
         epoch, position = divmod(step, per_epoch)
@@ -245,10 +245,11 @@ def _answer(state: State, settings: Settings) -> Params:
 
 def validate(params: Params, config: MusiqConfig, stream: Stream, threads: int = 1) -> dict[str, float]:
     """SRCC, PLCC and RMSE of the scores on the validation images; of classes, the accuracy."""
+    dtype = check_params(params, config)
 
     def one(number: int):
         image, target = stream.validation(number)
-        logits = predict(params, tokenize(image, config), config)
+        logits = predict(params, tokens_for(image, config, dtype), config)
         expected, _ = expected_score(logits[None])
         hit = float(np.argmax(logits) == target) if np.ndim(target) == 0 and config.outputs > 1 else math.nan
         mean = target if np.ndim(target) == 0 else float(np.sum(np.arange(1, len(target) + 1) * target))

@@ -11,9 +11,9 @@ from typing import Any
 
 from musiq_ref.config import MusiqConfig
 from musiq_ref.losses import LOSSES
+from musiq_ref.pictures.synthetic import REDUCTION, TRAINING_PHOTOGRAPHS
 from musiq_ref.training.optimizers import OPTIMIZERS, adam
 from musiq_ref.training.schedules import SCHEDULES
-from musiq_ref.training.synthetic import REDUCTION, TRAINING_PHOTOGRAPHS
 
 RECIPES = Path(__file__).parent / "recipes"
 

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from musiq_ref.image.decode import decode
+from musiq_ref.pictures.synthetic import training_example
 from musiq_ref.training.datasets import LOADERS, SHORTER_SIDES, DatasetError, check_images, csv_file, shrink, split
 from musiq_ref.training.settings import Settings
-from musiq_ref.training.synthetic import training_example
 
 VALIDATION_SEED = 1_000_000  # added to the seed: scenes and crops that training with this seed does not see
 VALIDATION_IMAGES = 256

@@ -19,9 +19,9 @@ from typing import Any, cast
 
 import numpy as np
 
-from musiq_ref.verify.compare import Comparison, compare, read_stages
-from musiq_ref.verify.fixture import Fixture
-from musiq_ref.verify.stages import run_stages
+from musiq_ref.verify.comparison.climb import Comparison, compare, read_stages
+from musiq_ref.verify.ladder.fixture import Fixture
+from musiq_ref.verify.ladder.stages import run_stages
 
 Port = Callable[[Fixture, Callable[[str, Any], Any]], Mapping[str, Any] | None]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from musiq_ref.model.parameters import flatten, map_params
 from musiq_ref.verify.adapters import Port
-from musiq_ref.verify.fixture import Fixture
+from musiq_ref.verify.ladder.fixture import Fixture
 
 
 def jax_port(

@@ -11,7 +11,7 @@ import torch
 from musiq_ref.checkpoint import to_official, to_pyiqa
 from musiq_ref.config import MusiqConfig
 from musiq_ref.verify.adapters import Port
-from musiq_ref.verify.fixture import Fixture
+from musiq_ref.verify.ladder.fixture import Fixture
 
 Hook = tuple[str, str]  # stage, and the layout of the output: "NCHW", "heads" (B, N, H·D_h) or "" for ours
 

@@ -1,0 +1,1 @@
+"""Checking a single op or gradient."""

@@ -1,0 +1,1 @@
+"""Somebody's stages against a fixture, and the reports of it."""

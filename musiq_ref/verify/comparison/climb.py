@@ -1,0 +1,219 @@
+"""The comparison: somebody's stages against a fixture, rung by rung, and the first one that differs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from musiq_ref.verify.ladder.distance import Distance, ulps
+from musiq_ref.verify.ladder.fixture import Fixture, Stage, load_fixture, sample_places
+from musiq_ref.verify.ladder.layouts import LayoutError, fit, parameters_by_our_names, sampled_validity, split_fused
+from musiq_ref.verify.ladder.stages import SEQUENCE, axes_of
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One stage compared. status: "equal" (to the bit of float32), "rounding", "differs", "misshapen" or "missing".
+
+    >>> Rung("score", "equal").fine
+    True
+    """
+
+    name: str
+    status: str
+    distance: Distance | None = None
+    excess: float = 0.0  # of the tolerance; above 1 float32 rounding does not explain the distance
+    float32: float = 0.0  # bulk distance of the reference's own float32 run
+    ulps: float = 0.0  # median error in units of the last place of float32
+    where: dict[str, Any] = field(default_factory=dict)
+    layout: str = ""
+    note: str = ""
+    histogram: list[int] = field(default_factory=list)  # of log10(error / rms of the reference), -10 … 1 in halves
+
+    @property
+    def fine(self) -> bool:
+        """Whether nothing is wrong with it."""
+        return self.status in ("equal", "rounding")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found: all rungs in the order of the ladder, what was adapted, and the diagnosis.
+
+    >>> Comparison([Rung("score", "equal")], {}).passed
+    True
+    """
+
+    rungs: list[Rung]
+    fixture: dict[str, Any]
+    layouts: list[str] = field(default_factory=list)
+    diagnosis: Any = None
+    notes: list[str] = field(default_factory=list)
+    mode: str = "free-running"
+
+    @property
+    def first(self) -> Rung | None:
+        """The first rung that differs, or None."""
+        return next((r for r in self.rungs if r.status in ("differs", "misshapen")), None)
+
+    @property
+    def passed(self) -> bool:
+        """Whether something was compared and nothing differs."""
+        return self.first is None and any(r.fine for r in self.rungs)
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    def __str__(self) -> str:
+        from musiq_ref.verify.comparison.report import as_text
+
+        return as_text(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The comparison as JSON values; docs/port-guide.md describes the schema.
+
+        >>> Comparison([], {}).to_dict()["schema"]
+        1
+        """
+        from musiq_ref.verify.comparison.report import as_dict
+
+        return as_dict(self)
+
+
+def compare(fixture: Fixture | str | Path, mine: Any, *, diagnose: bool = True) -> Comparison:
+    """Compares the stages of a port with a fixture, in the order of the ladder.
+
+    fixture: a folder or a loaded one;  mine: {stage name: array}, or a folder of .npy files of those names, or a .npz
+    or .safetensors file. Stages that are missing are listed and skipped.
+    diagnose: look for known conventions and bugs that explain the first difference (`verify.fingerprint`)
+
+    Raises FixtureError for a damaged fixture, ValueError when nothing of mine is a stage.
+
+    >>> from musiq_ref.verify import build_fixture
+    >>> fixture = build_fixture(image=np.zeros((40, 50, 3), np.uint8))
+    >>> result = compare(fixture, {"score": fixture.stages["score"].array * 1.001})
+    >>> result.passed, result.first.name
+    (False, 'score')
+    """
+    fixture = fixture if isinstance(fixture, Fixture) else load_fixture(fixture)
+    given = mine if isinstance(mine, Mapping) else read_stages(mine)
+    renamed, layouts = parameters_by_our_names(given, fixture.config)
+    stages, fused = split_fused(renamed, fixture.config)
+    known = [name for name in stages if name in fixture.stages]
+    if not known:
+        names = ", ".join(list(fixture.stages)[3:9])
+        raise ValueError(f"none of the {len(stages)} arrays has the name of a stage; names are {names}, …")
+    rungs = [rung(stage, stages.get(name), fixture) for name, stage in fixture.stages.items()]
+    layouts += fused + [f"{r.name}: {r.layout}" for r in rungs if r.layout]
+    notes = [f"{name} is no stage of this fixture" for name in stages if name not in fixture.stages]
+    notes += padded_rows(fixture, stages)
+    result = Comparison(rungs, fixture.manifest, layouts, None, notes[:20])
+    if diagnose:
+        from musiq_ref.verify.mistakes.diagnosis import fingerprint
+
+        result = replace(result, diagnosis=fingerprint(fixture, stages))
+    return result
+
+
+def read_stages(source: Any) -> dict[str, np.ndarray]:
+    """The arrays of a folder of .npy files, a .npz or a .safetensors file, by name.
+
+    >>> read_stages("nowhere")
+    Traceback (most recent call last):
+    ValueError: nowhere: is neither a folder nor a .npz or .safetensors file
+    """
+    path = Path(source)
+    if path.is_dir():
+        base = path / "stages" if (path / "stages").is_dir() else path
+        files = sorted(base.rglob("*.npy"))
+        if not files:
+            raise ValueError(f"{path}: has no .npy files; write one for each stage, named like those of the fixture")
+        return {f.relative_to(base).with_suffix("").as_posix(): _load(f) for f in files}
+    if path.suffix == ".npz" and path.is_file():
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    if path.suffix == ".safetensors" and path.is_file():
+        return load_file(path)
+    raise ValueError(f"{source}: is neither a folder nor a .npz or .safetensors file")
+
+
+def _load(file: Path) -> np.ndarray:
+    try:
+        return np.load(file, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{file}: is no .npy file ({error})") from None
+
+
+def rung(stage: Stage, mine: Any, fixture: Fixture) -> Rung:
+    """One stage compared."""
+    if mine is None:
+        return Rung(stage.name, "missing", float32=stage.tolerance.float32)
+    try:
+        array, how, d = fit(stage, mine, fixture)
+    except LayoutError as error:
+        return Rung(stage.name, "misshapen", note=str(error), float32=stage.tolerance.float32)
+    excess = stage.tolerance.excess(d)
+    status = "equal" if d.max == 0 else "rounding" if excess <= 1 else "differs"
+    where = place(stage, d.at, array, fixture) if status == "differs" else {}
+    return Rung(
+        stage.name,
+        status,
+        d,
+        excess,
+        stage.tolerance.float32,
+        ulps(stage.array, array),
+        where,
+        how,
+        "",
+        histogram(stage.array, array, sampled_validity(stage, fixture)),
+    )
+
+
+def place(stage: Stage, at: int, mine: np.ndarray, fixture: Fixture) -> dict[str, Any]:
+    """Where the largest error is: index, and the names that go with it (token, scale, head)."""
+    flat = at if stage.sample is None else int(sample_places(int(np.prod(stage.shape)), stage.sample)[at])  # type: ignore[index]
+    index = [int(i) for i in np.unravel_index(flat, stage.shape)]
+    found: dict[str, Any] = {"index": index, "expected": float(stage.array.reshape(-1)[at])}
+    found["actual"] = float(mine.reshape(-1)[at])
+    for label, i in zip(axes_of(stage.name), index, strict=False):
+        if label.startswith(("token", SEQUENCE)):
+            token = i - label.startswith(SEQUENCE)
+            found[label.replace(SEQUENCE, "token")] = "class" if token < 0 else token
+            if token >= 0 and "scale_index" in fixture.stages and "scale" not in found:
+                found["scale"] = int(fixture.stages["scale_index"].array[0, token])
+        elif label in ("head", "scale", "image", "patches"):
+            found[label] = i
+    return found
+
+
+def histogram(reference: np.ndarray, mine: np.ndarray, valid: np.ndarray | None) -> list[int]:
+    """Counts of log10(|error| / rms of the reference) in 22 bins from −10 to 1, smaller and larger at the ends.
+
+    >>> sum(histogram(np.ones(4), np.ones(4), None))
+    4
+    """
+    use = np.broadcast_to(True if valid is None else valid, reference.shape)
+    r, m = reference[use].astype(np.float64), mine[use].astype(np.float64)
+    scale = float(np.sqrt((r * r).mean())) if r.size else 0.0
+    with np.errstate(all="ignore"):
+        size = np.log10(np.nan_to_num(np.abs(m - r), nan=np.inf, posinf=np.inf) / (scale or 1.0))
+    return np.histogram(np.clip(size, -9.99, 0.99), bins=22, range=(-10, 1))[0].tolist()
+
+
+def padded_rows(fixture: Fixture, stages: Mapping[str, Any]) -> list[str]:
+    """A note where a port masks keys only, which no result depends on: rows of padded queries are not uniform then."""
+    name, notes = "encoder/block_00/attention/weights", []
+    theirs = np.asarray(stages.get(name, 0))
+    if name not in fixture.stages or theirs.shape != fixture.stages[name].shape or fixture.mask.all():
+        return notes
+    padded = np.concatenate([[False], ~fixture.mask.astype(bool)])
+    if np.abs(theirs[0][:, padded][..., padded]).max() < 1e-6:
+        notes.append("mask on keys only: harmless, nothing reads the rows of padded queries")
+    return notes

@@ -1,0 +1,159 @@
+"""A comparison as text for the terminal, and as JSON values (the schema is in docs/port-guide.md)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from musiq_ref.verify.comparison.climb import SCHEMA, Comparison, Rung
+
+GROUPS = (  # rungs of the ladder: title, beginnings of the names in it
+    ("integers", ("integers/", "layout", "hash_index", "scale_index", "mask")),
+    ("pixels and patches", ("pixels/", "patches")),
+    ("stem", ("stem/",)),
+    ("embeddings", ("patch_embedding", "spatial_embedding", "scale_embedding", "encoder/input")),
+    ("encoder", ("encoder/",)),
+    ("head and score", ("head/", "probabilities", "score")),
+    ("losses", ("loss/",)),
+    ("gradients of activations", ("gradient/",)),
+    ("gradients of parameters", ("dparams/",)),
+    ("optimiser step", ("step/",)),
+)
+MARKS = {"equal": "=", "rounding": "≈", "differs": "✗", "misshapen": "✗", "missing": "·"}
+
+
+def group_of(name: str) -> str:
+    """The rung of the ladder that a stage belongs to.
+
+    >>> group_of("encoder/input"), group_of("stem/pool")
+    ('embeddings', 'stem')
+    """
+    return next((title for title, starts in GROUPS if name.startswith(starts)), "other")
+
+
+def grouped(rungs: list[Rung]) -> dict[str, list[Rung]]:
+    """{title: rungs} in the order of the ladder."""
+    found: dict[str, list[Rung]] = {title: [] for title, _ in GROUPS}
+    for rung in rungs:
+        found.setdefault(group_of(rung.name), []).append(rung)
+    return {title: members for title, members in found.items() if members}
+
+
+def as_text(c: Comparison) -> str:
+    """What `musiq-ref compare` prints.
+
+    >>> print(as_text(Comparison([Rung("score", "equal")], {})))
+    head and score              1 equal
+    PASSED: 1 of 1 stages compared, none differs
+    """
+    lines = []
+    for title, rungs in grouped(c.rungs).items():
+        counts = {
+            s: sum(r.status == s for r in rungs) for s in ("equal", "rounding", "differs", "misshapen", "missing")
+        }
+        words = ", ".join(f"{n} {s}" for s, n in counts.items() if n)
+        worst = max((r for r in rungs if r.distance), key=lambda r: r.excess, default=None)
+        tail = f"   worst {worst.name}: {worst.excess:.2g} × allowed" if worst and 0 < worst.excess < math.inf else ""
+        lines.append(f"{title:<26}  {words}{tail}")
+    lines += [f"layout    {text}" for text in c.layouts[:12]]
+    lines += [f"note      {text}" for text in c.notes]
+    if c.first:
+        lines += ["", f"FIRST DIVERGENCE: {c.first.name}", *_indented(describe(c.first))]
+    if c.diagnosis is not None and (c.diagnosis.findings or c.diagnosis.unexplained):
+        lines += ["", "DIAGNOSIS", *_indented(diagnosis_lines(c))]
+    compared = sum(r.status != "missing" for r in c.rungs)
+    failed = sum(r.status in ("differs", "misshapen") for r in c.rungs)
+    verdict = "PASSED" if c.passed else "FAILED"
+    rest = "none differs" if not failed else f"{failed} differ"
+    return "\n".join(
+        [*lines, *([""] if c.first else []), f"{verdict}: {compared} of {len(c.rungs)} stages compared, {rest}"]
+    )
+
+
+def describe(rung: Rung) -> list[str]:
+    """The size and the place of a divergence, in sentences."""
+    if rung.distance is None:
+        return [rung.note]
+    d, where = rung.distance, dict(rung.where)
+    lines = [
+        f"median error {d.bulk:.2g} of the median value; length of the error {d.norm:.2g}; cosine {d.cosine:.8f}",
+        f"largest error {d.max:.3g}; median {rung.ulps:.3g} units in the last place of float32",
+        f"float32 rounding explains {rung.float32:.1g}: this is {rung.excess:.3g} times what is allowed",
+    ]
+    if where:
+        index, expected, actual = where.pop("index"), where.pop("expected"), where.pop("actual")
+        named = "".join(f", {name} {value}" for name, value in where.items())
+        lines.append(f"largest at index {index}{named}: expected {expected:.6g}, got {actual:.6g}")
+    return lines
+
+
+def diagnosis_lines(c: Comparison) -> list[str]:
+    """What the port does otherwise, and what to do."""
+    lines = []
+    for f in c.diagnosis.findings:
+        lines.append(f"{f.kind}: {f.name} (first seen at {f.stage}); {f.about}")
+        if f.others:
+            lines.append(f"  the same numbers come from: {', '.join(f.others)}")
+    if c.diagnosis.unexplained:
+        lines.append(f"nothing in the catalogue explains {c.diagnosis.unexplained}")
+        lines += [f"  there, {hint}" for hint in c.diagnosis.hints]
+    elif c.diagnosis.complete and c.diagnosis.findings:
+        back = c.diagnosis.findings[-1].stage.startswith(("gradient/", "dparams/", "step/"))
+        lines.append("with that, every stage agrees" if back else "with that, every stage up to the score agrees")
+    return lines
+
+
+def _indented(lines: list[str]) -> list[str]:
+    return [f"  {line}" for line in lines]
+
+
+def as_dict(c: Comparison) -> dict[str, Any]:
+    """A comparison as JSON values; numbers that are not finite become null."""
+    d = c.diagnosis
+    return {
+        "schema": SCHEMA,
+        "passed": c.passed,
+        "mode": c.mode,
+        "fixture": {
+            k: c.fixture.get(k) for k in ("generator", "preset", "weights", "image", "config_sha256", "config")
+        },
+        "first_divergence": c.first.name if c.first else None,
+        "stages": [rung_dict(r) for r in c.rungs],
+        "layouts": c.layouts,
+        "notes": c.notes,
+        "diagnosis": None
+        if d is None
+        else {
+            "findings": [
+                {"name": f.name, "stage": f.stage, "kind": f.kind, "about": f.about, "others": list(f.others)}
+                for f in d.findings
+            ],
+            "complete": d.complete,
+            "unexplained": d.unexplained or None,
+            "hints": d.hints,
+            "conventions": d.conventions,
+        },
+    }
+
+
+def rung_dict(r: Rung) -> dict[str, Any]:
+    """One stage as JSON values.
+
+    >>> rung_dict(Rung("score", "missing"))["status"]
+    'missing'
+    """
+    row: dict[str, Any] = {"name": r.name, "group": group_of(r.name), "status": r.status}
+    if r.distance is None:
+        return {**row, "note": r.note or None}
+    numbers = {k: v for k, v in r.distance._asdict().items() if k != "at"}
+    row |= {k: _finite(v) for k, v in {**numbers, "ulps": r.ulps, "excess": r.excess, "float32": r.float32}.items()}
+    return {
+        **row,
+        "where": {k: _finite(v) if isinstance(v, float) else v for k, v in r.where.items()} or None,
+        "layout": r.layout or None,
+        "histogram": r.histogram,
+    }
+
+
+def _finite(x: float) -> float | None:
+    return float(x) if math.isfinite(x) else None

@@ -1,0 +1,53 @@
+"""The test of the kit itself: every fault of the catalogue is planted and must be found and named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from musiq_ref.model.parameters import map_params
+from musiq_ref.verify.comparison.climb import compare
+from musiq_ref.verify.ladder.fixture import Fixture
+from musiq_ref.verify.mistakes.catalogue import FAULTS
+from musiq_ref.verify.mistakes.diagnosis import BACK, applies
+from musiq_ref.verify.mistakes.plant import run_planted
+
+
+class SelfTest(NamedTuple):
+    """What became of one planted fault: whether it was detected and named, where, and what else was named.
+
+    >>> SelfTest("BGR", True, True, "pixels/scale_0", ("BGR",)).named
+    True
+    """
+
+    fault: str
+    detected: bool
+    named: bool
+    stage: str
+    names: tuple[str, ...]
+
+
+def self_test(fixture: Fixture, faults: Iterable[str] | None = None) -> Iterator[SelfTest]:
+    """Plants every fault that the fixture's conventions allow into a float32 run, and compares it with the fixture.
+
+    >>> from musiq_ref.verify import build_fixture
+    >>> next(self_test(build_fixture(), ["BGR"]))
+    SelfTest(fault='BGR', detected=True, named=True, stage='pixels/scale_0', names=('BGR',))
+    """
+    single = map_params(lambda a: a.astype(np.float32), fixture.params)
+    for name in FAULTS if faults is None else faults:
+        fault = FAULTS[name]
+        if not applies(fault, fixture.config):
+            continue
+        gradients = fault.at.startswith(BACK)
+        stages = run_planted([fault], single, fixture.image, fixture.config, gradients=gradients)
+        result = compare(fixture, stages)
+        names = tuple(result.diagnosis.names)
+        if fault.at:
+            first = result.first
+            yield SelfTest(name, first is not None, names == (name,), first.name if first else "", names)
+        else:  # harmless: it must be noted, and nothing be wrong
+            noted = any(note.startswith(name) for note in result.notes)
+            yield SelfTest(name, noted and result.passed, noted, "padded rows", names)

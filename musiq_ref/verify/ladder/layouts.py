@@ -1,0 +1,152 @@
+"""Other programs' layouts of the same numbers: recognised, adapted and named, so that only values are compared."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from musiq_ref.checkpoint import from_official, from_pyiqa
+from musiq_ref.checkpoint.layout import CheckpointError
+from musiq_ref.config import MusiqConfig
+from musiq_ref.model.parameters import flatten, parameter_shapes
+from musiq_ref.verify.ladder.distance import Distance, distance
+from musiq_ref.verify.ladder.fixture import Fixture, Stage, sample_places
+from musiq_ref.verify.ladder.stages import SEQUENCE, axes_of, validity
+
+SHARED = {"head/kernel", "head/bias"}  # names that are the authors' and ours
+CLOSE = 0.05  # distance below which a layout is taken for the right one
+
+
+class LayoutError(ValueError):
+    """An array that cannot be the stage of its name in any layout.
+
+    >>> issubclass(LayoutError, ValueError)
+    True
+    """
+
+
+def parameters_by_our_names(mine: Mapping[str, Any], config: MusiqConfig) -> tuple[dict[str, Any], list[str]]:
+    """The stages, gradients to parameters that have pyiqa's or the authors' names being given ours.
+
+    >>> parameters_by_our_names({"score": 1}, MusiqConfig())
+    ({'score': 1}, [])
+    """
+    renamed: dict[str, Any] = dict(mine)
+    notes = []
+    for group in ("dparams", "step"):
+        theirs = {n.removeprefix(f"{group}/"): np.asarray(a) for n, a in mine.items() if n.startswith(f"{group}/")}
+        if set(theirs) & (set(parameter_shapes(config)) - SHARED) or set(theirs) <= SHARED:
+            continue
+        pyiqa = any("." in n for n in theirs)
+        try:
+            ours = from_pyiqa(theirs, heads=config.heads) if pyiqa else from_official(theirs)
+        except CheckpointError as error:
+            raise LayoutError(f"the parameters under {group}/ have unknown names: {error}") from None
+        for name in theirs:
+            del renamed[f"{group}/{name}"]
+        renamed |= {f"{group}/{path}": a for path, a in flatten(ours)}
+        notes.append(f"{group}: {'pyiqa' if pyiqa else 'official'} names and shapes")
+    return renamed, notes
+
+
+def split_fused(mine: Mapping[str, Any], config: MusiqConfig) -> tuple[dict[str, Any], list[str]]:
+    """The stages, "…/attention/qkv" (B, N, 3·D) or (B, N, 3, H, D_h) split into query, key and value.
+
+    >>> sorted(split_fused({"a/attention/qkv": np.zeros((1, 5, 36))}, MusiqConfig(width=12, heads=3))[0])
+    ['a/attention/key', 'a/attention/query', 'a/attention/value']
+    """
+    result, notes = {}, []
+    for name, value in mine.items():
+        if not name.endswith("/qkv"):
+            result[name] = value
+            continue
+        parts = np.asarray(value).reshape(*np.shape(value)[:2], 3, config.heads, config.head_width)
+        for k, part in enumerate(("query", "key", "value")):
+            result[f"{name[:-3]}{part}"] = parts[:, :, k].swapaxes(1, 2)
+        notes.append("fused qkv")
+    return result, sorted(set(notes))
+
+
+def fit(stage: Stage, mine: Any, fixture: Fixture) -> tuple[np.ndarray, str, Distance]:
+    """My array as the fixture holds the stage (whole, or its sample), what had to be done for it ("" for nothing), and
+    how far it is from the fixture's at valid tokens.
+
+    Of several layouts of the right size the closest is taken. Raises LayoutError when there is none.
+    """
+    try:
+        array = np.asarray(mine)
+    except ValueError:
+        raise LayoutError(f"{stage.name} is no array; give one of shape {stage.shape}") from None
+    if array.dtype.kind not in "fiub":
+        raise LayoutError(f"{stage.name} is an array of {array.dtype}; give one of numbers")
+    if stage.sample and array.shape == stage.array.shape:  # mine holds the sample only, as the fixture does
+        return array, "", distance(stage.array, array, sampled_validity(stage, fixture))
+    found: list[tuple[np.ndarray, str, Distance]] = []
+    valid = sampled_validity(stage, fixture)
+    for candidate, how in _layouts(array, stage, fixture):
+        taken = candidate.reshape(-1)[sample_places(candidate.size, stage.sample)].reshape(stage.array.shape)
+        d = distance(stage.array, taken, valid)
+        found.append((taken, how, d))
+        if min(d.norm, d.bulk) <= CLOSE:
+            return found[-1]
+    if not found:
+        raise LayoutError(f"{stage.name} has shape {array.shape}; it must be {stage.shape}")
+    return next((f for f in found if not f[1]), min(found, key=lambda f: f[2].norm))  # nothing fits: as it was given
+
+
+def _layouts(array: np.ndarray, stage: Stage, fixture: Fixture) -> Iterator[tuple[np.ndarray, str]]:
+    """(array of the stage's shape, how it was brought into it) for every way that fits."""
+    shape, mask = stage.shape, np.asarray(fixture.mask).astype(bool)
+    if array.shape == shape:
+        yield array, ""
+    elif array.shape == shape[1:] and shape[:1] == (1,):
+        yield array[None], ""
+        array = array[None]
+    elif array.size == int(np.prod(shape)) and array.size == 1:
+        yield array.reshape(shape), ""
+    axes = axes_of(stage.name)
+    short = [(a, label) for a, label in enumerate(axes) if label.startswith(("token", SEQUENCE))]
+    if short and not mask.all() and array.ndim + 1 == len(shape):
+        array = array[None]
+    if short and array.ndim == len(shape) and array.shape != shape:
+        kept = {a: np.concatenate([[True], mask]) if label.startswith(SEQUENCE) else mask for a, label in short}
+        wanted = tuple(int(kept[a].sum()) if a in kept else n for a, n in enumerate(shape))
+        if array.shape == wanted:
+            full = np.zeros(shape, array.dtype)
+            full[np.ix_(*(np.flatnonzero(kept[a]) if a in kept else range(n) for a, n in enumerate(shape)))] = array
+            yield full, "padding left out"
+    if array.size == int(np.prod(shape)) and array.ndim >= 2:
+        yield from _rearranged(array, shape, axes)
+
+
+def _rearranged(array: np.ndarray, shape: tuple[int, ...], axes: tuple[str, ...]) -> Iterator[tuple[np.ndarray, str]]:
+    """Axes in another order, and axes that are merged in mine."""
+    if array.shape == shape:  # axes exchanged in a square array are a bug, not a layout
+        return
+    if array.ndim == len(shape) and sorted(array.shape) == sorted(shape):
+        for order in itertools.permutations(range(len(shape))):
+            if order != tuple(range(len(shape))) and array.transpose(order).shape == shape:
+                names = [str(axes[order.index(k)] if axes else order.index(k)) for k in range(len(shape))]
+                yield array.transpose(order), f"axes in the order {', '.join(names)}"
+    yield array.reshape(shape), "other axes merged"
+    if axes[-3:] == ("row", "column", "channel"):  # flat patches, channel first
+        h, w, c = shape[-3:]
+        yield np.moveaxis(array.reshape(*shape[:-3], c, h, w), -3, -1), "flat, channel first (channel, row, column)"
+    if "head" in axes and SEQUENCE in axes:  # (B, N, H·D_h)
+        B, H, N, D_h = shape
+        yield array.reshape(B, N, H, D_h).swapaxes(1, 2), "heads side by side (B, N, H·D_h)"
+    if len(shape) == 3 and not axes and array.ndim == 2:  # a kernel of attention, (out, in)
+        D = array.shape[0]
+        if array.shape == (D, D):
+            yield array.T.reshape(shape), "kernel (out, in)"
+
+
+def sampled_validity(stage: Stage, fixture: Fixture) -> np.ndarray | None:
+    """`stages.validity`, for the values that are stored of the stage."""
+    valid = validity(stage.name, stage.shape, np.asarray(fixture.mask))
+    if valid is None or stage.sample is None:
+        return valid
+    return np.broadcast_to(valid, stage.shape).reshape(-1)[sample_places(int(np.prod(stage.shape)), stage.sample)]
