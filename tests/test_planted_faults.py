@@ -48,7 +48,7 @@ def tapped(name, backward, at, f):
 
 
 def at_valid_rows(backward):
-    """A backward for a case of `op_table.of_valid_rows`."""
+    """A backward for a case of `op_table.case` whose results at padded tokens nobody reads."""
     return lambda dy, cache, *tap: backward(dy * cache[1], cache[0], *tap)
 
 
@@ -117,21 +117,19 @@ def attention_wrong(fault):
     """attention_backward with one mistake."""
 
     def backward(dy, cache):
-        q, k, v, weights, scale, caches = cache
-        cache_out = caches[-1]
+        q, k, v, weights, scale = cache["factors"]
+        softmax = cache["softmax"]
         if fault == "scale":
-            cache = q, k, v, weights, 1.0, caches
+            scale = 1.0
         elif fault == "unmasked":
-            uniform = np.where(weights > 0, weights, weights.mean())
-            cache = q, k, v, uniform, scale, (*caches[:4], uniform, None, cache_out)
+            weights = softmax = np.where(weights > 0, weights, weights.mean())
         elif fault == "heads swapped":
-            cache = q, k, v[:, ::-1], weights, scale, caches
+            v = v[:, ::-1]
         elif fault == "weights transposed":
-            cache = q, k, v, weights.swapaxes(-1, -2), scale, caches
+            weights = weights.swapaxes(-1, -2)
         elif fault == "softmax of ones":
-            ones = np.full_like(weights, 1 / weights.shape[-1])
-            cache = q, k, v, weights, scale, (*caches[:4], ones, None, cache_out)
-        return attention.attention_backward(dy, cache)
+            softmax = np.full_like(weights, 1 / weights.shape[-1])
+        return attention.attention_backward(dy, {**cache, "factors": (q, k, v, weights, scale), "softmax": softmax})
 
     return backward
 
@@ -195,7 +193,7 @@ FAULTS = {
     "embed without SCE: the scales' gradient to the places": replaced(
         "embed without SCE",
         lambda dz, c: OPS["embed without SCE"].backward(
-            dz, ({"spatial_embedding": (SCALE, c[0]["spatial_embedding"][1])}, *c[1:])
+            dz, {**c, "spatial_embedding": (SCALE, c["spatial_embedding"][1])}
         ),
     ),
     "embed without HSE, SCE: class token's gradient to a patch": changed(
