@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from musiq_ref.ablations.definitions import Cell, Grid
 from musiq_ref.ablations.processes import in_processes
-from musiq_ref.ablations.report import markdown, report
+from musiq_ref.ablations.results import markdown, report
 from musiq_ref.checkpoint import load_checkpoint
 from musiq_ref.checkpoint.write import write_file
 from musiq_ref.evaluation.rating import rate_synthetic
