@@ -11,7 +11,8 @@ from musiq_ref.verify.check.catalogue import catalogue
 from musiq_ref.verify.mistakes.catalogue import MISTAKES
 
 CASES = {**OPS, **HOST_OPS}
-BACKWARDS = [(m.op.removesuffix("_backward"), m) for m in MISTAKES.values() if m.side == "backward"]
+UNSEEN = ("max-pool's gradient to all maxima",)  # shows at ties, where there is no derivative; `verify.op` finds it
+BACKWARDS = [m for m in MISTAKES.values() if m.side == "backward" and m.name not in UNSEEN]
 
 
 def cases_of(op):
@@ -19,7 +20,7 @@ def cases_of(op):
     return {name: case for name, case in CASES.items() if case.op == op}
 
 
-@pytest.mark.parametrize("name", [m.name for _, m in BACKWARDS])
+@pytest.mark.parametrize("name", [m.name for m in BACKWARDS])
 def test_a_wrong_backward_of_the_list_is_rejected(name):
     op = MISTAKES[name].op.removesuffix("_backward")
     wrong = catalogue()[op].like_backward(MISTAKES[name].function)

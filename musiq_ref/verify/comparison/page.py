@@ -132,9 +132,7 @@ def _cell(r: Rung, first: bool) -> str:
 
 def growth(c: Comparison) -> str:
     """Median error against depth, with what float32 itself does as the envelope."""
-    rungs = [
-        r for r in c.rungs if r.distance and r.float32 > 0 and not r.name.startswith((*BACK[1:], "loss/"))
-    ]
+    rungs = [r for r in c.rungs if r.distance and r.float32 > 0 and not r.name.startswith((*BACK[1:], "loss/"))]
     if len(rungs) < 3:
         return ""
     width, height, left, top = 960, 250, 46, 12
