@@ -82,8 +82,9 @@ def run_stages(
 ) -> dict[str, np.ndarray]:
     """All stages of one image, pixels included, in the dtype of the parameters, as a dict in the order of the ladder.
 
-    tap, gradient_tap: may replace an intermediate or a gradient, under the ladder's name without "gradient/";
-    gradients: whether to go back as well;  until: the stage after which nothing more is needed
+    tap, gradient_tap: may replace an intermediate or a gradient, under the ladder's name without "gradient/"
+    gradients: whether to go back as well
+    until: the stage after which nothing more is needed
 
     >>> import musiq_ref as mq
     >>> config = mq.MusiqConfig.preset("tiny", longer_sides=(64,))
