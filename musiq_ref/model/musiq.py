@@ -63,6 +63,7 @@ def forward(
 
     Everything is computed in the dtype of the parameters. Raises ValueError when tokens and model do not fit.
 
+    >>> import numpy as np
     >>> import musiq_ref as mq
     >>> config = mq.MusiqConfig.preset("tiny", outputs=10)
     >>> tokens = mq.batch([mq.tokenize(np.zeros((60, 80, 3), np.uint8), config)])
@@ -108,6 +109,7 @@ def backward(dlogits: Array, cache: Any, tap: Tap | None = None, want_patches: b
     tap: sees and may replace the gradient to every intermediate, under the names of the forward
     want_patches: False leaves the gradient to the patches out, as training does, and with it the stem's dearest step
 
+    >>> import numpy as np
     >>> import musiq_ref as mq
     >>> config = mq.MusiqConfig.preset("tiny")
     >>> params = mq.init_params(config, dtype="float64")
