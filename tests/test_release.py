@@ -151,6 +151,12 @@ def test_actions_are_pinned_and_hold_no_credentials(path):
 
 
 @each_workflow
+def test_what_workflows_make_exists(path):
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.M)
+    assert set(re.findall(r"run: make (.*)", path.read_text("utf-8"))) <= set(targets)
+
+
+@each_workflow
 def test_workflows_have_the_least_permissions_and_limits(path):
     workflow = yaml.safe_load(path.read_text("utf-8"))
     assert workflow["permissions"] == {}
