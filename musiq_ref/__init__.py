@@ -22,8 +22,7 @@ from musiq_ref.model.musiq import Gradients, backward, forward
 from musiq_ref.model.noise import Noise
 from musiq_ref.model.parameters import init_params
 from musiq_ref.scoring import Score, image_gradient, score, scorer
-
-__version__ = "0.1.0"
+from musiq_ref.version import __version__ as __version__
 
 __all__ = [
     "OFFICIAL",
