@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import numpy as np
 
 from musiq_ref.checkpoint import Checkpoint
-from musiq_ref.explain.report import check_patches
+from musiq_ref.explain.report import BUNDLED, check_patches
 from musiq_ref.explain.rollout import attention_rollout
-from musiq_ref.image.decode import decode
+from musiq_ref.image.decode import ImageLike, decode
 from musiq_ref.image.resize import resize
 from musiq_ref.image.tokenize import normalize, scales_of, tokens_for
 from musiq_ref.model.parameters import check_params
 from musiq_ref.scoring import image_gradient
 
 
-def picture(image: Any, checkpoint: Checkpoint) -> Any:
+def picture(image: ImageLike, checkpoint: Checkpoint) -> Any:
     """A matplotlib Figure: the photograph with its score, every scale cut into patches and shaded by attention rollout
     (appendix H), and the size of d score/d pixel.
 
-    image: whatever `decode` reads. Raises ImportError, saying what to install, without matplotlib.
+    image: whatever `decode` reads
+    checkpoint: the model
+
+    Raises ImportError, saying what to install, without matplotlib.
 
     >>> import musiq_ref as mq
     >>> config = mq.MusiqConfig.preset("tiny")
@@ -58,6 +62,8 @@ def picture(image: Any, checkpoint: Checkpoint) -> Any:
         _draw_scale(axis, pixels, scale, weights, config)
     for axis in axes:
         axis.set_axis_off()
+    if checkpoint.bundled:
+        figure.supxlabel(textwrap.fill(BUNDLED, 160), fontsize=9)
     return figure
 
 
