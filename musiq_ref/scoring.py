@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 import PIL.Image
 from numpy.typing import DTypeLike
+from threadpoolctl import threadpool_limits
 
 from musiq_ref.backend import get_backend
 from musiq_ref.checkpoint import Checkpoint, load_checkpoint
@@ -23,9 +26,9 @@ from musiq_ref.model.inference import predict
 from musiq_ref.model.musiq import backward, forward
 from musiq_ref.model.parameters import Params, check_params, map_params
 from musiq_ref.reprs import described, short_table, short_text
-from musiq_ref.threads import BLAS
 
 log = logging.getLogger(__name__)
+BLAS = threading.Lock()  # held by who changes the number of its threads, which is the whole process's
 
 NO_SCORE = ValueError, OSError, MemoryError  # what an image that has no score raises; an ImageError is a ValueError
 
@@ -107,7 +110,7 @@ class Scorer:
 
     def _value(self, pixels: np.ndarray) -> tuple[float, np.ndarray | None]:
         """Score and distribution of pixels (H, W, 3)."""
-        with BLAS.limited(self.threads):
+        with _threads_of_blas(self.threads):
             logits = predict(self.params, tokens_for(pixels, self.config, self.dtype), self.config, self.device)
             expected, _ = expected_score(self.device.to_numpy(logits)[None])
         value, p = float(expected.score[0]), expected.distribution
@@ -125,6 +128,16 @@ class Scorer:
         return f"Scorer({described(checkpoint)}, backend={backend!r}, dtype={dtype!r})"
 
 
+@contextmanager
+def _threads_of_blas(threads: int | None) -> Iterator[None]:
+    """Limits them, for one caller at a time, so that each puts back what it found; None leaves them alone."""
+    if threads is None:
+        yield
+    else:
+        with BLAS, threadpool_limits(threads, "blas"):
+            yield
+
+
 def scorer(
     checkpoint: str | os.PathLike[str] | Checkpoint = "demo",
     backend: str = "numpy",
@@ -139,8 +152,9 @@ def scorer(
     backend: "numpy" or "cupy"
     dtype: "float32" or "float64"
     conventions: others than the checkpoint's
-    threads: that BLAS, and so the whole process, may use while an image is scored; None for all
-    returns a Scorer: call it with an image, from several threads if you like, or pickle it for other processes
+    threads: that scoring may use: BLAS is limited to as many, and only one image is scored at a time, whoever calls;
+        None leaves BLAS as it is
+    returns a Scorer: call it with an image, from several threads if you like; pickle it for other processes
 
     Raises CheckpointError, BackendError; the function raises ImageError and ValueError for an image that has no score.
 
@@ -200,7 +214,8 @@ def score(
     dtype: "float32" or "float64"
     conventions: others than the checkpoint's
     errors: "raise" stops at the first image that has no score; "return" puts its exception in its place and goes on
-    threads: that BLAS, and so the whole process, may use while an image is scored; None for all
+    threads: that scoring may use: BLAS is limited to as many, and only one image is scored at a time, whoever calls;
+        None leaves BLAS as it is
     returns a list of Score, with errors="return" also of ImageError, ValueError, OSError or MemoryError
 
     Raises ImageError, ValueError, CheckpointError or BackendError, saying what is wrong and what to do.

@@ -22,6 +22,7 @@ from musiq_ref.model.parameters import Params
 from musiq_ref.reprs import short_table, short_text
 
 log = logging.getLogger(__name__)
+logging.getLogger("musiq_ref").addHandler(logging.NullHandler())  # a program that wants to read it adds its own
 DEMO = Path(__file__).parent.parent / "data" / "demo.safetensors"
 
 
