@@ -220,16 +220,14 @@ def score(
 
     Raises ImageError, ValueError, CheckpointError or BackendError, saying what is wrong and what to do.
 
-    The bundled model, on a bundled photograph (it knows distortions, but not what people like: docs/demo-model.md):
+    The example scores a bundled photograph with the bundled model, which knows distortions, but not what people like
+    (docs/demo-model.md); then it shows that a bad file does not cost the scores of the others.
 
     >>> from importlib.resources import files
     >>> coffee = str(files("musiq_ref") / "data" / "photographs" / "coffee.png")
     >>> [result] = score(coffee)
     >>> f"{result.value:.0f} of 100, {result.width}×{result.height} pixels"
     '95 of 100, 600×400 pixels'
-
-    One bad file does not cost the scores of the others:
-
     >>> good, bad = score([coffee, "missing.jpg"], errors="return")
     >>> print(bad)
     missing.jpg does not exist; check the path
