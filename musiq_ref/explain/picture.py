@@ -10,14 +10,14 @@ import numpy as np
 from musiq_ref.checkpoint import Checkpoint
 from musiq_ref.explain.report import BUNDLED, check_patches
 from musiq_ref.explain.rollout import attention_rollout
-from musiq_ref.image.decode import ImageLike, decode
+from musiq_ref.image.decode import decode
 from musiq_ref.image.resize import resize
 from musiq_ref.image.tokenize import normalize, scales_of, tokens_for
 from musiq_ref.model.parameters import check_params
 from musiq_ref.scoring import image_gradient
 
 
-def picture(image: ImageLike, checkpoint: Checkpoint) -> Any:
+def picture(image: Any, checkpoint: Checkpoint) -> Any:
     """A matplotlib Figure: the photograph with its score, every scale cut into patches and shaded by attention rollout
     (appendix H), and the size of d score/d pixel.
 
