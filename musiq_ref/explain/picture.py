@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import numpy as np
 
 from musiq_ref.checkpoint import Checkpoint
-from musiq_ref.explain.report import check_patches
+from musiq_ref.explain.report import BUNDLED, check_patches
 from musiq_ref.explain.rollout import attention_rollout
 from musiq_ref.explain.scales import draw_scale, scale_name
 from musiq_ref.image.decode import decode
@@ -20,7 +21,10 @@ def picture(image: Any, checkpoint: Checkpoint) -> Any:
     """A matplotlib Figure: the photograph with its score, every scale cut into patches and shaded by attention rollout
     (appendix H), and the size of d score/d pixel.
 
-    image: whatever `decode` reads. Raises ImportError, saying what to install, without matplotlib.
+    image: whatever `decode` reads
+    checkpoint: the model
+
+    Raises ImportError, saying what to install, without matplotlib.
 
     >>> import musiq_ref as mq
     >>> config = mq.MusiqConfig.preset("tiny")
@@ -60,4 +64,6 @@ def picture(image: Any, checkpoint: Checkpoint) -> Any:
         axis.set_title(f"{scale_name(scale)}\n{patches} get {np.nansum(weights):.0%} of the attention")
     for axis in axes:
         axis.set_axis_off()
+    if checkpoint.bundled:
+        figure.supxlabel(textwrap.fill(BUNDLED, 160), fontsize=9)
     return figure

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -23,6 +23,16 @@ WHITE = {"b1": 1, "u1": 255, "u2": 65535}  # of bool, uint8, uint16
 BITS_PER_SAMPLE, PHOTOMETRIC, ORIENTATION = 258, 262, 274  # TIFF and EXIF tags
 
 
+class SupportsArray(Protocol):
+    """An array of any library that NumPy can read: a NumPy array, a tensor, …"""
+
+    def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray: ...
+
+
+ImageLike = str | os.PathLike[str] | IO[bytes] | Image.Image | SupportsArray
+"""What `decode` reads: a path, a binary file object, a Pillow image or an array."""
+
+
 class ImageError(ValueError):
     """An image that cannot be used; the message is one sentence that names it and says what to do.
 
@@ -32,7 +42,9 @@ class ImageError(ValueError):
     """
 
 
-def decode(source: Any, *, background: tuple[int, int, int] = (255, 255, 255), max_pixels: int = 2**28) -> np.ndarray:
+def decode(
+    source: ImageLike, *, background: tuple[int, int, int] = (255, 255, 255), max_pixels: int = 2**28
+) -> np.ndarray:
     """The pixels of an image as a new array (H, W, 3): uint8, or for float arrays and float TIFFs, their dtype.
 
     source: a path; a binary file object, read from where it stands and left open; a Pillow image (its current frame);

@@ -16,6 +16,7 @@ from musiq_ref.model.parameters import Params
 from musiq_ref.model.recompute import RECOMPUTED_STEMS, block_recomputed, block_recomputed_backward
 from musiq_ref.model.stem import STEMS
 from musiq_ref.model.taps import Tap, checked, no_tap, within
+from musiq_ref.reprs import short_table, short_text
 
 
 class Gradients(NamedTuple):
@@ -27,6 +28,12 @@ class Gradients(NamedTuple):
 
     params: Params
     patches: Any
+
+    def __repr__(self) -> str:
+        return short_text(self)
+
+    def _repr_html_(self) -> str:
+        return short_table(self)
 
 
 class Parts(NamedTuple):
