@@ -9,6 +9,7 @@ import numpy as np
 from musiq_ref.checkpoint import Checkpoint
 from musiq_ref.explain.report import check_patches
 from musiq_ref.explain.rollout import attention_rollout
+from musiq_ref.extras import needs
 from musiq_ref.image.decode import decode
 from musiq_ref.image.resize import resize
 from musiq_ref.image.tokenize import normalize, scales_of, tokens_for
@@ -32,7 +33,7 @@ def picture(image: Any, checkpoint: Checkpoint) -> Any:
         from matplotlib.figure import Figure
         from matplotlib.gridspec import GridSpec
     except ImportError:
-        raise ImportError("pictures need matplotlib; install it with: pip install 'musiq_ref[tutorials]'") from None
+        raise ImportError(f"pictures need matplotlib; install it with: {needs('tutorials')}") from None
 
     params, config, pixels = checkpoint.params, checkpoint.config, decode(image)
     height, width = pixels.shape[:2]
