@@ -111,8 +111,8 @@ def find_checkpoint(path_or_name: str | PathLike[str]) -> Path:
     if path.name == str(path_or_name) and not path.suffix and not path.exists():
         names = ["demo", *CATALOGUE]
         raise CheckpointError(
-            f"{path}: neither a file nor the name of a checkpoint{did_you_mean(path.name, names)}; "
-            f"the names are {', '.join(names)}"
+            f"{path}: neither a file nor the name of a checkpoint (those are {', '.join(names)})"
+            + did_you_mean(path.name, names)
         )
     return path
 

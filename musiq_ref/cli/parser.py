@@ -18,16 +18,15 @@ class Parser(argparse.ArgumentParser):
     >>> _ = parser.add_argument("--colour", choices=["red", "blue"])
     >>> parser.parse_args(["--colour", "bleu"])
     Traceback (most recent call last):
-    argparse.ArgumentError: argument --colour: there is no 'bleu'; did you mean 'blue'? Choose from red, blue
+    argparse.ArgumentError: argument --colour: there is no 'bleu' (choose from red, blue); did you mean 'blue'?
     """
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:
             return
         known = [str(choice) for choice in action.choices]
-        meant = did_you_mean(str(value), known) or ";"
-        choose = "Choose" if meant.endswith("?") else "choose"
-        raise argparse.ArgumentError(action, f"there is no {value!r}{meant} {choose} from {', '.join(known)}")
+        meant = did_you_mean(str(value), known)
+        raise argparse.ArgumentError(action, f"there is no {value!r} (choose from {', '.join(known)}){meant}")
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
         """As in argparse, but nothing unknown is handed back: it is this parser's error, below its own usage."""

@@ -33,7 +33,7 @@ class Found(NamedTuple):
         """One line on what was left out, the most frequent first; empty if nothing was."""
         if not self.left_out:
             return ""
-        reasons = sorted(self.left_out.items(), key=lambda reason: -reason[1])
+        reasons = sorted(self.left_out.items(), key=lambda reason: (-reason[1], reason[0]))
         parts = [f"{count} {reason}" for reason, count in reasons[:MOST_REASONS]]
         if others := sum(count for _, count in reasons[MOST_REASONS:]):
             parts.append(f"{others} for other reasons")
