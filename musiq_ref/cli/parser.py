@@ -82,5 +82,5 @@ class PrintCompletion(argparse.Action):
                 for argument in subcommand._actions:
                     if re.search(r"\b(FILE|FOLDER|CSV|DIR|IN|OUT|MINE|FIXTURE)\b", str(argument.metavar)):
                         argument.complete = shtab.FILE  # type: ignore[attr-defined]
-        print(shtab.complete(parser, shell=values))
+        print(shtab.complete(parser, shell=str(values)))
         parser.exit()

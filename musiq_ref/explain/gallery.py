@@ -125,7 +125,10 @@ def gallery(pictures: Sequence[Picture], checkpoint: Checkpoint, left_out: str =
         parts.append(f'<h2>{len(failed)} could not be scored</h2><ul class="unread">{errors}</ul>')
     if left_out:
         parts.append(f"<p>In folders, {html.escape(left_out)}.</p>")
-    parts.append("<footer>Written by musiq_ref. A score is one model's estimate, not the opinion of a person.</footer>")
+    parts.append(
+        "<footer>Written by musiq_ref. A score is one model's estimate, not the opinion of a person; it was computed "
+        "from the whole picture, and the small ones here do not show fine blur or noise.</footer>"
+    )
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">{GENERATOR}'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
