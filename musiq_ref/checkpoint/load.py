@@ -20,6 +20,7 @@ from musiq_ref.checkpoint.pyiqa import PYIQA_LAYOUT
 from musiq_ref.config import Conventions, MusiqConfig
 from musiq_ref.model.parameters import Params
 from musiq_ref.reprs import short_table, short_text
+from musiq_ref.suggest import did_you_mean
 
 log = logging.getLogger(__name__)
 logging.getLogger("musiq_ref").addHandler(logging.NullHandler())  # a program that wants to read it adds its own
@@ -115,7 +116,9 @@ def is_floating(dtype: Any) -> bool:
 
 
 def find_checkpoint(path_or_name: str | PathLike[str]) -> Path:
-    """The file of a path or of a name in the catalogue; raises CheckpointError when the named one is not there yet.
+    """The file of a path or of a name in the catalogue.
+
+    Raises CheckpointError when the named one is not downloaded yet, or the name is not known.
 
     >>> find_checkpoint("a/b.npz").name
     'b.npz'
@@ -129,7 +132,14 @@ def find_checkpoint(path_or_name: str | PathLike[str]) -> Path:
                 f"{path_or_name}: not downloaded yet ({path} is not there); run: {download_command(path_or_name)}"
             )
         return path
-    return Path(path_or_name)
+    path = Path(path_or_name)
+    if path.name == str(path_or_name) and not path.suffix and not path.exists():
+        names = ["demo", *CATALOGUE]
+        raise CheckpointError(
+            f"{path}: neither a file nor the name of a checkpoint (those are {', '.join(names)})"
+            + did_you_mean(path.name, names)
+        )
+    return path
 
 
 def recognise(tensors: Tensors, metadata: dict[str, str]) -> Layout:

@@ -11,6 +11,7 @@ from musiq_ref.checkpoint import Checkpoint
 from musiq_ref.explain.report import BUNDLED, check_patches
 from musiq_ref.explain.rollout import attention_rollout
 from musiq_ref.explain.scales import draw_scale, scale_name
+from musiq_ref.extras import needs
 from musiq_ref.image.decode import decode
 from musiq_ref.image.tokenize import scales_of, tokens_for
 from musiq_ref.model.parameters import check_params
@@ -36,7 +37,7 @@ def picture(image: Any, checkpoint: Checkpoint) -> Any:
         from matplotlib.figure import Figure
         from matplotlib.gridspec import GridSpec
     except ImportError:
-        raise ImportError("pictures need matplotlib; install it with: pip install 'musiq_ref[tutorials]'") from None
+        raise ImportError(f"pictures need matplotlib; install it with: {needs('tutorials')}") from None
 
     params, config, pixels = checkpoint.params, checkpoint.config, decode(image)
     height, width = pixels.shape[:2]
