@@ -9,7 +9,6 @@ import time
 
 import numpy as np
 import pytest
-import torch
 from op_table import random_params
 from PIL import Image
 
@@ -25,7 +24,6 @@ from musiq_ref.training.state import TrainingError, load_state
 from musiq_ref.training.step import Rates, batch_gradient, in_order
 from musiq_ref.training.stream import open_stream
 from musiq_ref.verify import deterministic_params
-from musiq_ref.verify.torch_port import TorchMusiq
 
 MODEL = {
     "layers": 1,
@@ -141,8 +139,10 @@ def test_overfits_a_few_images(table, tmp_path):
     np.testing.assert_allclose([score.value for score in scores], 20 + 10 * np.arange(6), atol=1)
 
 
-def test_the_loss_curve_is_pytorchs(images):
+def test_the_loss_curve_is_pytorchs(torch, images):
     """The same weights, batches and optimiser in the PyTorch port: 50 steps of SGD with momentum, in float64."""
+    from musiq_ref.verify.torch_port import TorchMusiq
+
     config = mq.MusiqConfig.preset("tiny", conventions=mq.PYIQA, longer_sides=(40,), layers=1, patch_size=16)
     params, lr, momentum = deterministic_params(config, 3, "float64"), 1e-3, 0.9
     model = TorchMusiq(config).double()
