@@ -8,13 +8,12 @@ long and looks where others have looked is marked `long`. `make test` leaves bot
 from __future__ import annotations
 
 import os
-
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")  # before anything imports NumPy: several tests run at a time
-
 from importlib.util import find_spec
 
 import pytest
+
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")  # before anything imports NumPy: several tests run at a time
 
 FRAMEWORKS = {"torch": "PyTorch", "jax": "JAX", "onnxruntime": "ONNX", "cupy": "CuPy", "mpi4py": "MPI"}
 FILES = {  # that cannot be imported without a package
@@ -77,7 +76,7 @@ def pytest_sessionfinish(session):
     terminal = session.config.pluginmanager.get_plugin("terminalreporter")
     if not terminal or session.config.option.keyword:
         return
-    counts = [f"{what} ({count})" for what, count in sorted(LEFT_OUT.items())]
-    missing = [f"{patterns} (no {package})" for package, patterns in FILES.items() if not find_spec(package)]
-    if counts or missing:
-        terminal.write_line(f"Left out: {', '.join(counts + missing)}; `make test-all` runs it.")
+    left_out = [f"{what} ({count} tests)" for what, count in sorted(LEFT_OUT.items())]
+    left_out += [f"{' '.join(FILES[package])} ({package} is missing)" for package in FILES if not find_spec(package)]
+    if left_out:
+        terminal.write_line(f"Left out: {', '.join(left_out)}. `make test-all` runs everything.")

@@ -402,7 +402,7 @@ def test_what_is_no_checkpoint(tmp_path, name):
 
 def test_pytorchs_old_files_are_refused(torch, tmp_path):
     torch.save({}, tmp_path / "file", _use_new_zipfile_serialization=False)
-    with pytest.raises(CheckpointError, match="re-save it with torch.save"):
+    with pytest.raises(CheckpointError, match=r"re-save it with torch\.save"):
         load_checkpoint(tmp_path / "file")
 
 

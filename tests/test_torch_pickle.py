@@ -16,7 +16,7 @@ from musiq_ref.checkpoint import CheckpointError, load_checkpoint
 from musiq_ref.checkpoint.files import read_tensors
 from musiq_ref.checkpoint.torch_pickle import run_pickle
 
-DTYPES = "float16 bfloat16 float32 float64 int8 uint8 int16 int32 int64 bool".split()
+DTYPES = ["float16", "bfloat16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64", "bool"]
 
 
 def read_back(torch, tmp_path, value, **options):

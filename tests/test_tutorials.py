@@ -91,7 +91,13 @@ def test_every_exercise_has_all_its_parts(path):
         assert f"exercise({number}," in checks[number].source
 
 
-@each_chapter
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=[pytest.mark.frameworks("torch")] * ("import torch" in path.read_text()))
+        for path in CHAPTERS
+    ],
+)
 def test_the_chapter_runs_and_its_exercises_tell_right_from_wrong(path):
     """Each check is run three times: on the open exercise, on a wrong answer, and on the solution."""
     notebook, solutions = notebooks.read(path), notebooks.read(TUTORIALS / "solutions" / path.name)
