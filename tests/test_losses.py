@@ -142,6 +142,10 @@ def test_agrees_with_pytorch(torch, case):
     np.testing.assert_allclose(backward(1.0, cache), y.grad.numpy(), rtol=1e-12, atol=1e-14)
 
 
+def test_the_emd_is_the_squared_one_unless_asked():
+    assert emd(LOGITS, SHARES)[0] == emd(LOGITS, SHARES, r=2)[0] != emd(LOGITS, SHARES, r=1)[0]
+
+
 @pytest.mark.parametrize(
     ("p", "q", "r", "expected"),
     [

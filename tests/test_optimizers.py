@@ -266,6 +266,10 @@ def test_bad_input_gets_one_clear_sentence(call, message):
     assert "\n" not in str(error.value)
 
 
+def test_without_groups_every_rate_is_whole_and_nothing_decays():
+    assert group_settings(PARAMS) == {"head/kernel": (1, 0), "head/bias": (1, 0)}
+
+
 def test_later_groups_override_earlier_ones():
     groups = {"*": {"weight_decay": 0.2}, "*/bias": {"weight_decay": 0, "lr_scale": 2}, "head/b*": {"lr_scale": 3}}
     settings = group_settings(PARAMS, groups, weight_decay=0.1)

@@ -20,7 +20,7 @@ from musiq_ref.model.parameters import flatten
 from musiq_ref.training.datasets import DatasetError
 from musiq_ref.training.run import train
 from musiq_ref.training.settings import RECIPES, Settings, recipe
-from musiq_ref.training.state import TrainingError, load_state
+from musiq_ref.training.state import Log, TrainingError, load_state
 from musiq_ref.training.step import Rates, batch_gradient, in_order
 from musiq_ref.training.stream import open_stream
 from musiq_ref.verify import deterministic_params
@@ -111,6 +111,28 @@ def test_accumulation_recomputation_and_threads_change_nothing(images):
     halves = [batch_gradient(params, tokens[i::2], targets[i::2], CONFIG, "mse", whole_batch=8) for i in (0, 1)]
     total = mq.model.parameters.add_params(halves[0].gradients, halves[1].gradients)
     assert close(total, first.gradients)
+
+
+def test_recomputing_is_asked_of_the_model(images, monkeypatch):
+    params, tokens = random_params(CONFIG), [mq.tokenize(images[0], CONFIG)]
+    asked, real = [], mq.training.step.forward
+    monkeypatch.setattr(
+        "musiq_ref.training.step.forward", lambda *a, **k: asked.append(k["recompute"]) or real(*a, **k)
+    )
+    for recompute in (False, True):
+        batch_gradient(params, tokens, np.zeros(1), CONFIG, recompute=recompute)
+    assert asked == [False, True]
+
+
+def test_the_log_knows_the_last_validation_as_soon_as_it_is_written(tmp_path):
+    log = Log(tmp_path / "log.jsonl", 0)
+    assert log.last_validation() == {}
+    log.add(step=1, loss=0.5)
+    log.add(step=1, epoch=1, srcc=0.25)
+    log.add(step=2, loss=0.4)
+    assert log.last_validation() == {"srcc": 0.25}
+    assert Log(tmp_path / "log.jsonl", 2).last_validation() == {"srcc": 0.25}
+    assert Log(tmp_path / "log.jsonl", 0).last_validation() == {}
 
 
 def test_noise_depends_on_the_seed_alone(images):
