@@ -119,9 +119,9 @@ def test_recomputing_is_asked_of_the_model(images, monkeypatch):
     monkeypatch.setattr(
         "musiq_ref.training.step.forward", lambda *a, **k: asked.append(k["recompute"]) or real(*a, **k)
     )
-    for recompute in (False, True):
-        batch_gradient(params, tokens, np.zeros(1), CONFIG, recompute=recompute)
-    assert asked == [False, True]
+    for options in ({}, {"recompute": False}, {"recompute": True}):
+        batch_gradient(params, tokens, np.zeros(1), CONFIG, **options)
+    assert asked == [False, False, True]
 
 
 def test_the_log_knows_the_last_validation_as_soon_as_it_is_written(tmp_path):
@@ -150,6 +150,7 @@ def test_results_come_in_order_however_long_they_take():
     assert list(in_order(lambda t: time.sleep(t) or t, [0.03, 0.0, 0.02, 0.0], threads=3)) == [0.03, 0.0, 0.02, 0.0]
 
 
+@pytest.mark.long  # test_golden_training.py has one like it
 def test_overfits_a_few_images(table, tmp_path):
     calm = {"dropout": 0.0, "stochastic_depth": 0.0, "flip": False, "ema": 0.0}
     run = settings(epochs=120, batch=6, learning_rate=1e-2, save_every=999, **calm)
