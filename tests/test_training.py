@@ -348,6 +348,11 @@ def test_spaq_is_trained_on_at_a_shorter_side_of_512(tmp_path, rng):
     assert shapes == {(40, 30, 3), *((512, 512 * (700 + i) // 600, 3) for i in range(1, 5))}
 
 
+def test_the_synthetic_set_validates_with_no_more_pictures_than_an_epoch_has():
+    lengths = [open_stream(recipe("synthetic", epoch_images=n)).validation_length for n in (6, 5000)]
+    assert lengths == [6, 256]
+
+
 def test_an_unwritable_folder_is_one_sentence(table, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(TrainingError, match="cannot be made"):
