@@ -57,8 +57,11 @@ LEFT_OUT: dict[str, int] = {}
 
 def pytest_deselected(items):
     for item in items:
-        for what in [FRAMEWORKS[name] for name in frameworks_of(item)] or ["what takes long"]:
-            LEFT_OUT[what] = LEFT_OUT.get(what, 0) + 1
+        reasons = [FRAMEWORKS[name] for name in frameworks_of(item)]
+        if not reasons and item.get_closest_marker("long"):
+            reasons = ["what takes long"]
+        for reason in reasons:
+            LEFT_OUT[reason] = LEFT_OUT.get(reason, 0) + 1
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -74,8 +77,8 @@ def pytest_sessionfinish(session):
         session.config.workeroutput["left_out"] = LEFT_OUT
     yield
     terminal = session.config.pluginmanager.get_plugin("terminalreporter")
-    if not terminal or session.config.option.keyword:
-        return
+    if not terminal or session.config.option.keyword or session.config.args_source.name != "TESTPATHS":
+        return  # it was asked for something in particular
     left_out = [f"{what} ({count} tests)" for what, count in sorted(LEFT_OUT.items())]
     left_out += [f"{' '.join(FILES[package])} ({package} is missing)" for package in FILES if not find_spec(package)]
     if left_out:
