@@ -150,7 +150,7 @@ def test_several_processes_take_the_steps_of_one(mpi4py, processes, folder, alon
     assert given[0]["threads"] == max(1, World().threads() // processes)
 
 
-def test_the_command_prints_once_and_goes_on(folder):
+def test_the_command_prints_once_and_goes_on(mpi4py, folder):
     model = [f"--set=model.{name}={value}" for name, value in SIZES.items()]
     command = ["-m", "musiq_ref.cli", "train", "--recipe", "koniq", "--data", folder / "scores.csv", *model]
     command += [
