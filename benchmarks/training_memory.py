@@ -32,7 +32,14 @@ def main() -> None:
     params, targets = mq.init_params(config), np.linspace(0, 100, settings.batch)
     start = time.perf_counter()
     batch_gradient(
-        params, tokens, targets, config, "l1", part=settings.part, threads=len(cores()), recompute=settings.recompute
+        params,
+        tokens,
+        targets,
+        config,
+        "l1",
+        micro_batch=settings.micro_batch,
+        threads=len(cores()),
+        recompute=settings.recompute,
     )
     seconds = time.perf_counter() - start
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss counts bytes on macOS, KiB elsewhere

@@ -42,13 +42,13 @@ default_role = "literal"
 
 PARTS = (  # in reading order: page, title, modules or packages
     ("configuration", "Configuration and backends", ("config", "backend")),
-    ("image", "Pixels to tokens", ("image",)),
     ("ops", "The ops, forward and backward", ("ops",)),
+    ("image", "Pixels to tokens", ("image",)),
     ("model", "The model, Eq. 1–11", ("model",)),
     ("losses", "Losses and metrics", ("losses", "metrics")),
     ("checkpoint", "Checkpoints", ("checkpoint",)),
-    ("scoring", "Scores, and counts", ("scoring", "complexity")),
-    ("training", "Training and evaluation", ("training",)),
+    ("scoring", "Scores, and counts", ("scoring", "counts")),
+    ("training", "Training and evaluation", ("pictures", "training", "evaluation", "ablations")),
     ("explain", "Pictures", ("explain",)),
     ("verify", "Verification", ("verify",)),
 )
@@ -99,7 +99,7 @@ def write_commands() -> None:
 
 
 def to_rst(app, what, name, obj, options, lines: list[str]) -> None:
-    """Our docstrings are plain text: the first line is often an equation, then come paragraphs and an example."""
+    """Our docstrings are plain text: an equation, perhaps, arguments, a line each, paragraphs, an example."""
     text = "\n".join(lines).strip("\n")
     prose, mark, example = text.partition(">>> ")
     paragraphs = [p for p in re.split(r"\n\s*\n", prose.strip()) if p.strip()]
@@ -108,11 +108,31 @@ def to_rst(app, what, name, obj, options, lines: list[str]) -> None:
         if i == 0 and " = " in paragraph:
             lines_close = (re.sub(r" {3,}(?=\()", "    ", line) for line in paragraph.splitlines())
             out += [".. code-block:: text", "", *("   " + line for line in lines_close), ""]
+        elif ARGUMENT.match(paragraph):
+            out += [*argument_list(paragraph), ""]
         else:
             out += [plain(line) for line in paragraph.splitlines()] + [""]
     if mark:
         out += [".. code-block:: pycon", "", *("   " + line for line in (mark + example).splitlines()), ""]
     lines[:] = out
+
+
+ARGUMENT = re.compile(r"([^\s:,`]+(?: [^\s:,`]{1,3})?(?:, [^\s:,`]+(?: [^\s:,`]{1,3})?)*): (.+)|(returns) (.+)")
+"""A line about arguments: "x, y: (B, N)", "kernel W: (I, O)", "returns (B,)"."""
+
+
+def argument_list(paragraph: str) -> list[str]:
+    """Lines about arguments as a list; what follows on an indented line belongs to the argument before."""
+    out = []
+    for line in paragraph.splitlines():
+        names, text, returns, result = match.groups() if (match := ARGUMENT.fullmatch(line)) else [None] * 4
+        if names:
+            out.append(f"- `{names}`: {plain(text)}")
+        elif returns:
+            out.append(f"- {returns} {plain(result)}")
+        else:
+            out.append(f"  {plain(line)}")
+    return out
 
 
 def skip_alias(app, what, name, obj, skip, options) -> bool | None:

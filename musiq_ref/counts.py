@@ -13,7 +13,9 @@ from musiq_ref.model.parameters import parameter_shapes
 class Complexity(NamedTuple):
     """Counts for one configuration and image size.
 
-    parameters, macs: totals;  parameters_by_part, macs_by_part: the same, itemised;  tokens: without the class token
+    parameters, macs: totals
+    parameters_by_part, macs_by_part: the same, itemised
+    tokens: without the class token
 
     >>> complexity(MusiqConfig(), (224, 224)).macs_by_part["head"]
     384
@@ -29,7 +31,8 @@ class Complexity(NamedTuple):
 def complexity(config: MusiqConfig, size: tuple[int, int], padded: bool = True) -> Complexity:
     """Parameters, and multiply–accumulates of all convolutions, matrix products and attention for one image.
 
-    size: (height, width);  padded: whether padding tokens are computed, too, as in a batch; `score` leaves them out
+    size: (height, width)
+    padded: whether padding tokens are computed, too, as in a batch; `score` leaves them out
 
     The paper's "FLOPS" of section G are multiply–accumulates: 8.86e9 printed, 8.899e9 exactly.
 

@@ -21,7 +21,9 @@ from musiq_ref.ops.softmax import softmax, softmax_backward
 def l1(prediction, target, weight=None):
     r"""L = Σ_b w_b·mean|y_b − t_b|                                          (SPEC 7: PaQ-2-PiQ, KonIQ-10k, SPAQ)
 
-    prediction y, target t: (B, ...), or t: (B,) for y: (B, 1);  weight w: number or (B,), 1/B by default;  L: ()
+    prediction y, target t: (B, ...), or t: (B,) for y: (B, 1)
+    weight w: number or (B,), 1/B by default
+    L: ()
 
     >>> float(l1(np.array([1.0, 5.0]), np.array([2.0, 2.0]))[0])
     2.0
@@ -40,7 +42,9 @@ def l1_backward(dloss, cache):
 def mse(prediction, target, weight=None):
     r"""L = Σ_b w_b·mean (y_b − t_b)²
 
-    prediction y, target t: (B, ...), or t: (B,) for y: (B, 1);  weight w: number or (B,), 1/B by default;  L: ()
+    prediction y, target t: (B, ...), or t: (B,) for y: (B, 1)
+    weight w: number or (B,), 1/B by default
+    L: ()
 
     >>> float(mse(np.array([1.0, 5.0]), np.array([2.0, 2.0]))[0])
     5.0
@@ -58,7 +62,9 @@ def mse_backward(dloss, cache):
 def huber(prediction, target, weight=None, *, delta=1.0):
     r"""L = Σ_b w_b·mean h(y_b − t_b),  h(d) = d²/2 where |d| ≤ δ, else δ·(|d| − δ/2)   (as torch.nn.HuberLoss)
 
-    prediction y, target t: (B, ...), or t: (B,) for y: (B, 1);  weight w: number or (B,), 1/B by default;  L: ()
+    prediction y, target t: (B, ...), or t: (B,) for y: (B, 1)
+    weight w: number or (B,), 1/B by default
+    L: ()
 
     >>> float(huber(np.array([2.5, 5.0]), np.array([2.0, 2.0]))[0])
     1.3125
@@ -82,7 +88,10 @@ def emd(logits, target, weight=None, *, r=2.0):
 
     The earth mover's distance between the predicted distribution p and the target q over ordered classes, any r ≥ 1.
 
-    logits x: (B, C);  target q: (B, C), rows that sum to 1;  weight w: number or (B,), 1/B by default;  L: ()
+    logits x: (B, C)
+    target q: (B, C), rows that sum to 1
+    weight w: number or (B,), 1/B by default
+    L: ()
 
     >>> float(emd(np.array([[0.0, -999.0, -999.0]]), np.array([[0.0, 0.0, 1.0]]), r=1)[0])  # both CDFs differ by 1
     0.6666666666666666
@@ -116,8 +125,11 @@ def emd_backward(dloss, cache):
 def cross_entropy(logits, target, weight=None, *, smoothing=0.0):
     r"""L = −Σ_b w_b Σ_k t_bk·log p_bk,  p = softmax(x),  t = (1 − s)·target + s/C     (SPEC 7: ImageNet)
 
-    logits x: (B, C);  target: (B,) integer labels 0 … C−1, or (B, C) rows that sum to 1;  smoothing s: 0 … 1;
-    weight w: number or (B,), 1/B by default;  L: ()
+    logits x: (B, C)
+    target: (B,) integer labels 0 … C−1, or (B, C) rows that sum to 1
+    smoothing s: 0 … 1
+    weight w: number or (B,), 1/B by default
+    L: ()
 
     >>> float(cross_entropy(np.log([[0.25, 0.75]]), np.array([0]))[0]) == -math.log(0.25)
     True
@@ -147,3 +159,6 @@ LOSSES = {
     "cross_entropy": (cross_entropy, cross_entropy_backward),
 }
 """The pair of each loss. Targets are scores, for "emd" distributions, for "cross_entropy" those or labels."""
+
+ON_LOGITS = ("emd", "cross_entropy")
+"""The losses that read logits; the others compare scores."""

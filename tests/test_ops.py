@@ -29,7 +29,7 @@ from musiq_ref.verify import check_vjp
 def test_gradient(name):
     case = {**OPS, **HOST_OPS}[name]
     for seed in range(3):
-        assert check_vjp(*case, seed=seed) < 1e-6
+        assert check_vjp(*case[:3], seed=seed) < 1e-6
 
 
 def convert(value, f):

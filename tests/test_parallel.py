@@ -50,13 +50,13 @@ def problem():
 def gradients(world):
     """Of all 7 images, one by one and in parts, without and with noise, and of the first image alone."""
     params, tokens, targets, config = problem()
-    share = world.share(range(7), part=1)
+    share = world.share(range(7), micro_batch=1)
     mine = [tokens[i] for i in share], targets[share.start : share.stop]
     plain = world_gradient(world, params, *mine, config, "huber")
     noisy = world_gradient(world, params, *mine, config, "huber", rates=RATES, seed=(4,))
-    share = world.share(range(7), part=2)
+    share = world.share(range(7), micro_batch=2)
     mine = [tokens[i] for i in share], targets[share.start : share.stop]
-    parts = world_gradient(world, params, *mine, config, "huber", rates=RATES, seed=(4,), part=2)
+    parts = world_gradient(world, params, *mine, config, "huber", rates=RATES, seed=(4,), micro_batch=2)
     share = world.share(range(1))
     first = world_gradient(world, params, [tokens[i] for i in share], targets[share.start : share.stop], config)
     return [plain, noisy, parts, first]
@@ -106,7 +106,7 @@ def alone(folder):
     whole = [
         batch_gradient(params, tokens, targets, config, "huber"),
         batch_gradient(params, tokens, targets, config, "huber", rates=RATES, seed=(4,)),
-        batch_gradient(params, tokens, targets, config, "huber", rates=RATES, seed=(4,), part=2),
+        batch_gradient(params, tokens, targets, config, "huber", rates=RATES, seed=(4,), micro_batch=2),
         batch_gradient(params, tokens[:1], targets[:1], config),
     ]
     result = train(settings(), folder / "alone", folder / "scores.csv", progress=False)

@@ -103,7 +103,9 @@ def test_accumulation_recomputation_and_threads_change_nothing(images):
     tokens, targets = [mq.tokenize(image, CONFIG, "float64") for image in images], np.arange(8.0)
     first = batch_gradient(params, tokens, targets, CONFIG, "mse")
     for part in (2, 3, 8):
-        assert close(batch_gradient(params, tokens, targets, CONFIG, "mse", part=part).gradients, first.gradients)
+        assert close(
+            batch_gradient(params, tokens, targets, CONFIG, "mse", micro_batch=part).gradients, first.gradients
+        )
     for options in ({"threads": 3}, {"recompute": True}, {"threads": 2, "recompute": True}):
         again = batch_gradient(params, tokens, targets, CONFIG, "mse", **options)
         assert again.loss == first.loss

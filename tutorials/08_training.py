@@ -330,7 +330,7 @@ from musiq_ref.training.step import batch_gradient
 
 SIDE = 32  # of a training image; small, because it is trained here and now
 small = {"layers": 2, "width": 32, "mlp_width": 64, "heads": 4, "patch_size": 16}
-changes = {"epochs": 4, "batch": 8, "learning_rate": 1.5e-3, "warmup": 20, "part": 8}
+changes = {"epochs": 4, "batch": 8, "learning_rate": 1.5e-3, "warmup": 20, "micro_batch": 8}
 whole = {"dataset": "csv", "epoch_images": 0, "side": 0}  # all of a table's images, as they are
 settings = recipe("synthetic", model={**small, "longer_sides": [16]}, ema=0.0, **changes, **whole)
 config = settings.config()
@@ -379,7 +379,7 @@ state = adam_init(params)
 losses_by_step = [before.loss]
 stepped = params
 for _ in range(20):
-    result = batch_gradient(stepped, tokens, aim, config, "huber", part=8)
+    result = batch_gradient(stepped, tokens, aim, config, "huber", micro_batch=8)
     clipped, norm = clip_by_global_norm(result.gradients, settings.clip)
     stepped, state = adamw(stepped, clipped, state, 1e-3)
     losses_by_step.append(result.loss)

@@ -151,9 +151,7 @@ plt.show()
 for label, errors, _, _ in groups:
     for allowed in (0.05, 0.01, 1e-3, 1e-6):
         passing = sum(e <= allowed for e in errors.values())
-        print(
-            f"{label:30} allowed {allowed:<7.2g} {passing:3} of {len(errors)} broken ports pass"
-        )
+        print(f"{label:30} allowed {allowed:<7.2g} {passing:3} of {len(errors)} broken ports pass")
 assert sum(e <= 0.05 for e in made.values()) > len(made) / 2
 assert sum(e <= 0.05 for e in trained.values()) > len(trained) / 4
 assert sum(e <= 1e-6 for e in made.values()) >= 3

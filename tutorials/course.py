@@ -30,7 +30,10 @@ np.set_printoptions(precision=4, suppress=True)
 
 
 def photograph(name: str = "coffee", longer_side: int | None = None) -> np.ndarray:
-    """A bundled photograph ("astronaut", "cat", "coffee"), uint8 (H, W, 3), reduced if a longer side is given."""
+    """A bundled photograph, uint8 (H, W, 3), reduced if a longer side is given.
+
+    name: "astronaut", "cat", "coffee", "flower", "hopper", "raccoon", "rocket" or "temple"
+    """
     pixels = decode(PHOTOGRAPHS / f"{name}.png")
     if longer_side is None:
         return pixels

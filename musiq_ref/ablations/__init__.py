@@ -4,7 +4,7 @@ One TOML file an ablation, with the published figures; base.toml says what all s
 """
 
 from musiq_ref.ablations.definitions import ABLATIONS, Ablation, Cell, Grid, Row, ablation, grid
-from musiq_ref.ablations.report import markdown, report
+from musiq_ref.ablations.results import markdown, report
 from musiq_ref.ablations.run import run_grid
 
 __all__ = ["ABLATIONS", "Ablation", "Cell", "Grid", "Row", "ablation", "grid", "markdown", "report", "run_grid"]

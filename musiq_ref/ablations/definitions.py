@@ -19,8 +19,11 @@ ABLATIONS = ("variants", "grid", "spatial", "patch_size", "native_patches", "sca
 
 
 class Row(NamedTuple):
-    """setting: in words, the published value in brackets;  model: fields of MusiqConfig;  published: "srcc" and "plcc",
-    or empty
+    """One model of a table.
+
+    setting: in words, the published value in brackets
+    model: fields of MusiqConfig
+    published: "srcc" and "plcc", or empty
     """
 
     setting: str
@@ -29,7 +32,11 @@ class Row(NamedTuple):
 
 
 class Ablation(NamedTuple):
-    """One table. published_on: the data set of the published figures;  note: by which rule it is small"""
+    """One table.
+
+    published_on: the data set of the published figures
+    note: by which rule it is small
+    """
 
     name: str
     title: str
@@ -39,7 +46,10 @@ class Ablation(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """One model to train with one seed. name: what sets its model apart, which is also the name of its folder"""
+    """One model to train with one seed.
+
+    name: what sets its model apart, which is also the name of its folder
+    """
 
     name: str
     seed: int
@@ -52,7 +62,8 @@ class Cell(NamedTuple):
 class Grid(NamedTuple):
     """Ablations, and all that is needed to run them.
 
-    base: the settings of which each cell changes the model and the seed;  seeds: a cell is trained with each;
+    base: the settings of which each cell changes the model and the seed
+    seeds: a cell is trained with each
     held_out: arguments of `held_out_examples`, the same for all cells
     """
 
@@ -97,8 +108,10 @@ def ablation(name: str) -> Ablation:
 def grid(name: str, seeds: int | None = None, **changes: Any) -> Grid:
     """An ablation, or "all", ready to run.
 
-    seeds: how many, counted from the settings' seed; 2 by default;  changes: of the settings, as for `recipe`, and of
-    the table "held_out", the arguments of `held_out_examples`.  Raises ValueError, in one sentence, for what cannot be.
+    seeds: how many, counted from the settings' seed; 2 by default
+    changes: of the settings, as for `recipe`, and of the table "held_out", the arguments of `held_out_examples`
+
+    Raises ValueError, in one sentence, for what cannot be.
 
     >>> stem = grid("stem", seeds=1, epoch_images=64)
     >>> [(str(cell), cell.settings.epoch_images) for cell in stem.cells()]
@@ -121,7 +134,7 @@ def grid(name: str, seeds: int | None = None, **changes: Any) -> Grid:
     try:
         next(held_out_examples(**held_out))
     except (TypeError, StopIteration):
-        raise ValueError(f"held_out is {held_out}, which makes no pictures; see training.synthetic") from None
+        raise ValueError(f"held_out is {held_out}, which makes no pictures; see pictures.synthetic") from None
     count = values["seeds"] if seeds is None else seeds
     if count < 1:
         raise ValueError(f"seeds is {count}; it must be at least 1")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
-EXPECTED = (ValueError, OSError, RuntimeError)  # errors whose message is a sentence for the user
+from musiq_ref.training.parallel import EXPECTED
 
 
 def in_processes(work: Callable[..., None], items: Sequence[tuple], jobs: int) -> Iterator[tuple[tuple, str]]:

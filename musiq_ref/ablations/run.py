@@ -13,14 +13,15 @@ from tqdm import tqdm
 
 from musiq_ref.ablations.definitions import Cell, Grid
 from musiq_ref.ablations.processes import in_processes
-from musiq_ref.ablations.report import markdown, report
+from musiq_ref.ablations.results import markdown, report
 from musiq_ref.checkpoint import load_checkpoint
 from musiq_ref.checkpoint.write import write_file
 from musiq_ref.evaluation.rating import rate_synthetic
 from musiq_ref.metrics import plcc, srcc
 from musiq_ref.pictures.synthetic import held_out_examples
 from musiq_ref.scoring import scorer
-from musiq_ref.training.run import train
+from musiq_ref.training.run import make_folder, train
+from musiq_ref.training.settings import renamed
 from musiq_ref.training.state import TrainingError
 
 FREE = ("threads", "save_every", "seed")  # settings that may differ when a grid goes on
@@ -29,8 +30,9 @@ FREE = ("threads", "save_every", "seed")  # settings that may differ when a grid
 def run_grid(grid: Grid, folder: str | Path, jobs: int = 1, progress: bool = True) -> dict[str, Any]:
     """Trains and tests every cell that is not finished yet, `jobs` at a time, and returns the report.
 
-    grid: from `grid`;  folder: for grid.json (what is run there), cells/NAME/seed_K (the runs, with result.json when
-    they are done), ablation.json and ablation.md (the report of this grid)
+    grid: from `grid`
+    folder: for grid.json (what is run there), cells/NAME/seed_K (the runs, with result.json when they are done),
+        ablation.json and ablation.md (the report of this grid)
 
     A grid that was stopped, however abruptly, goes on when it is started again, in the middle of a run, too. A cell
     that fails is among the report's problems, and the others are run all the same. Raises TrainingError or
@@ -102,13 +104,11 @@ def _claim(folder: Path, grid: Grid) -> None:
     now = {**{name: base[name] for name in base if name not in FREE}, "held_out": grid.held_out}
     now = json.loads(json.dumps(now))
     path = folder / "grid.json"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TrainingError(f"the folder {folder} cannot be made ({error.strerror}); choose another") from None
+    make_folder(folder)
     saved = _read(path)
     if saved is None:
         return _write(path, json.dumps(now, indent=1) + "\n")
+    saved = renamed(saved)
     for name in now:
         if saved.get(name) != now[name]:
             raise TrainingError(

@@ -153,8 +153,26 @@ def refused(what: str, name: object) -> CheckpointError:
     )
 
 
+CONSTANTS: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_DICT": dict,
+    "EMPTY_LIST": list,
+    "EMPTY_TUPLE": tuple,
+    "MARK": lambda: MARK,
+}
+"""{instruction: what it pushes}, of those without an argument"""
+
+PUSH_ARGUMENT = {"BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"}
+PUSH_ARGUMENT |= {"BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
+
+
 def run_pickle(program: bytes, storage: Callable[[Any], np.ndarray]) -> Any:
-    """What the pickle `program` builds; `storage` looks up the numbers of a tensor.
+    """What a pickle builds.
+
+    program: its bytes
+    storage: looks up the numbers of a tensor
 
     Raises CheckpointError, naming it, for any instruction or global beyond those that a state dict needs.
 
@@ -164,61 +182,25 @@ def run_pickle(program: bytes, storage: Callable[[Any], np.ndarray]) -> Any:
     """
     stack: list[Any] = []
     memo: dict[int, Any] = {}
-
-    def since_mark() -> list[Any]:
-        """Pops everything above the topmost mark, and the mark."""
-        items = []
-        while (item := stack.pop()) is not MARK:
-            items.append(item)
-        return items[::-1]
-
-    def named(module: Any, name: Any) -> Name:
-        text = f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else "not even text"
-        if text not in KNOWN_NAMES:
-            raise refused("a global", text)
-        return Name(text)
-
-    def fill(target: Any, items: list[Any]) -> None:
-        """Puts key, value, key, value, … into a dict that the program made."""
-        if type(target) is not dict or not all(isinstance(key, str | int) for key in items[::2]):
-            raise refused("an assignment", type(target).__name__)
-        target.update(zip(items[::2], items[1::2], strict=True))
-
     argument: Any
     for opcode, argument, _ in pickletools.genops(program):
         match opcode.name:
             case "PROTO" | "FRAME":
                 pass
-            case "MARK":
-                stack.append(MARK)
-            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "LONG4" | "BINFLOAT":
+            case name if name in CONSTANTS:
+                stack.append(CONSTANTS[name]())
+            case name if name in PUSH_ARGUMENT:
                 stack.append(argument)
-            case "BINUNICODE" | "SHORT_BINUNICODE" | "BINUNICODE8":
-                stack.append(argument)
-            case "NONE" | "NEWTRUE" | "NEWFALSE":
-                stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[opcode.name])
-            case "EMPTY_DICT":
-                stack.append({})
-            case "EMPTY_LIST":
-                stack.append([])
-            case "EMPTY_TUPLE":
-                stack.append(())
             case "TUPLE":
-                stack.append(tuple(since_mark()))
+                stack.append(tuple(since_mark(stack)))
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
                 count = int(opcode.name[-1])
                 stack[-count:] = [tuple(stack[-count:])]
-            case "APPEND":
-                item = stack.pop()
-                list.append(stack[-1], item)
-            case "APPENDS":
-                items = since_mark()
+            case "APPEND" | "APPENDS" as name:
+                items = [stack.pop()] if name == "APPEND" else since_mark(stack)
                 list.extend(stack[-1], items)
-            case "SETITEM":
-                items = [stack.pop(-2), stack.pop()]
-                fill(stack[-1], items)
-            case "SETITEMS":
-                items = since_mark()
+            case "SETITEM" | "SETITEMS" as name:
+                items = [stack.pop(-2), stack.pop()] if name == "SETITEM" else since_mark(stack)
                 fill(stack[-1], items)
             case "BINPUT" | "LONG_BINPUT":
                 memo[argument] = stack[-1]
@@ -227,10 +209,10 @@ def run_pickle(program: bytes, storage: Callable[[Any], np.ndarray]) -> Any:
             case "BINGET" | "LONG_BINGET":
                 stack.append(memo[argument])
             case "GLOBAL":
-                stack.append(named(*str(argument).split(" ", 1)))
+                stack.append(known_name(*str(argument).split(" ", 1)))
             case "STACK_GLOBAL":
                 name, module = stack.pop(), stack.pop()
-                stack.append(named(module, name))
+                stack.append(known_name(module, name))
             case "BINPERSID":
                 stack.append(storage(stack.pop()))
             case "REDUCE":
@@ -243,3 +225,26 @@ def run_pickle(program: bytes, storage: Callable[[Any], np.ndarray]) -> Any:
             case other:
                 raise refused("an instruction", f"{other} {argument}" if isinstance(argument, str) else other)
     raise CheckpointError("its pickle has no end; download or export it again")
+
+
+def since_mark(stack: list[Any]) -> list[Any]:
+    """Pops everything above the topmost mark, and the mark."""
+    items = []
+    while (item := stack.pop()) is not MARK:
+        items.append(item)
+    return items[::-1]
+
+
+def known_name(module: Any, name: Any) -> Name:
+    """A global, one of those that a state dict needs."""
+    text = f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else "not even text"
+    if text not in KNOWN_NAMES:
+        raise refused("a global", text)
+    return Name(text)
+
+
+def fill(target: Any, items: list[Any]) -> None:
+    """Puts key, value, key, value, … into a dict that the program made."""
+    if type(target) is not dict or not all(isinstance(key, str | int) for key in items[::2]):
+        raise refused("an assignment", type(target).__name__)
+    target.update(zip(items[::2], items[1::2], strict=True))

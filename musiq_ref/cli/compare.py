@@ -10,11 +10,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from musiq_ref.verify.adapters import bisect, compare_port, load_callable, run_command, single_step
-from musiq_ref.verify.comparison.climb import Comparison, compare
+from musiq_ref.verify.comparison.climb import compare
 from musiq_ref.verify.comparison.page import as_page
+from musiq_ref.verify.comparison.report import Comparison
 from musiq_ref.verify.comparison.self_test import self_test
 from musiq_ref.verify.ladder.fixture import Fixture, load_fixture
-from musiq_ref.verify.mistakes.catalogue import FAULTS
+from musiq_ref.verify.mistakes.catalogue import MISTAKES
 
 HELP = "compare a port's arrays with a fixture: the first difference, its size and its likely cause"
 EXAMPLE = "musiq-ref compare reference/ mine/ --html report.html"
@@ -74,7 +75,7 @@ def _compare(fixture: Fixture, args: argparse.Namespace) -> Comparison:
 
 
 def _self_test(fixture: Fixture, as_json: bool) -> int:
-    rows = list(tqdm(self_test(fixture), total=len(FAULTS), unit="fault", disable=not sys.stderr.isatty()))
+    rows = list(tqdm(self_test(fixture), total=len(MISTAKES), unit="fault", disable=not sys.stderr.isatty()))
     failed = [r for r in rows if not (r.detected and r.named)]
     if as_json:
         print(json.dumps([r._asdict() for r in rows], indent=1))

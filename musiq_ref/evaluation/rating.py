@@ -47,8 +47,11 @@ PUBLISHED = (
 class Rated(NamedTuple):
     """One image with what people and the model say.
 
-    name: of the image;  target: people's score, of votes 1 … C their mean;  score: the model's, nan if there is none;
-    error: why there is none;  image: to show it, a path or an array, or None
+    name: of the image
+    target: people's score, of votes 1 … C their mean
+    score: the model's, nan if there is none
+    error: why there is none
+    image: to show it, a path or an array, or None
     """
 
     name: str
@@ -58,8 +61,12 @@ class Rated(NamedTuple):
     image: Path | np.ndarray | None
 
 
-class Parts(NamedTuple):
-    """what: the test part in words;  positions: of its examples; several tuples where metrics are means over several"""
+class Selection(NamedTuple):
+    """Which images to test with.
+
+    what: in words
+    positions: of the examples; several tuples where metrics are means over several
+    """
 
     what: str
     positions: tuple[tuple[int, ...], ...]
@@ -74,7 +81,7 @@ def open_dataset(name: str, folder: str | Path | None = None) -> Dataset:
     Traceback (most recent call last):
     ValueError: where is the data set koniq? pass its folder (--data on the command line)
     """
-    loader = LOADERS.get({"koniq": "koniq10k"}.get(name, name))
+    loader = LOADERS.get(name)
     if loader is None and Path(name).suffix.lower() not in (".csv", ".xlsx"):
         raise ValueError(f"there is no data set {name!r}; choose koniq, spaq, ava, paq2piq, synthetic, or a .csv file")
     if loader is None:
@@ -84,31 +91,33 @@ def open_dataset(name: str, folder: str | Path | None = None) -> Dataset:
     return loader(folder)
 
 
-def choose_parts(dataset: Dataset, splits: int = 0, index: int | None = None, everything: bool = False) -> Parts:
+def choose_parts(dataset: Dataset, splits: int = 0, index: int | None = None, everything: bool = False) -> Selection:
     """Which images to test with: the published test part, or the random split `index` (0 where nothing is published).
 
-    splits: instead, the test parts of as many random splits (10 in the paper);  everything: instead, all images
+    splits: instead, the test parts of as many random splits (10 in the paper)
+    everything: instead, all images
 
     >>> examples = tuple(Example(Path(f"{i}.jpg"), (50.0,), f"{i}.jpg") for i in range(10))
     >>> choose_parts(Dataset("ten", examples, 1, (0, 100), None, ()))
-    Parts(what='test part of random split 0', positions=((3, 5),))
+    Selection(what='test part of random split 0', positions=((3, 5),))
     """
     if everything:
-        return Parts("all images", (tuple(range(len(dataset.examples))),))
+        return Selection("all images", (tuple(range(len(dataset.examples))),))
     if splits:
         parts = tuple(split(dataset, index=i).test for i in range(splits))
-        return Parts(f"mean over the test parts of {splits} random splits", parts)
+        return Selection(f"mean over the test parts of {splits} random splits", parts)
     published = dataset.published
     if published and index is None and (published.test or published.validation):
         name = "test" if published.test else "validation"
-        return Parts(f"published {name} part", (published.test or published.validation,))
-    return Parts(f"test part of random split {index or 0}", (split(dataset, index=index or 0).test,))
+        return Selection(f"published {name} part", (published.test or published.validation,))
+    return Selection(f"test part of random split {index or 0}", (split(dataset, index=index or 0).test,))
 
 
 def rate(score_one: Callable[[Any], Any], examples: Iterable[Example], side: int = 0) -> list[Rated]:
     """Scores images one by one; what cannot be read or scored becomes a Rated with an error.
 
-    score_one: as from `scoring.scorer`;  side: see `shrink`
+    score_one: as from `scoring.scorer`
+    side: see `shrink`
 
     >>> from types import SimpleNamespace
     >>> grey = Example(np.full((8, 8, 3), 9, np.uint8), (0.5, 0.0, 0.5), "grey")
@@ -152,10 +161,12 @@ def summarize(parts: Sequence[Sequence[Rated]], resamples: int = 1000) -> dict[s
 class SyntheticResult(NamedTuple):
     """What `rate_synthetic` finds.
 
-    rated: all images;  order: of every distortion, the median over the pictures of Spearman's correlation between
-    score and severity, the sign such that 1 is best;  pristine_best: share of (picture, distortion) in which the
-    untouched picture scores above all its distorted versions;  kinds: {"photographs" or "scenes": {"srcc",
-    "pristine_best"}}, the same for each kind of picture by itself
+    rated: all images
+    order: of every distortion, the median over the pictures of Spearman's correlation between score and severity, the
+        sign such that 1 is best
+    pristine_best: share of (picture, distortion) in which the untouched picture scores above all its distorted
+        versions
+    kinds: {"photographs" or "scenes": {"srcc", "pristine_best"}}, the same for each kind of picture by itself
     """
 
     rated: list[Rated]

@@ -20,8 +20,11 @@ def attention_of_head(
 ) -> np.ndarray:
     """The weights (N,) with which a token attends to every valid patch: a row of A (Eq. 7), without the class token.
 
-    image: whatever `decode` reads;  block, head: their numbers from 0, or from the last, −1;  token: the attending
-    patch, from 0, or None for the class token.  Raises ValueError for a block, head or token that is not there.
+    image: whatever `decode` reads
+    block, head: their numbers from 0, or from the last, −1
+    token: the attending patch, from 0, or None for the class token
+
+    Raises ValueError for a block, head or token that is not there.
 
     >>> import musiq_ref as mq
     >>> config = mq.MusiqConfig.preset("tiny")

@@ -13,12 +13,14 @@ from musiq_ref.model.parameters import Params
 def attention_rollout(
     params: Params, tokens: Tokens, config: MusiqConfig, size: tuple[int, int] | None = None
 ) -> list[np.ndarray]:
-    r"""Ā_l = mean over heads of A_l + I, rows normalised;  R = Ā_L · … · Ā_1;  the class token's row, by scale
+    r"""Ā_l = mean over heads of A_l + I, rows normalised;  R = Ā_L · … · Ā_1;  the class token's row
 
-    tokens: (N, …) of one image, from `tokenize`;  size: its (height, width), needed only where the tokens do not tell
-    rows from columns: with grid_size 1, or when `max_native_patches` cut patches off
-    returns one map (rows, columns) of patches per scale, in the order of the scale index; together with the class
-    token's own share all maps sum to 1. Patches that were cut off are NaN.
+    tokens: (N, …) of one image, from `tokenize`
+    size: its (height, width), needed only where the tokens do not tell rows from columns: with grid_size 1, or when
+        `max_native_patches` cut patches off
+    returns one map (rows, columns) of patches per scale, in the order of the scale index
+
+    Together with the class token's own share all maps sum to 1. Patches that were cut off are NaN.
 
     >>> import musiq_ref as mq
     >>> config = mq.MusiqConfig.preset("tiny")

@@ -17,7 +17,8 @@ from musiq_ref.image.tokenize import Scale, normalize, scales_of
 def maps_by_scale(values: np.ndarray, size: tuple[int, int], config: MusiqConfig) -> list[np.ndarray]:
     """Numbers of the valid tokens, laid out as their patches lie: one (rows, columns) per scale, NaN where cut off.
 
-    values: (N,), the valid tokens in their order, without the class token;  size: (height, width) of the image
+    values: (N,), the valid tokens in their order, without the class token
+    size: (height, width) of the image
 
     >>> [m.shape for m in maps_by_scale(np.arange(203.0), (96, 128), MusiqConfig())]
     Traceback (most recent call last):
@@ -52,7 +53,8 @@ def scale_name(scale: Scale) -> str:
 def multi_scale_patches(image: Any, config: MusiqConfig, highlight: Sequence[int] = ()) -> Any:
     """A Figure of every scale as the model gets it: resized, padded (grey), and cut into patches   (SPEC 3, Eq. 1)
 
-    image: whatever `decode` reads;  highlight: numbers of valid tokens, from 0, whose patches are framed
+    image: whatever `decode` reads
+    highlight: numbers of valid tokens, from 0, whose patches are framed
 
     >>> len(multi_scale_patches(np.zeros((60, 80, 3), np.uint8), MusiqConfig(), highlight=[7]).axes)
     3
@@ -80,9 +82,12 @@ def over_scales(
 ) -> Any:
     """A Figure of a number per token, as a colour over the patch it belongs to: attention, rollout, an error, …
 
-    image: whatever `decode` reads;  values: (N,) of the valid tokens, without the class token;  label: of the colours;
-    highlight: tokens to frame;  share: whether the values are parts of a whole: then titles give each scale's sum, and
-    a line on the colour bar the value that every patch would have if all were alike
+    image: whatever `decode` reads
+    values: (N,) of the valid tokens, without the class token
+    label: of the colours
+    highlight: tokens to frame
+    share: whether the values are parts of a whole: then titles give each scale's sum, and a line on the colour bar the
+        value that every patch would have if all were alike
 
     >>> image = np.zeros((60, 80, 3), np.uint8)
     >>> figure = over_scales(image, np.full(156, 1 / 157), MusiqConfig(), "attention", share=True)

@@ -25,7 +25,10 @@ def severity_scores(
 ) -> dict[str, np.ndarray]:
     """{distortion: scores, one per severity} of an image spoilt by each of them (musiq_ref.pictures.distortions).
 
-    image: whatever `decode` reads;  names: in DISTORTIONS;  severities: from 0, untouched, to 1
+    image: whatever `decode` reads
+    names: in DISTORTIONS
+    severities: from 0, untouched, to 1
+
     Raises ValueError for an unknown name or a severity outside [0, 1].
 
     >>> import musiq_ref as mq
@@ -50,7 +53,8 @@ def severity_scores(
 def severity_curves(scores: dict[str, np.ndarray], severities: Sequence[float] = SEVERITIES) -> Any:
     """A Figure of score against severity, a line per distortion, told apart by marker and style as well as by colour.
 
-    scores: from `severity_scores`;  severities: those it was given
+    scores: from `severity_scores`
+    severities: those it was given
 
     >>> severity_curves({"jpeg": np.array([3.0, 1.0])}, [0, 1]).axes[0].get_xlabel()
     'severity (0: untouched)'

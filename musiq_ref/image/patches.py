@@ -21,7 +21,8 @@ def patch_grid(height: int, width: int, patch_size: int) -> tuple[int, int]:
 def extract_patches(image: np.ndarray, patch_size: int) -> np.ndarray:
     """Non-overlapping P × P patches, row by row; the image is zero-padded "SAME", the smaller half before.
 
-    image: (H, W, 3);  returns (n, P, P, 3)
+    image: (H, W, 3)
+    returns (n, P, P, 3)
 
     >>> extract_patches(np.ones((33, 64, 3)), 32).shape
     (4, 32, 32, 3)
@@ -34,7 +35,11 @@ def extract_patches(image: np.ndarray, patch_size: int) -> np.ndarray:
 
 
 def extract_patches_backward(dpatches: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Every pixel's gradient is that of the one patch it lies in.  dpatches: (n, P, P, 3);  returns (H, W, 3)"""
+    """Every pixel's gradient is that of the one patch it lies in.
+
+    dpatches: (n, P, P, 3)
+    returns (H, W, 3)
+    """
     P = dpatches.shape[1]
     rows, columns = patch_grid(height, width, P)
     tiles = dpatches.reshape(rows, columns, P, P, 3).swapaxes(1, 2)  # (rows, P, columns, P, 3)
@@ -51,15 +56,3 @@ def flatten_patches(patches: np.ndarray, layout: str = "row_column_channel") -> 
     if layout == "channel_row_column":
         patches = np.moveaxis(patches, -1, -3)
     return patches.reshape(*patches.shape[:-3], -1)
-
-
-def unflatten_patches(flat: np.ndarray, layout: str = "row_column_channel") -> np.ndarray:
-    """The inverse of `flatten_patches`.  (..., P·P·3) -> (..., P, P, 3)
-
-    >>> unflatten_patches(np.zeros((5, 3072))).shape
-    (5, 32, 32, 3)
-    """
-    P = math.isqrt(flat.shape[-1] // 3)
-    if layout == "channel_row_column":
-        return np.moveaxis(flat.reshape(*flat.shape[:-1], 3, P, P), -3, -1)
-    return flat.reshape(*flat.shape[:-1], P, P, 3)

@@ -45,16 +45,16 @@ def gaussian_matrix(n_in: int, n_out: int, dtype: Any = "float32") -> csr_array:
     centre = (np.arange(n_out, dtype=dtype) + real(0.5)) * scale  # s, in input coordinates
     first = np.clip(np.ceil(centre - real(RADIUS) - real(0.5)).astype(int), 0, n_in - 1)
     last = np.clip(np.floor(centre + real(RADIUS) - real(0.5)).astype(int), 0, n_in - 1)
-    tap = first[:, None] + np.arange(4)  # the filter spans at most four input pixels
-    distance = np.abs(tap.astype(dtype) + real(0.5) - centre[:, None])
+    source = first[:, None] + np.arange(4)  # the filter spans at most four input pixels
+    distance = np.abs(source.astype(dtype) + real(0.5) - centre[:, None])
     weight = np.exp(-distance * distance / real(2 * SIGMA**2))
-    weight[(distance >= RADIUS) | (tap > last[:, None])] = 0
+    weight[(distance >= RADIUS) | (source > last[:, None])] = 0
     weight = weight / weight.sum(axis=1, keepdims=True)
-    return _sparse(np.minimum(tap, n_in - 1), weight, n_in)
+    return _sparse(np.minimum(source, n_in - 1), weight, n_in)
 
 
 def bicubic_matrix(n_in: int, n_out: int, dtype: Any = "float64") -> csr_array:
-    """R (n_out, n_in): cubic convolution with a = −0.75 at half-pixel centres, taps beyond the edge moved onto it,
+    """R (n_out, n_in): cubic convolution with a = −0.75 at half-pixel centres, pixels beyond the edge moved onto it,
     without antialiasing; the identity when n_out = n_in (SPEC 5, pyiqa).
 
     >>> bicubic_matrix(4, 2).toarray()[0]
@@ -63,11 +63,11 @@ def bicubic_matrix(n_in: int, n_out: int, dtype: Any = "float64") -> csr_array:
     real = np.dtype(dtype).type
     centre = (np.arange(n_out, dtype=dtype) + real(0.5)) * (real(n_in) / real(n_out)) - real(0.5)
     left = np.floor(centre)
-    t = (centre - left)[:, None]  # how far the centre lies beyond the second of the four taps
+    t = (centre - left)[:, None]  # how far the centre lies beyond the second of its four pixels
     near, far = _cubic_near, _cubic_far
     weight = np.concatenate([far(t + 1), near(t), near(1 - t), far(2 - t)], axis=1)
-    tap = np.clip(left.astype(int)[:, None] + np.arange(-1, 3), 0, n_in - 1)
-    return _sparse(tap, weight, n_in)
+    source = np.clip(left.astype(int)[:, None] + np.arange(-1, 3), 0, n_in - 1)
+    return _sparse(source, weight, n_in)
 
 
 def _cubic_near(d):
@@ -80,9 +80,10 @@ def _cubic_far(d):
     return ((CUBIC_A * d - 5 * CUBIC_A) * d + 8 * CUBIC_A) * d - 4 * CUBIC_A
 
 
-def _sparse(tap: np.ndarray, weight: np.ndarray, n_in: int) -> csr_array:
-    rows = np.repeat(np.arange(len(tap)), tap.shape[1])
-    matrix = csr_array((weight.ravel(), (rows, tap.ravel())), shape=(len(tap), n_in))  # adds up repeated taps
+def _sparse(source: np.ndarray, weight: np.ndarray, n_in: int) -> csr_array:
+    """The matrix (n_out, n_in) of the pixels that each output position reads (n_out, k), and of their weights."""
+    rows = np.repeat(np.arange(len(source)), source.shape[1])
+    matrix = csr_array((weight.ravel(), (rows, source.ravel())), shape=(len(source), n_in))  # adds up repeated pixels
     matrix.eliminate_zeros()
     return matrix
 
@@ -94,7 +95,8 @@ FILTER = {"gaussian": gaussian_matrix, "bicubic": bicubic_matrix}
 def resize(image: np.ndarray, height: int, width: int, kind: str = "gaussian") -> np.ndarray:
     """The image at another size, filtered first along its height, then along its width.
 
-    image: (H, W, 3), floating;  returns (height, width, 3) of the same dtype
+    image: (H, W, 3), floating
+    returns (height, width, 3) of the same dtype
 
     >>> resize(np.ones((5, 7, 3)), 3, 4, "bicubic").shape
     (3, 4, 3)
@@ -104,7 +106,12 @@ def resize(image: np.ndarray, height: int, width: int, kind: str = "gaussian") -
 
 
 def resize_backward(dy: np.ndarray, shape: tuple[int, ...], kind: str = "gaussian") -> np.ndarray:
-    """dx = R_rowsᵀ · dy · R_columns.  dy: (height, width, 3);  shape: (H, W, 3) of the original;  dx: (H, W, 3)"""
+    """dx = R_rowsᵀ · dy · R_columns
+
+    dy: (height, width, 3)
+    shape: (H, W, 3) of the original
+    dx: (H, W, 3)
+    """
     rows, columns = FILTER[kind](shape[0], dy.shape[0], dy.dtype), FILTER[kind](shape[1], dy.shape[1], dy.dtype)
     return _apply_to_axis_0(rows.T, _apply_to_axis_1(columns.T, dy))
 

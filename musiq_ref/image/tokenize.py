@@ -34,8 +34,12 @@ class Tokens(NamedTuple):
 class Scale(NamedTuple):
     """One scale of the multi-scale input: its place in the token sequence and its size.
 
-    longer_side: 0 for the native image;  scale_index: into the scale embedding;  height, width: in pixels;
-    rows, columns: of patches;  length: tokens of this scale;  kept: how many of the rows·columns patches are used
+    longer_side: 0 for the native image
+    scale_index: into the scale embedding
+    height, width: in pixels
+    rows, columns: of patches
+    length: tokens of this scale
+    kept: how many of the rows·columns patches are used
     """
 
     longer_side: int
@@ -82,8 +86,9 @@ def tokenize(
 ) -> Tokens:
     """The tokens of one image.
 
-    image: whatever `decode` reads: uint8 or floating (H, W, 3), a path, a file object;  dtype: of the pixels and of the
-    resize: by default float32 for 8-bit images, as the authors compute, and the image's own for floating ones;
+    image: whatever `decode` reads: uint8 or floating (H, W, 3), a path, a file object
+    dtype: of the pixels and of the resize: by default float32 for 8-bit images, as the authors compute, and the
+        image's own for floating ones
     tap: sees and may replace the pixels of every scale, "pixels/scale_0", … in the order of the tokens
 
     >>> tokens = tokenize(np.zeros((480, 640, 3), np.uint8), MusiqConfig())
@@ -128,7 +133,8 @@ def tokens_for(image: Any, config: MusiqConfig, dtype: Any) -> Tokens:
 def tokenize_backward(dpatches: np.ndarray, height: int, width: int, config: MusiqConfig) -> np.ndarray:
     """d/d image from the gradient to the patches: `tokenize`, linear in the pixels, transposed.
 
-    dpatches: (N, P, P, 3);  returns (H, W, 3), the gradient to an image in [0, 1]
+    dpatches: (N, P, P, 3)
+    returns (H, W, 3), the gradient to an image in [0, 1]
     """
     dx, start, P = np.zeros((height, width, 3), dpatches.dtype), 0, config.patch_size
     for scale in scales_of(height, width, config):

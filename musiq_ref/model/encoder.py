@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from musiq_ref.config import Conventions
 from musiq_ref.model.attention import allowed_pairs, attention, attention_backward
-from musiq_ref.model.noise import Noise, drop, drop_backward, drop_branch, drop_branch_backward
+from musiq_ref.model.noise import NO_NOISE, Noise, drop, drop_backward, drop_branch, drop_branch_backward
 from musiq_ref.model.parameters import Params
 from musiq_ref.model.taps import Tap, no_tap, within
 from musiq_ref.ops.activation import GELU
@@ -13,7 +15,10 @@ from musiq_ref.ops.linear import linear, linear_backward
 
 
 def norm(z, params: Params):
-    """LN with the parameters "scale" and "bias".  z, y: (B, N, D)"""
+    """LN with the parameters "scale" and "bias".
+
+    z, y: (B, N, D)
+    """
     return layer_norm(z, params["scale"], params["bias"])
 
 
@@ -23,44 +28,44 @@ def norm_backward(dy, cache):
     return dz, {"scale": dscale, "bias": dbias}
 
 
-def mlp(z, params: Params, conventions: Conventions, tap: Tap = no_tap, noise: Noise | None = None):
+def mlp(z, params: Params, conventions: Conventions, tap: Tap = no_tap, noise: Noise = NO_NOISE):
     """MLP(z) = GELU(z·W_1 + b_1)·W_2 + b_2                                   (Eq. 4)
 
-    z, y: (B, N, D);  hidden: (B, N, M)
+    z, y: (B, N, D)
     """
-    rate = noise.dropout if noise else 0
-    hidden, cache_1 = linear(z, params["fc1"]["kernel"], params["fc1"]["bias"])  # (B, N, M)
-    active, cache_gelu = GELU[conventions.gelu][0](tap("fc1", hidden))
-    active, cache_drop = drop(tap("gelu", active), rate, noise)
-    y, cache_2 = linear(active, params["fc2"]["kernel"], params["fc2"]["bias"])  # (B, N, D)
-    y, cache_drop_2 = drop(tap("fc2", y), rate, noise)
-    return y, (cache_1, cache_gelu, cache_drop, cache_2, cache_drop_2, conventions.gelu)
+    cache: dict[str, Any] = {}
+    gelu, cache["gelu_backward"] = GELU[conventions.gelu]
+    x, cache["fc1"] = linear(z, params["fc1"]["kernel"], params["fc1"]["bias"])  # (B, N, M)
+    x, cache["gelu"] = gelu(tap("fc1", x))
+    x, cache["drop1"] = drop(tap("gelu", x), noise.dropout, noise)
+    y, cache["fc2"] = linear(x, params["fc2"]["kernel"], params["fc2"]["bias"])  # (B, N, D)
+    y, cache["drop2"] = drop(tap("fc2", y), noise.dropout, noise)
+    return y, cache
 
 
 def mlp_backward(dy, cache, tap: Tap = no_tap):
-    """Returns (dz, dparams)."""
-    cache_1, cache_gelu, cache_drop, cache_2, cache_drop_2, kind = cache
-    dy = tap("fc2", drop_backward(dy, cache_drop_2))
-    dactive, dkernel_2, dbias_2 = linear_backward(dy, cache_2)
-    dactive = tap("gelu", drop_backward(dactive, cache_drop))
-    dhidden = tap("fc1", GELU[kind][1](dactive, cache_gelu))
-    dz, dkernel_1, dbias_1 = linear_backward(dhidden, cache_1)
+    """The lines of `mlp` from the last to the first. Returns (dz, dparams)."""
+    dy = tap("fc2", drop_backward(dy, cache["drop2"]))
+    dx, dkernel_2, dbias_2 = linear_backward(dy, cache["fc2"])  # (B, N, M)
+    dx = tap("gelu", drop_backward(dx, cache["drop1"]))
+    dx = tap("fc1", cache["gelu_backward"](dx, cache["gelu"]))
+    dz, dkernel_1, dbias_1 = linear_backward(dx, cache["fc1"])  # (B, N, D)
     return dz, {"fc1": {"kernel": dkernel_1, "bias": dbias_1}, "fc2": {"kernel": dkernel_2, "bias": dbias_2}}
 
 
-def block(
-    z, allowed, params: Params, conventions: Conventions, tap: Tap = no_tap, noise: Noise | None = None, rate=0.0
-):
+def block(z, allowed, params: Params, conventions: Conventions, tap: Tap = no_tap, noise: Noise = NO_NOISE, rate=0.0):
     """z′ = MSA(LN(z)) + z;  z″ = MLP(LN(z′)) + z′                            (Eq. 3 and 4)
 
-    z, z″: (B, N, D);  allowed: boolean (B, 1, N, N);  rate: chance of dropping a branch (stochastic depth)
+    z, z″: (B, N, D)
+    allowed: boolean (B, 1, N, N)
+    rate: chance of dropping a branch (stochastic depth)
     """
     cache = {}
     x, cache["norm1"] = norm(z, params["norm1"])
     x, cache["attention"] = attention(
         tap("norm1", x), allowed, params["attention"], conventions, within(tap, "attention"), noise
     )
-    x, cache["drop"] = drop(x, noise.dropout if noise else 0, noise)
+    x, cache["drop"] = drop(x, noise.dropout, noise)
     x, cache["branch1"] = drop_branch(x, rate, noise)
     z = tap("residual1", z + x)
     x, cache["norm2"] = norm(z, params["norm2"])
@@ -89,22 +94,24 @@ def block_names(params: Params) -> list[str]:
 
 
 def encoder(
-    z, valid, params: Params, conventions: Conventions, tap: Tap = no_tap, noise: Noise | None = None, run_block=block
+    z, valid, params: Params, conventions: Conventions, tap: Tap = no_tap, noise: Noise = NO_NOISE, run_block=block
 ):
     """z_L = block_L(… block_1(z_0));  y = LN(z_L)                            (Eq. 3–5)
 
-    z, y: (B, N, D);  valid: boolean (B, N);  run_block: `block`, or one that keeps less
+    z, y: (B, N, D)
+    valid: boolean (B, N)
+    run_block: `block`, or one that keeps less
     """
     cache, names, allowed = {}, block_names(params), allowed_pairs(valid)
     for i, name in enumerate(names):
-        rate = noise.path_rate(i, len(names)) if noise else 0.0
+        rate = noise.path_rate(i, len(names))
         z, cache[name] = run_block(z, allowed, params[name], conventions, within(tap, name), noise, rate)
     y, cache["norm"] = norm(z, params["norm"])
     return tap("norm", y), cache
 
 
 def encoder_backward(dy, cache, tap: Tap = no_tap, run_block_backward=block_backward):
-    """Returns (dz, dparams)."""
+    """The lines of `encoder` from the last to the first. Returns (dz, dparams)."""
     dparams = {}
     dz, dparams["norm"] = norm_backward(tap("norm", dy), cache["norm"])
     for name in reversed(block_names(cache)):

@@ -12,7 +12,11 @@ from musiq_ref.ops.softmax import softmax, softmax_backward
 
 
 def head(y, params: Params, tap: Tap = no_tap):
-    """logits = y[class]·W + b, the class token being the first (Eq. 5 and SPEC 4).  y: (B, N, D);  logits: (B, C)"""
+    """logits = y[class]·W + b, the class token being the first              (Eq. 5 and SPEC 4)
+
+    y: (B, N, D)
+    logits: (B, C)
+    """
     logits, cache = linear(tap("class_token", y[:, 0]), params["kernel"], params["bias"])
     return tap("logits", logits), (cache, y.shape)
 
@@ -28,7 +32,11 @@ def head_backward(dlogits, cache, tap: Tap = no_tap):
 
 
 class Expected(NamedTuple):
-    """Scores (B,) and the distributions (B, C) that they are the means of; None with a single output."""
+    """The answers of a model.
+
+    score: (B,)
+    distribution: (B, C), of which the scores are the means; None with a single output
+    """
 
     score: Any
     distribution: Any
@@ -37,7 +45,8 @@ class Expected(NamedTuple):
 def expected_score(logits):
     """One output: the score itself. Several: p = softmax(logits), score = Σ_k k·p_k, k = 1…C   (SPEC 4)
 
-    logits: (B, C);  returns Expected(score (B,), distribution (B, C) or None), cache
+    logits: (B, C)
+    returns Expected(score (B,), distribution (B, C) or None), cache
 
     Of several crops of one image pyiqa averages p before taking the mean: the same as averaging the scores.
 
@@ -56,7 +65,10 @@ def expected_score(logits):
 
 
 def expected_score_backward(dscore, cache):
-    """dlogits_k = dscore·p_k·(k − score).  dscore: (B,);  returns dlogits: (B, C)
+    """dlogits_k = dscore·p_k·(k − score)
+
+    dscore: (B,)
+    dlogits: (B, C)
 
     >>> import numpy as np
     >>> _, cache = expected_score(np.array([[2.5]]))

@@ -29,7 +29,9 @@ SCORES = 2**20  # attention weights that are in memory at a time
 def predict(params: Params, tokens: Tokens, config: MusiqConfig, backend: Backend = NUMPY) -> Array:
     """The logits (C,) of one image, equal to `forward`'s to rounding.
 
-    params: arrays of the backend;  tokens: (N, …) NumPy arrays from `tokenize`;  returns an array of the backend
+    params: arrays of the backend
+    tokens: (N, …) NumPy arrays from `tokenize`
+    returns an array of the backend
 
     >>> import numpy as np
     >>> import musiq_ref as mq

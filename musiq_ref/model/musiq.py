@@ -11,7 +11,7 @@ from musiq_ref.model.check import check_tokens
 from musiq_ref.model.embeddings import embed, embed_backward, patch_embedding, patch_embedding_backward
 from musiq_ref.model.encoder import block, block_backward, encoder, encoder_backward
 from musiq_ref.model.head import head, head_backward
-from musiq_ref.model.noise import Noise
+from musiq_ref.model.noise import NO_NOISE, Noise
 from musiq_ref.model.parameters import Params
 from musiq_ref.model.recompute import RECOMPUTED_STEMS, block_recomputed, block_recomputed_backward
 from musiq_ref.model.stem import STEMS
@@ -55,13 +55,15 @@ def forward(
 ) -> tuple[Array, Any]:
     """The logits of a batch, and what `backward` needs                       (Eq. 1–11)
 
-    tokens: (B, N, …) from `batch`;  tap: sees and may replace every intermediate;  noise: dropout in training
+    tokens: (B, N, …) from `batch`
+    tap: sees and may replace every intermediate
+    noise: dropout in training
     recompute: keep little for the backward and compute the rest again there (then there is nothing to tap)
     returns logits (B, C), cache
 
     Everything is computed in the dtype of the parameters. Raises ValueError when tokens and model do not fit.
 
-    >>> import musiq_ref as mq
+    >>> import numpy as np, musiq_ref as mq
     >>> config = mq.MusiqConfig.preset("tiny", outputs=10)
     >>> tokens = mq.batch([mq.tokenize(np.zeros((60, 80, 3), np.uint8), config)])
     >>> logits, cache = mq.forward(mq.init_params(config), tokens, config)
@@ -70,48 +72,43 @@ def forward(
     """
     if recompute and tap:
         raise ValueError("with recompute=True nothing is kept to be tapped; leave out one of the two")
-    if noise:
-        noise.check()
-    tap, parts = checked(tap) if tap else no_tap, (RECOMPUTED if recompute else PLAIN)[config.stem]
+    noise = noise or NO_NOISE
+    noise.check()
+    tap = checked(tap) if tap else no_tap
     dtype = check_tokens(params, tokens, config, axes=2)
     patches = tokens.patches.astype(dtype)
     B, N = tokens.mask.shape
+    parts = RECOMPUTED[config.stem] if recompute else PLAIN[config.stem]
+    cache: dict[str, Any] = {"parts": parts, "patches": patches.shape}
 
-    features, cache_stem = parts.stem(
+    features, cache["stem"] = parts.stem(
         tap("patches", patches).reshape(B * N, *patches.shape[2:]),
         params.get("stem", {}),  # the linear stem has none
         config.conventions,
         within(tap, "stem"),
     )  # (B·N, P/4, P/4, 256), of the linear stem (B·N, P, P, 3)
     features = features.reshape(B, N, *features.shape[1:])
-    x, cache_patch = patch_embedding(features, params["patch_embedding"])  # (B, N, D)
+    x, cache["patch_embedding"] = patch_embedding(features, params["patch_embedding"])  # (B, N, D)
     x = tap("patch_embedding", x)
-    z, cache_embed = embed(x, tokens.hash_index, tokens.scale_index, params, config, tap, noise)  # (B, 1 + N, D)
+    z, cache["embed"] = embed(x, tokens.hash_index, tokens.scale_index, params, config, tap, noise)  # (B, 1 + N, D)
     valid = with_class_token(tokens.mask)  # (B, 1 + N)
-    y, cache_encoder = encoder(
+    y, cache["encoder"] = encoder(
         z, valid, params["encoder"], config.conventions, within(tap, "encoder"), noise, parts.block
     )
-    logits, cache_head = head(y, params["head"], within(tap, "head"))  # (B, C)
-    return logits, (
-        parts,
-        (logits.shape, logits.dtype),
-        patches.shape,
-        cache_stem,
-        cache_patch,
-        cache_embed,
-        cache_encoder,
-        cache_head,
-    )
+    logits, cache["head"] = head(y, params["head"], within(tap, "head"))  # (B, C)
+    cache["logits"] = logits.shape, logits.dtype
+    return logits, cache
 
 
 def backward(dlogits: Array, cache: Any, tap: Tap | None = None, want_patches: bool = True) -> Gradients:
     """The lines of `forward` from the last to the first.
 
-    dlogits: (B, C), gradient of a scalar to the logits;  tap: sees and may replace the gradient to every intermediate,
-    under the names of the forward;  want_patches: whether the gradient to the patches is needed (training does without
-    it, and saves the most expensive step of the stem)
+    dlogits: (B, C), gradient of a scalar to the logits
+    cache: from `forward`
+    tap: sees and may replace the gradient to every intermediate, under the names of the forward
+    want_patches: False leaves the gradient to the patches out, as training does, and with it the stem's dearest step
 
-    >>> import musiq_ref as mq
+    >>> import numpy as np, musiq_ref as mq
     >>> config = mq.MusiqConfig.preset("tiny")
     >>> params = mq.init_params(config, dtype="float64")
     >>> tokens = mq.batch([mq.tokenize(np.zeros((60, 80, 3), np.uint8), config)])
@@ -120,20 +117,22 @@ def backward(dlogits: Array, cache: Any, tap: Tap | None = None, want_patches: b
     array([1.])
     """
     tap = checked(tap) if tap else no_tap
-    parts, logits_like, shape, cache_stem, cache_patch, cache_embed, cache_encoder, cache_head = cache
-    if dlogits.shape != logits_like[0]:
-        raise ValueError(f"dlogits has shape {dlogits.shape}; the logits have {logits_like[0]}")
-    dlogits = dlogits.astype(logits_like[1])  # all gradients get the dtype of the parameters
+    parts, (shape, dtype) = cache["parts"], cache["logits"]
+    if dlogits.shape != shape:
+        raise ValueError(f"dlogits has shape {dlogits.shape}; the logits have {shape}")
+    dlogits = dlogits.astype(dtype)  # all gradients get the dtype of the parameters
     dparams: Params = {}
-    dy, dparams["head"] = head_backward(dlogits, cache_head, within(tap, "head"))
-    dz, dparams["encoder"] = encoder_backward(dy, cache_encoder, within(tap, "encoder"), parts.block_backward)
-    dx, dembed = embed_backward(dz, cache_embed, tap)
+    dy, dparams["head"] = head_backward(dlogits, cache["head"], within(tap, "head"))
+    dz, dparams["encoder"] = encoder_backward(dy, cache["encoder"], within(tap, "encoder"), parts.block_backward)
+    dx, dembed = embed_backward(dz, cache["embed"], tap)
     dparams.update(dembed)
-    dfeatures, dparams["patch_embedding"] = patch_embedding_backward(tap("patch_embedding", dx), cache_patch)
+    dx = tap("patch_embedding", dx)
+    dfeatures, dparams["patch_embedding"] = patch_embedding_backward(dx, cache["patch_embedding"])
     dfeatures = dfeatures.reshape(-1, *dfeatures.shape[2:])  # (B·N, P/4, P/4, 256)
-    dpatches, dstem = parts.stem_backward(dfeatures, cache_stem, within(tap, "stem"), want_patches)
-    dparams.update({"stem": dstem} if dstem else {})
-    return Gradients(dparams, tap("patches", dpatches.reshape(shape)) if want_patches else None)
+    dpatches, dstem = parts.stem_backward(dfeatures, cache["stem"], within(tap, "stem"), want_patches)
+    if dstem:  # the linear stem has no parameters
+        dparams["stem"] = dstem
+    return Gradients(dparams, tap("patches", dpatches.reshape(cache["patches"])) if want_patches else None)
 
 
 def with_class_token(mask: Array) -> Array:

@@ -10,10 +10,12 @@ from musiq_ref.ops.dropout import drop_path, drop_path_backward, dropout, dropou
 
 
 class Noise(NamedTuple):
-    """Rates of what training drops by chance, with the generator that decides. `None` instead of a Noise: nothing.
+    """Rates of what training drops by chance, with the generator that decides.
 
-    dropout: elements of the embedded tokens, of the attention's output and inside the MLP; attention_dropout:
-    attention weights; stochastic_depth: whole residual branches in the last block, falling linearly to 0 in the first.
+    rng: drawn from only where a rate is above 0
+    dropout: of the elements of the embedded tokens, of the attention's output and inside the MLP
+    attention_dropout: of the attention weights
+    stochastic_depth: of whole residual branches in the last block, falling linearly to 0 in the first
 
     >>> Noise(np.random.default_rng(0), stochastic_depth=0.2).path_rate(1, layers=3)
     0.1
@@ -36,9 +38,13 @@ class Noise(NamedTuple):
         return self.stochastic_depth * layer / max(layers - 1, 1)
 
 
-def drop(x, rate: float, noise: Noise | None):
+NO_NOISE = Noise(np.random.default_rng(0))
+"""The noise that drops nothing."""
+
+
+def drop(x, rate: float, noise: Noise):
     """`ops.dropout.dropout`, or x itself (with cache None) when there is nothing to drop."""
-    return dropout(x, rate, noise.rng) if noise and rate else (x, None)
+    return dropout(x, rate, noise.rng) if rate else (x, None)
 
 
 def drop_backward(dy, cache):
@@ -46,9 +52,9 @@ def drop_backward(dy, cache):
     return dy if cache is None else dropout_backward(dy, cache)
 
 
-def drop_branch(x, rate: float, noise: Noise | None):
+def drop_branch(x, rate: float, noise: Noise):
     """`ops.dropout.drop_path`, or x itself (with cache None) when there is nothing to drop."""
-    return drop_path(x, rate, noise.rng) if noise and rate else (x, None)
+    return drop_path(x, rate, noise.rng) if rate else (x, None)
 
 
 def drop_branch_backward(dy, cache):

@@ -115,7 +115,7 @@ def add_params(a: Params, b: Params) -> Params:
 
 
 def check_params(params: Params, config: MusiqConfig) -> np.dtype:
-    """That the parameters are those of such a model, all of one floating dtype, which it returns.
+    """Checks that the parameters are those of such a model, all of one floating dtype, which it returns.
 
     Raises ValueError, in one sentence, for the first that is missing, unexpected or misshapen.
 

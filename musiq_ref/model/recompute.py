@@ -12,6 +12,7 @@ from typing import Any
 from musiq_ref.backend import namespace
 from musiq_ref.config import Conventions
 from musiq_ref.model.encoder import block, block_backward
+from musiq_ref.model.noise import NO_NOISE, Noise
 from musiq_ref.model.parameters import Params, add_params
 from musiq_ref.model.stem import STEMS, stem, stem_backward
 from musiq_ref.model.taps import Tap, no_tap
@@ -42,7 +43,9 @@ RECOMPUTED_STEMS = {**STEMS, "resnet": (stem_recomputed, stem_recomputed_backwar
 """{MusiqConfig.stem: the pair}; the linear stem keeps nothing anyway."""
 
 
-def block_recomputed(z, allowed, params: Params, conventions: Conventions, tap: Tap = no_tap, noise=None, rate=0.0):
+def block_recomputed(
+    z, allowed, params: Params, conventions: Conventions, tap: Tap = no_tap, noise: Noise = NO_NOISE, rate=0.0
+):
     """`block`, keeping nothing but its input (and where the generator of the noise stood)."""
     before = copy.deepcopy(noise)
     y, _ = block(z, allowed, params, conventions, tap, noise, rate)

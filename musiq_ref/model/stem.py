@@ -20,7 +20,8 @@ ROOT_EPS, BLOCK_EPS = 1e-6, 1e-4  # ε of the GroupNorm after the root convoluti
 def stem(patches, params: Params, conventions: Conventions, tap: Tap = no_tap):
     """Root convolution, pooling and one bottleneck with a projected shortcut.
 
-    patches: (N, P, P, 3);  y: (N, P/4, P/4, 256)
+    patches: (N, P, P, 3)
+    y: (N, P/4, P/4, 256)
     """
     cache = {}
 
@@ -83,7 +84,8 @@ def stem_backward(dy, cache, tap: Tap = no_tap, want_patches: bool = True):
 def linear_stem(patches, params: Params, conventions: Conventions, tap: Tap = no_tap):
     """The patches as they are: the patch embedding alone then sees them, as in ViT.
 
-    patches, y: (N, P, P, 3);  params: empty
+    patches, y: (N, P, P, 3)
+    params: empty
     """
     return patches, None
 

@@ -36,7 +36,9 @@ def windows(x, size, stride):
 def convolution(x, kernel, stride=1):
     r"""y[n,i,j,o] = Σ_abc x̃[n, i·s+a, j·s+b, c]·w[a,b,c,o],  x̃ = x zero-padded "SAME"      (stem, SPEC 4)
 
-    x: (N, h, w, I);  kernel: (k, k, I, O);  y: (N, ceil(h/s), ceil(w/s), O)
+    x: (N, h, w, I)
+    kernel: (k, k, I, O)
+    y: (N, ceil(h/s), ceil(w/s), O)
     """
     size = kernel.shape[0]
     columns = windows(pad_same(x, size, stride), size, stride)  # (N, h_out, w_out, k, k, I)

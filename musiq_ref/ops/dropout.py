@@ -13,9 +13,8 @@ def dropout(x, rate: float, rng: np.random.Generator):
     x, y: any shape
     """
     xp = namespace(x)
-    keep = xp.asarray(rng.random(x.shape) >= rate).astype(x.dtype) / (
-        1 - rate
-    )  # drawn on the host: the same everywhere
+    # Drawn on the host: the same everywhere.
+    keep = xp.asarray(rng.random(x.shape) >= rate).astype(x.dtype) / (1 - rate)
     return x * keep, keep
 
 

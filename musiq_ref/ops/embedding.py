@@ -10,7 +10,9 @@ from musiq_ref.backend import namespace
 def lookup(table, index):
     r"""y[…] = T[index[…]]                                                    (E_HSE and E_SCE in Eq. 2)
 
-    table T: (R, D);  index: (...) integers in 0 … R−1, checked by the caller;  y: (..., D)
+    table T: (R, D)
+    index: (...) integers in 0 … R−1, checked by the caller
+    y: (..., D)
     """
     return table[index], (index, table.shape[0])
 

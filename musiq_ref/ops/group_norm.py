@@ -10,7 +10,9 @@ GROUPS = 32
 def group_norm(x, gamma, beta, eps, groups=GROUPS):
     r"""y = γ·x̂ + β,  x̂ = (x − μ)·ρ,  ρ = (σ² + ε)^−½; μ, σ² per example and group   (stem, SPEC 4)
 
-    x, y: (N, h, w, C);  gamma, beta: (C,);  a group is C/groups neighbouring channels at all h·w positions
+    x, y: (N, h, w, C)
+    gamma, beta: (C,)
+    groups: each is C/groups neighbouring channels at all h·w positions
     """
     xp, positions = namespace(x), x.shape[1] * x.shape[2]
     xhat = x - _group_mean(xp.sum(x, axis=(1, 2)) / positions, groups)  # (N, h, w, C)

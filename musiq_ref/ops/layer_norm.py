@@ -8,7 +8,8 @@ from musiq_ref.backend import namespace
 def layer_norm(x, gamma, beta, eps=1e-6):
     r"""y = γ·x̂ + β,  x̂ = (x − μ)·ρ,  ρ = (σ² + ε)^−½                       (LN in Eq. 3–5)
 
-    x, y: (..., D);  gamma, beta: (D,)
+    x, y: (..., D)
+    gamma, beta: (D,)
     """
     xp = namespace(x)
     centred = x - xp.mean(x, axis=-1, keepdims=True)  # (..., D)

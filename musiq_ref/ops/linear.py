@@ -8,7 +8,10 @@ from musiq_ref.backend import namespace
 def linear(x, kernel, bias):
     r"""y = x·W + b                                                          (Eq. 6 and 9, the MLP of Eq. 4)
 
-    x: (..., I);  kernel W: (I, O);  bias b: (O,);  y: (..., O)
+    x: (..., I)
+    kernel W: (I, O)
+    bias b: (O,)
+    y: (..., O)
     """
     rows = x.reshape(-1, x.shape[-1])  # (R, I): one large product instead of many small ones
     y = rows @ kernel + bias  # (R, O)

@@ -11,7 +11,8 @@ from musiq_ref.ops.convolution import pad_same, unpad_same
 def max_pool(x, size=3, stride=2):
     r"""y[n,i,j,c] = max_ab x̃[n, i·s+a, j·s+b, c],  x̃ = x padded "SAME" with −inf            (stem, SPEC 4)
 
-    x: (N, h, w, C);  y: (N, ceil(h/s), ceil(w/s), C)
+    x: (N, h, w, C)
+    y: (N, ceil(h/s), ceil(w/s), C)
     """
     xp = namespace(x)
     padded = pad_same(x, size, stride, -math.inf)

@@ -35,7 +35,8 @@ def mask_logits(x, allowed, how, value):
 
     Eq. 10 and 11; what M is differs between programs (`Conventions.mask`, `Conventions.mask_value`).
 
-    x, y: (..., N, N);  allowed: boolean, broadcast to x
+    x, y: (..., N, N)
+    allowed: boolean, broadcast to x
     """
     xp = namespace(x)
     if how == "add":

@@ -10,7 +10,8 @@ EPS = 1e-5
 def standardize(kernel, ddof=0):
     r"""ŵ = c/(σ + ε),  c = w − μ,  σ = (Σ c²/(n − ddof))^½; μ, σ per output channel         (stem, SPEC 4)
 
-    kernel w, ŵ: (k, k, I, O);  n = k·k·I;  ddof 0 (official) or 1 (pyiqa)
+    kernel w, ŵ: (k, k, I, O), n = k·k·I
+    ddof: 0 (official) or 1 (pyiqa)
     """
     xp = namespace(kernel)
     divisor = kernel.size // kernel.shape[-1] - ddof

@@ -13,8 +13,8 @@ from scipy import fft
 def texture(rng: np.random.Generator, height: int, width: int, slope: float = 1.3, stretch: float = 1.0) -> np.ndarray:
     """A random field (height, width), mean 0 and deviation 1, whose amplitudes fall as 1/frequency^slope.
 
-    Natural surfaces have a slope near 1; a larger one is smoother.  stretch: how much longer its grain is along the
-    rows than across them.  Source: Field 1987, the amplitude spectra of natural images.
+    slope: near 1 on natural surfaces (Field 1987, the amplitude spectra of natural images); a larger one is smoother
+    stretch: how much longer the grain is along the rows than across them
 
     >>> texture(np.random.default_rng(0), 32, 48).shape
     (32, 48)

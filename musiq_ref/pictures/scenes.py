@@ -22,7 +22,9 @@ FAMILIES: dict[str, Callable[[np.random.Generator, int, int], np.ndarray]] = {
 def scene(seed: int | Sequence[int], height: int, width: int, family: str | None = None) -> np.ndarray:
     """A scene: uint8 (height, width, 3), the same for the same arguments.
 
-    seed: one number or several;  family: a name in FAMILIES, by default drawn from the seed.
+    seed: one number or several
+    family: a name in FAMILIES, by default drawn from the seed
+
     Raises ValueError for an unknown family or a side below 16.
 
     >>> scene(1, 48, 64).shape, scene(1, 48, 64, "meadow").dtype

@@ -36,8 +36,11 @@ LARGEST = 300  # the shorter side of the smallest photograph
 class SyntheticExample(NamedTuple):
     """An image with its score, and how it came about.
 
-    source: the pristine picture's name;  distortion: a name in DISTORTIONS, two joined by "+", or "pristine";
-    severity: 0 … 1;  image: uint8 (H, W, 3);  score: 0 … 100
+    source: the pristine picture's name
+    distortion: a name in DISTORTIONS, two joined by "+", or "pristine"
+    severity: 0 … 1
+    image: uint8 (H, W, 3)
+    score: 0 … 100
     """
 
     source: str
@@ -57,9 +60,11 @@ def training_example(
 ) -> SyntheticExample:
     """Example number `index`, any number from 0, of the endless training set `seed`.
 
-    size: the side of a square image, from 16 to 300; by default both sides are drawn from 96, 104, … 160 pixels;
-    photographs: of which crops are taken, by default all that are for training;  reduction: see photograph_crop;
-    variety: vary pictures before they are spoilt (musiq_ref.pictures.variety).
+    size: the side of a square image, from 16 to 300; by default both sides are drawn from 96, 104, … 160 pixels
+    photographs: of which crops are taken, by default all that are for training
+    reduction: see photograph_crop
+    variety: vary pictures before they are spoilt (musiq_ref.pictures.variety)
+
     Raises ValueError for negative numbers and for other sizes.
 
     >>> example = training_example(seed=0, index=5, size=64)
@@ -96,9 +101,12 @@ def held_out_examples(
 ) -> Iterator[SyntheticExample]:
     """The test set, source by source: each picture untouched, spoilt by every distortion at every severity, and mixed.
 
-    crops: of the held-out photographs in turn;  scenes: procedural ones, the families in turn;  mixtures: per source,
-    of random severity. Of one source and distortion only the severity changes, not the noise or the direction, so that
-    scores can be compared. By default 36 sources with 56 examples each.  Raises ValueError as training_example does.
+    crops: of the held-out photographs in turn
+    scenes: procedural ones, the families in turn
+    mixtures: per source, of random severity
+
+    Of one source and distortion only the severity changes, not the noise or the direction, so that scores can be
+    compared. By default 36 sources with 56 examples each.  Raises ValueError as training_example does.
 
     >>> examples = list(held_out_examples(size=64, crops=1, scenes=1, severities=(0.5, 1.0), mixtures=1))
     >>> len(examples), examples[0].source, examples[0].distortion

@@ -58,7 +58,9 @@ def whitened_embedding(params: Params, config: MusiqConfig, tokens: Sequence[Tok
     """A patch embedding {"kernel", "bias"} whose outputs for these images are uncorrelated, mean 0 and variance 1.
 
     The features of a patch, with the ResNet stem averaged over its (P/4)² places, are projected onto their D leading
-    principal components; the variance of weak ones is kept below 1.  tokens: of images that training may see
+    principal components; the variance of weak ones is kept below 1.
+
+    tokens: of images that training may see
 
     >>> from musiq_ref.image.tokenize import tokenize
     >>> from musiq_ref.model.parameters import init_params

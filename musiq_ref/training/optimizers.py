@@ -30,7 +30,10 @@ def sgd_init(params: Params) -> Params:
 def sgd(params, grads, state, lr, *, momentum=0.0, nesterov=False, weight_decay=0.0, groups=None):
     r"""g ← g + λ·θ;  m ← μ·m + g;  θ ← θ − η·m, or θ − η·(g + μ·m) with Nesterov's   (torch.optim.SGD; SPEC 7)
 
-    params θ, grads g: the same nested dict of arrays;  lr η;  momentum μ;  weight_decay λ.  Returns (params, state).
+    params θ, grads g: the same nested dict of arrays
+    lr η, momentum μ, weight_decay λ: numbers
+    returns (params, state)
+
     Raises ValueError for gradients or a state that do not fit the parameters, and for groups that fit none of them.
 
     >>> params = {"w": np.array([1.0])}

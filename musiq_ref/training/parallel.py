@@ -8,6 +8,7 @@ step. Process 0 alone logs, validates and writes. A process that fails stops all
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import platform
 import warnings
@@ -40,7 +41,9 @@ def cores() -> set[int]:
 class World(NamedTuple):
     """The processes that train together, seen from one of them; by default it is alone.
 
-    rank: this process, from 0;  size: how many there are;  communicator: mpi4py's, None for a process alone
+    rank: this process, from 0
+    size: how many there are
+    communicator: mpi4py's, None for a process alone
 
     Every method but `share` must be called by every process, in the same order.
 
@@ -52,15 +55,15 @@ class World(NamedTuple):
     size: int = 1
     communicator: Any = None
 
-    def share(self, items: Sequence[Made], part: int = 1) -> Sequence[Made]:
-        """This process's share: consecutive items, whole parts of `part` items; empty if there are too few parts.
+    def share(self, items: Sequence[Made], micro_batch: int = 1) -> Sequence[Made]:
+        """This process's share: consecutive items, whole micro-batches of them; empty if there are too few.
 
-        >>> [World(rank, 3).share(range(8), part=2) for rank in range(3)]
+        >>> [World(rank, 3).share(range(8), micro_batch=2) for rank in range(3)]
         [range(0, 4), range(4, 6), range(6, 8)]
         """
-        parts, more = divmod(-(-len(items) // part), self.size)  # the first `more` processes take one part more
-        first = self.rank * parts + min(self.rank, more)
-        return items[first * part : (first + parts + (self.rank < more)) * part]
+        each, more = divmod(math.ceil(len(items) / micro_batch), self.size)  # the first `more` processes take one more
+        first = self.rank * each + min(self.rank, more)
+        return items[first * micro_batch : (first + each + (self.rank < more)) * micro_batch]
 
     def threads(self) -> int:
         """The cores for this process: those it may use, divided by the number of processes that may use them.
@@ -151,7 +154,8 @@ def world_gradient(
 ) -> BatchGradient:
     """`batch_gradient` of a batch of which every process has a share: the same result on all of them.
 
-    tokens, targets: this process's share, which may be empty;  options: as of `batch_gradient`
+    tokens, targets: this process's share, which may be empty
+    options: as of `batch_gradient`
 
     >>> import musiq_ref as mq
     >>> config = mq.MusiqConfig.preset("tiny")

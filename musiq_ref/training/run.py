@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from musiq_ref.checkpoint import load_checkpoint, save_checkpoint
 from musiq_ref.config import MusiqConfig
@@ -24,13 +22,13 @@ from musiq_ref.model.parameters import Params, check_params, flatten, init_param
 from musiq_ref.training.initial import fit_to_images
 from musiq_ref.training.optimizers import OPTIMIZERS, clip_by_global_norm, ema
 from musiq_ref.training.parallel import World, world_gradient
+from musiq_ref.training.progress import Progress
 from musiq_ref.training.schedules import SCHEDULES
 from musiq_ref.training.settings import Settings
 from musiq_ref.training.state import Log, State, TrainingError, fold_targets, load_state, save_state
 from musiq_ref.training.step import Rates, in_order
 from musiq_ref.training.stream import Stream, open_stream
 
-RECENT = 256  # scores that the progress bar's correlation looks back on
 CALIBRATION = 512  # examples from which the mean and deviation of targets, and of features, are taken
 
 
@@ -43,6 +41,36 @@ class Result(NamedTuple):
     validation: dict[str, float]
 
 
+class Run(NamedTuple):
+    """What stays the same from the first step to the last."""
+
+    settings: Settings
+    config: MusiqConfig
+    stream: Stream
+    world: World
+    threads: int
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps in an epoch."""
+        return math.ceil(self.stream.length / self.settings.batch)
+
+    @property
+    def steps(self) -> int:
+        """Steps in all."""
+        return self.settings.epochs * self.per_epoch
+
+    def learning_rate(self, step: int) -> float:
+        """Of step number `step`, from 0."""
+        settings = self.settings
+        factor = SCHEDULES[settings.schedule](step, self.steps, min(settings.warmup, self.steps - 1))
+        return settings.learning_rate * factor
+
+    def ends_epoch(self, step: int) -> bool:
+        """Whether an epoch is over after so many steps."""
+        return step % self.per_epoch == 0 or step == self.steps
+
+
 def train(
     settings: Settings,
     folder: str | Path,
@@ -52,9 +80,11 @@ def train(
 ) -> Result:
     """Trains, or goes on training, in a folder.
 
-    settings: from `recipe`;  folder: for state.safetensors (to go on from), last.safetensors and best.safetensors
-    (checkpoints), log.jsonl;  data: where the data set lies;  progress: show a bar;  world: from `parallel.together`
-    where several processes train, of which rank 0 alone writes and validates
+    settings: from `recipe`
+    folder: for state.safetensors (to go on from), last.safetensors and best.safetensors (checkpoints), log.jsonl
+    data: where the data set lies
+    progress: show a bar
+    world: from `parallel.together` where several processes train, of which rank 0 alone writes and validates
 
     A run that was stopped, however abruptly, and is started again with the same settings ends with the same bits as one
     that was not. Raises TrainingError, DatasetError or CheckpointError, in one sentence.
@@ -66,53 +96,48 @@ def train(
     ...     train(tiny, folder, progress=False).last.name
     'last.safetensors'
     """
-    folder, config = Path(folder), settings.config()
+    folder = Path(folder)
+    make_folder(folder)
+    stream = open_stream(settings, data)
+    for problem in stream.problems if world.rank == 0 else ():
+        print(f"left out: {problem}", file=sys.stderr)
+    saved, last, best = (folder / f"{name}.safetensors" for name in ("state", "last", "best"))
+    state = world.from_first(lambda: load_state(saved, settings) if saved.exists() else first_state(settings, stream))
+    log = world.from_first(lambda: Log(folder / "log.jsonl", state.step))
+    run = Run(settings, settings.config(), stream, world, settings.threads or world.threads())
+    result = log.last_validation()
+    bar = Progress(run.steps, state.step, settings.epochs, show=progress and world.rank == 0)
+
+    for tokens, targets in _batches(run, state.step):
+        state, loss, norm, scores = _one_step(run, state, tokens, targets)
+        targets = world.gather(targets)
+        if world.rank > 0:
+            continue
+        log.add(step=state.step, loss=loss, norm=norm, learning_rate=run.learning_rate(state.step - 1))
+        bar.step(loss, scores, targets)
+        if run.ends_epoch(state.step):
+            epoch = state.step // run.per_epoch
+            result = validate(_answer(state, settings), run.config, stream, run.threads)
+            log.add(step=state.step, epoch=epoch, **result)
+            bar.epoch(epoch, result)
+            quality = result.get("srcc", -result["rmse"])
+            if state.best is None or quality > state.best:
+                state = state._replace(best=quality)
+                save_checkpoint(best, _answer(state, settings), run.config)
+        if run.ends_epoch(state.step) or state.step % settings.save_every == 0:
+            save_state(saved, state, settings)
+    bar.close()
+    for path in (last, *([] if best.exists() else [best])) if world.rank == 0 else ():
+        save_checkpoint(path, _answer(state, settings), run.config)
+    return Result(last, best, log.path, result)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes the folder of a run, unless it is there.  Raises TrainingError when it cannot be made."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TrainingError(f"the folder {folder} cannot be made ({error.strerror}); choose another") from None
-    stream = open_stream(settings, data)
-    for problem in stream.problems if world.rank == 0 else ():
-        print(f"left out: {problem}", file=sys.stderr)
-    per_epoch = math.ceil(stream.length / settings.batch)
-    total = settings.epochs * per_epoch
-    saved = folder / "state.safetensors"
-    state = world.from_first(lambda: load_state(saved, settings) if saved.exists() else first_state(settings, stream))
-    log = world.from_first(lambda: Log(folder / "log.jsonl", state.step))
-    result = log.last_validation()
-    threads = settings.threads or world.threads()
-    bar = tqdm(total=total, initial=state.step, unit="step", disable=not progress or world.rank > 0)
-    recent: list[tuple[float, float]] = []
-    started, images = time.perf_counter(), 0
-
-    for step, tokens, targets in _batches(settings, stream, state.step, total, world):
-        state, loss, norm, scores = _one_step(settings, config, state, tokens, targets, step, total, threads, world)
-        targets = world.gather(targets)
-        if world.rank > 0:
-            continue
-        log.add(step=state.step, loss=loss, norm=norm, learning_rate=_learning_rate(settings, step, total))
-        if targets.ndim == 1:
-            recent = [*recent, *zip(scores, targets, strict=True)][-RECENT:]
-        images += len(targets)
-        bar.set_postfix(loss=f"{loss:.4f}", srcc=_recent_srcc(recent), images_per_s=_rate(images, started))
-        bar.update()
-        if state.step % per_epoch == 0 or state.step == total:
-            result = validate(_answer(state, settings), config, stream, threads)
-            log.add(step=state.step, epoch=state.step // per_epoch, **result)
-            tqdm.write(_line(state.step // per_epoch, settings.epochs, result)) if progress else None
-            quality = result.get("srcc", -result["rmse"])
-            if state.best is None or quality > state.best:
-                state = state._replace(best=quality)
-                save_checkpoint(folder / "best.safetensors", _answer(state, settings), config)
-            save_state(saved, state, settings)
-        elif state.step % settings.save_every == 0:
-            save_state(saved, state, settings)
-    bar.close()
-    if world.rank == 0:
-        save_checkpoint(folder / "last.safetensors", _answer(state, settings), config)
-        if not (folder / "best.safetensors").exists():
-            save_checkpoint(folder / "best.safetensors", _answer(state, settings), config)
-    return Result(folder / "last.safetensors", folder / "best.safetensors", log.path, result)
 
 
 def first_state(settings: Settings, stream: Stream) -> State:
@@ -153,87 +178,71 @@ def _take_over(given: Params, fresh: Params, name: str) -> Params:
     return {**given, "head": given["head"] if fits else fresh["head"]}
 
 
-def _batches(
-    settings: Settings, stream: Stream, first: int, total: int, world: World
-) -> Iterator[tuple[int, list[Tokens], Any]]:
-    """(step, tokens, targets), this process's share of them, for the steps from `first` on.
+def _batches(run: Run, first: int) -> Iterator[tuple[list[Tokens], np.ndarray]]:
+    """(tokens, targets), this process's share of them, for the steps from `first` on.
 
     The next batch is prepared while one is worked on.
     """
-    config, per_epoch = settings.config(), math.ceil(stream.length / settings.batch)
+    settings, stream = run.settings, run.stream
 
     def example(epoch: int, number: int):
         image, target = stream.example(epoch, number)
         if settings.flip and np.random.default_rng((settings.seed, epoch, number, 1)).random() < 0.5:
             image = np.ascontiguousarray(image[:, ::-1])
-        return tokens_for(image, config, settings.dtype), target
+        return tokens_for(image, run.config, settings.dtype), target
 
     def prepare(step: int):
-        epoch, position = divmod(step, per_epoch)
+        epoch, position = divmod(step, run.per_epoch)
         numbers = range(position * settings.batch, min((position + 1) * settings.batch, stream.length))
-        examples = [example(epoch, number) for number in world.share(numbers, settings.part)]
-        return step, [tokens for tokens, _ in examples], np.array([target for _, target in examples])
+        examples = [example(epoch, number) for number in run.world.share(numbers, settings.micro_batch)]
+        return [tokens for tokens, _ in examples], np.array([target for _, target in examples])
 
     with ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(prepare, first) if first < total else None
-        for step in range(first, total):
+        ahead = pool.submit(prepare, first) if first < run.steps else None
+        for step in range(first, run.steps):
             assert ahead is not None
             ready = ahead.result()
-            ahead = pool.submit(prepare, step + 1) if step + 1 < total else None
+            ahead = pool.submit(prepare, step + 1) if step + 1 < run.steps else None
             yield ready
 
 
-def _one_step(
-    settings: Settings,
-    config: MusiqConfig,
-    state: State,
-    tokens,
-    targets,
-    step: int,
-    total: int,
-    threads: int,
-    world: World,
-):
+def _one_step(run: Run, state: State, tokens: list[Tokens], targets: np.ndarray):
     """The state after one step, the loss, the gradient's norm, the scores (of the whole batch)."""
+    settings, groups = run.settings, run.settings.groups or None
     aim = (targets - state.centre) / state.spread if settings.normalize_targets else targets
-    groups = settings.groups or None
     try:
         gradient = world_gradient(
-            world,
+            run.world,
             state.params,
             tokens,
             aim,
-            config,
+            run.config,
             settings.loss,
             loss_options=settings.loss_options,
-            part=settings.part,
-            threads=threads,
+            micro_batch=settings.micro_batch,
+            threads=run.threads,
             recompute=settings.recompute,
             rates=Rates(settings.dropout, settings.attention_dropout, settings.stochastic_depth),
-            seed=(settings.seed, step),
+            seed=(settings.seed, state.step),
         )
         clipped, norm = clip_by_global_norm(gradient.gradients, settings.clip or math.inf, groups)
         params, optimizer = OPTIMIZERS[settings.optimizer][1](
             state.params,
             clipped,
             state.optimizer,
-            _learning_rate(settings, step, total),
+            run.learning_rate(state.step),
             groups=groups,
             **settings.optimizer_options,
         )
     except ValueError as error:
         raise TrainingError(
-            f"step {step + 1}: {error}; if the run has diverged, lower learning_rate or set clip, in another "
+            f"step {state.step + 1}: {error}; if the run has diverged, lower learning_rate or set clip, in another "
             f"folder (this one keeps the last good state)"
         ) from None
     average = ema(state.average, params, settings.ema) if settings.ema else {}
     scores = gradient.scores * state.spread + state.centre
-    state = state._replace(step=step + 1, params=params, optimizer=optimizer, average=average)
+    state = state._replace(step=state.step + 1, params=params, optimizer=optimizer, average=average)
     return state, gradient.loss, float(norm), scores
-
-
-def _learning_rate(settings: Settings, step: int, total: int) -> float:
-    return settings.learning_rate * SCHEDULES[settings.schedule](step, total, min(settings.warmup, total - 1))
 
 
 def _answer(state: State, settings: Settings) -> Params:
@@ -262,18 +271,3 @@ def validate(params: Params, config: MusiqConfig, stream: Stream, threads: int =
     with contextlib.suppress(ValueError):  # all scores equal, as before training: no correlation
         result.update(srcc=srcc(scores, targets), plcc=plcc(scores, targets))
     return result
-
-
-def _recent_srcc(recent: list[tuple[float, float]]) -> str:
-    try:
-        return f"{srcc(*np.array(recent).T):.3f}" if len(recent) > 8 else "–"
-    except ValueError:
-        return "–"
-
-
-def _rate(images: int, started: float) -> str:
-    return f"{images / (time.perf_counter() - started):.1f}"
-
-
-def _line(epoch: int, epochs: int, result: dict[str, float]) -> str:
-    return f"epoch {epoch}/{epochs}  " + "  ".join(f"{name} {value:.4f}" for name, value in sorted(result.items()))

@@ -41,13 +41,12 @@ class Settings:
     warmup: int = 0  # steps
     epochs: int = 1
     batch: int = 32
-    epoch_images: int = (
-        0  # images in an epoch: 0 for the whole data set; the synthetic set has no end and needs a number
-    )
+    # Images in an epoch: 0 for the whole data set; the synthetic set has no end and needs a number.
+    epoch_images: int = 0
     side: int = 0  # of the synthetic set's square training images, in pixels; 0: both sides drawn from 96 … 160
     photographs: list[str] = field(default_factory=lambda: list(TRAINING_PHOTOGRAPHS))  # the synthetic set's
     reduction: list[float] = field(default_factory=lambda: list(REDUCTION))  # of these photographs: least, most
-    variety: bool = False  # vary the synthetic set's pictures before they are spoilt: training.variety
+    variety: bool = False  # vary the synthetic set's pictures before they are spoilt: pictures.variety
     flip: bool = True  # mirror an image with probability 1/2
     clip: float = 0.0  # largest global norm of the gradient; 0: no limit
     ema: float = 0.0  # decay of the averaged weights, which are then the result; 0: no averaging
@@ -59,7 +58,7 @@ class Settings:
     fit_to_images: bool = False  # start from filters and a patch embedding that suit the images: training.initial
     seed: int = 0
     dtype: str = "float32"
-    part: int = 1  # images that go forward and backward together
+    micro_batch: int = 1  # images that go forward and backward together
     recompute: bool = False  # keep little for the backward
     threads: int = 0  # 0: one per core
     save_every: int = 50  # steps between two saved states
@@ -71,7 +70,7 @@ class Settings:
             kind = (int, float) if isinstance(default, float) else type(default)
             if not isinstance(value, kind) or (isinstance(value, bool) and not isinstance(default, bool)):
                 raise ValueError(f"{f.name} is {value!r}; it must be a value such as {default!r}")
-        for name in ("learning_rate", "epochs", "batch", "part", "save_every"):
+        for name in ("learning_rate", "epochs", "batch", "micro_batch", "save_every"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
         for name in ("warmup", "epoch_images", "side", "clip", "threads", "seed", "split"):
@@ -113,7 +112,7 @@ class Settings:
 
     def replace(self, **changes: Any) -> Settings:
         """A copy with some fields changed; `model`, and the other tables, are merged."""
-        known = {f.name for f in fields(self)}
+        changes, known = renamed(changes), {f.name for f in fields(self)}
         for name, value in changes.items():
             if name not in known:
                 raise ValueError(f"a training run has no setting {name!r}; there are: {', '.join(sorted(known))}")
@@ -124,6 +123,15 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
+
+
+def renamed(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings by today's names, of recipes, states and grids that an earlier version may have written.
+
+    >>> renamed({"part": 8})
+    {'micro_batch': 8}
+    """
+    return {{"part": "micro_batch"}.get(name, name): value for name, value in values.items()}
 
 
 def _check_options(kind: str, name: str, function: Callable[..., Any], options: dict[str, Any]) -> None:

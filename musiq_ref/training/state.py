@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from musiq_ref.checkpoint.write import write_file
 from musiq_ref.model.parameters import Params, flatten, nest
-from musiq_ref.training.settings import Settings
+from musiq_ref.training.settings import Settings, renamed
 
 
 class TrainingError(RuntimeError):
@@ -24,7 +24,11 @@ class TrainingError(RuntimeError):
 
 
 class State(NamedTuple):
-    """step: how many are done;  params, optimizer, average: nested dicts;  centre, spread: of normalised targets;
+    """All that a run has come to.
+
+    step: how many are done
+    params, optimizer, average: nested dicts
+    centre, spread: of normalised targets
     best: the best validation so far (a number that grows with quality), None before the first
     """
 
@@ -52,7 +56,7 @@ def load_state(path: Path, settings: Settings) -> State:
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
             arrays: Params = nest({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-        numbers, saved = json.loads(metadata["numbers"]), json.loads(metadata["settings"])
+        numbers, saved = json.loads(metadata["numbers"]), renamed(json.loads(metadata["settings"]))
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise TrainingError(f"{path} cannot be read ({error}); move it away to begin anew") from None
     now = json.loads(json.dumps(settings.to_dict()))

@@ -1,8 +1,8 @@
-"""One step's gradient: a batch of images of any sizes, in parts, on all cores, to the same bits each time.
+"""One step's gradient: a batch of images of any sizes, in micro-batches, on all cores, to the same bits each time.
 
-Every part (by default one image, without padding) goes forward and backward by itself on one thread; the gradients are
-added in the order of the images. So neither the number of threads nor how they happen to run changes a bit of the sum,
-and the memory is that of the parts in flight, whatever the batch.
+Every micro-batch (by default one image, without padding) goes forward and backward by itself on one thread; the
+gradients are added in the order of the images. So neither the number of threads nor how they happen to run changes a
+bit of the sum, and the memory is that of the micro-batches in flight, whatever the batch.
 """
 
 from __future__ import annotations
@@ -16,17 +16,20 @@ from threadpoolctl import threadpool_limits
 
 from musiq_ref.config import MusiqConfig
 from musiq_ref.image.tokenize import Tokens, batch, drop_padding
-from musiq_ref.losses import LOSSES
+from musiq_ref.losses import LOSSES, ON_LOGITS
 from musiq_ref.model.head import expected_score, expected_score_backward
 from musiq_ref.model.musiq import backward, forward
 from musiq_ref.model.noise import Noise
 from musiq_ref.model.parameters import Params, add_params
 
-ON_LOGITS = ("emd", "cross_entropy")  # the other losses compare scores
-
 
 class BatchGradient(NamedTuple):
-    """loss: of the batch;  gradients: to the parameters;  scores: (B,), what the model predicted"""
+    """What `batch_gradient` finds.
+
+    loss: of the batch
+    gradients: to the parameters
+    scores: (B,), what the model predicted
+    """
 
     loss: float
     gradients: Params
@@ -49,7 +52,7 @@ def batch_gradient(
     loss: str = "l1",
     *,
     loss_options: dict[str, Any] | None = None,
-    part: int = 1,
+    micro_batch: int = 1,
     threads: int = 1,
     recompute: bool = False,
     rates: Rates | None = None,
@@ -59,10 +62,15 @@ def batch_gradient(
 ) -> BatchGradient:
     """The mean loss over a batch and its gradient to every parameter.
 
-    tokens: of B images;  targets: (B,) scores, or (B, C) distributions, or labels (B,) for cross-entropy;  loss: a name
-    in LOSSES;  part: images that go through together;  threads: parts that run at a time;  recompute: see `forward`;
-    rates, seed: dropout, drawn anew from (*seed, part);  whole_batch: the batch that this is a piece of, when several
-    processes share one;  first: where in it the piece begins
+    tokens: of B images
+    targets: (B,) scores, or (B, C) distributions, or labels (B,) for cross-entropy
+    loss: a name in LOSSES
+    micro_batch: images that go through together
+    threads: micro-batches that run at a time
+    recompute: see `forward`
+    rates, seed: dropout, drawn anew for each micro-batch from (*seed, its first image)
+    whole_batch: the batch that this is a piece of, when several processes share one
+    first: where in it the piece begins
 
     >>> import musiq_ref as mq
     >>> config = mq.MusiqConfig.preset("tiny")
@@ -76,18 +84,19 @@ def batch_gradient(
 
     @np.errstate(over="ignore", invalid="ignore")  # a loss or gradient that is not finite is for the caller to notice
     def run(start: int):
-        noise = Noise(np.random.default_rng((*seed, first + start)), *rates) if rates and any(rates) else None
-        piece = batch([drop_padding(t) for t in tokens[start : start + part]])
+        here = slice(start, start + micro_batch)
+        noise = Noise(np.random.default_rng((*seed, first + start)), *(rates or ()))
+        piece = batch([drop_padding(t) for t in tokens[here]])
         logits, cache = forward(params, piece, config, noise=noise, recompute=recompute)
         expected, cache_score = expected_score(logits)
         prediction = logits if loss in ON_LOGITS else expected.score
-        value, cache_loss = loss_forward(prediction, targets[start : start + part], weight, **(loss_options or {}))
+        value, cache_loss = loss_forward(prediction, targets[here], weight, **(loss_options or {}))
         dprediction = loss_backward(1.0, cache_loss)
         dlogits = dprediction if loss in ON_LOGITS else expected_score_backward(dprediction, cache_score)
         return float(value), backward(dlogits, cache, want_patches=False).params, expected.score
 
     total, gradients, scores = 0.0, None, []
-    for value, piece_gradients, piece_scores in in_order(run, range(0, len(tokens), part), threads):
+    for value, piece_gradients, piece_scores in in_order(run, range(0, len(tokens), micro_batch), threads):
         total += value
         gradients = piece_gradients if gradients is None else add_params(gradients, piece_gradients)
         scores.append(piece_scores)

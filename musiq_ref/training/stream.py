@@ -22,9 +22,12 @@ VALIDATION_IMAGES = 256
 
 
 class Stream(NamedTuple):
-    """length: examples in an epoch;  example(epoch, number) -> (uint8 image (H, W, 3), target);
+    """Examples to train on and to validate with.
 
-    validation(number) -> the same, for number 0 … validation_length − 1;  problems: a sentence for every entry left out
+    length: examples in an epoch
+    example: (epoch, number) -> (uint8 image (H, W, 3), target)
+    validation: number, 0 … validation_length − 1 -> the same
+    problems: a sentence for every entry left out
     """
 
     length: int
@@ -35,7 +38,9 @@ class Stream(NamedTuple):
 
 
 def open_stream(settings: Settings, folder: str | Path | None = None) -> Stream:
-    """The examples that the settings ask for; folder: where the data set lies, or its CSV file.
+    """The examples that the settings ask for.
+
+    folder: where the data set lies, or its CSV file
 
     Raises DatasetError, in one sentence, when it is not there or does not fit the model.
 
@@ -71,7 +76,7 @@ def _synthetic(settings: Settings) -> Stream:
 def _dataset(settings: Settings, folder: str | Path | None) -> Stream:
     if folder is None:
         raise DatasetError(f"where is the data set {settings.dataset}? Pass its folder (--data on the command line)")
-    loader = LOADERS.get({"koniq": "koniq10k"}.get(settings.dataset, settings.dataset), csv_file)
+    loader = LOADERS.get(settings.dataset, csv_file)
     data = check_images(loader(folder))
     classes, outputs = settings.loss == "cross_entropy" and data.outputs == 1, settings.config().outputs
     fits = outputs > 1 if classes else data.outputs == outputs

@@ -5,7 +5,8 @@ Adapters for callables are in `verify.adapters`, `verify.torch_adapter` and `ver
 
 from musiq_ref.verify.check.gradient import GradientError, check_vjp
 from musiq_ref.verify.check.op import OpError, OpResult, op
-from musiq_ref.verify.comparison.climb import Comparison, Rung, compare
+from musiq_ref.verify.comparison.climb import compare
+from musiq_ref.verify.comparison.report import Comparison, Rung
 from musiq_ref.verify.comparison.self_test import self_test
 from musiq_ref.verify.ladder.deterministic import bits, deterministic_image, deterministic_params, unit
 from musiq_ref.verify.ladder.fixture import Fixture, FixtureError, build_fixture, load_fixture, make_fixture

@@ -19,7 +19,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from musiq_ref.verify.comparison.climb import Comparison, compare, read_stages
+from musiq_ref.verify.comparison.climb import compare, read_stages
+from musiq_ref.verify.comparison.report import Comparison
 from musiq_ref.verify.ladder.fixture import Fixture
 from musiq_ref.verify.ladder.stages import run_stages
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from musiq_ref.training.datasets.dataset import Dataset, DatasetError, Example, Split
-from musiq_ref.training.datasets.tables import Row
+from musiq_ref.training.datasets.tables import LabelRow
 
 PARTS = {"training": "train", "train": "train", "validation": "validation", "valid": "validation", "val": "validation"}
 PARTS |= {"test": "test", "testing": "test"}
@@ -26,10 +26,10 @@ def image_folder(folder: Path, names: Sequence[str], dataset: str) -> Path:
     raise DatasetError(f"{folder} has no folder {' or '.join(names)}; put the images of {dataset} there")
 
 
-def shares(row: Row, columns: Sequence[str]) -> tuple[float, ...]:
+def shares(row: LabelRow, columns: Sequence[str]) -> tuple[float, ...]:
     """The votes in those columns, counts or shares, divided by their sum.  Raises DatasetError if there are none.
 
-    >>> shares(Row(Path("a.csv"), 2, {"p1": "3", "p2": "1"}), ["p1", "p2"])
+    >>> shares(LabelRow(Path("a.csv"), 2, {"p1": "3", "p2": "1"}), ["p1", "p2"])
     (0.75, 0.25)
     """
     votes = [row.value(column, 0, 1e9) for column in columns]
@@ -41,7 +41,7 @@ def shares(row: Row, columns: Sequence[str]) -> tuple[float, ...]:
 
 def assemble(
     name: str,
-    rows: Sequence[Row],
+    rows: Sequence[LabelRow],
     targets: Sequence[tuple[float, ...]],
     images: Path,
     image_column: str,
@@ -53,7 +53,7 @@ def assemble(
     published split, and `group` what must stay together.  Raises DatasetError if no image is there, or if one group is
     in two parts.
 
-    >>> assemble("none", [Row(Path("a.csv"), 2, {"image": "x.jpg"})], [(1.0,)], Path("."), "image", (0, 1))
+    >>> assemble("none", [LabelRow(Path("a.csv"), 2, {"image": "x.jpg"})], [(1.0,)], Path("."), "image", (0, 1))
     Traceback (most recent call last):
     musiq_ref.training.datasets.dataset.DatasetError: none has no image: x.jpg (a.csv, row 2) does not exist; ...
     """
@@ -83,7 +83,7 @@ def assemble(
     return Dataset(name, tuple(examples), len(targets[0]), score_range, published, tuple(problems))
 
 
-def _part(row: Row) -> str:
+def _part(row: LabelRow) -> str:
     text = row.text("set")
     if text.lower() not in PARTS:
         raise DatasetError(f"{row.path}, row {row.number}: set is {text!r}; use training, validation or test")

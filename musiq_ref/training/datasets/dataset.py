@@ -21,8 +21,9 @@ class DatasetError(ValueError):
 class Example(NamedTuple):
     """One image with what people thought of it.
 
-    image: a path, or whatever else `decode` reads;  target: the score alone, or the C shares of the votes 1 … C, which
-    sum to 1;  group: what must not be shared between training and test, by default the image's name
+    image: a path, or whatever else `decode` reads
+    target: the score alone, or the C shares of the votes 1 … C, which sum to 1
+    group: what must not be shared between training and test, by default the image's name
     """
 
     image: Path | np.ndarray
@@ -41,9 +42,10 @@ class Split(NamedTuple):
 class Dataset(NamedTuple):
     """A data set.
 
-    outputs: the length of every target, 1 for scores and C for votes;  score_range: the least and the greatest score
-    the scale allows;  published: the authors' own split, if they made one;  problems: a sentence for each entry left
-    out
+    outputs: the length of every target, 1 for scores and C for votes
+    score_range: the least and the greatest score the scale allows
+    published: the authors' own split, if they made one
+    problems: a sentence for each entry left out
     """
 
     name: str

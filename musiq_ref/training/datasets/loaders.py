@@ -13,7 +13,7 @@ from pathlib import Path
 
 from musiq_ref.training.datasets.assemble import assemble, image_folder, shares
 from musiq_ref.training.datasets.dataset import Dataset, DatasetError
-from musiq_ref.training.datasets.tables import Row, find, read_table, require
+from musiq_ref.training.datasets.tables import LabelRow, find, read_table, require
 
 Folder = str | os.PathLike[str]
 IMAGE_COLUMNS = ("path", "image", "image_name", "name", "file", "filename")  # in a CSV file of one's own
@@ -100,7 +100,9 @@ def ava(folder: Folder) -> Dataset:
             raise DatasetError(f"{path}, row {number}: {len(fields)} fields; an index, an ID and 10 counts are needed")
         if fields:
             cells = {"image": f"{fields[1]}.jpg", **dict(zip(counts, fields[2:12], strict=True))}
-            rows.append(Row(path, number, cells | {"set": "test" if fields[1] in test else "train"} if test else cells))
+            rows.append(
+                LabelRow(path, number, cells | {"set": "test" if fields[1] in test else "train"} if test else cells)
+            )
     images = image_folder(Path(folder), ["images", "image"], "AVA")
     targets = [shares(row, counts) for row in rows]
     return assemble("AVA", rows, targets, images, "image", (1.0, 10.0))
@@ -111,8 +113,13 @@ def csv_file(path: Folder, target: str | None = None, score_range: tuple[float, 
 
     Columns: the image (path, image, image_name, name, file or filename), relative to the table's folder; the score
     (score or mos) or the votes (p1 … pC or c1 … cC, shares or counts); optionally set (training, validation, test) and
-    group.  target: "score" or "votes", needed only if both are there and the votes are wanted.  score_range: what
-    scores may be; by default the least and the greatest that occur.  Raises DatasetError for labels out of range.
+    group.
+
+    path: of the table
+    target: "score" or "votes", needed only if both are there and the votes are wanted
+    score_range: what scores may be; by default the least and the greatest that occur
+
+    Raises DatasetError for labels out of range.
 
     >>> csv_file("nowhere.csv")
     Traceback (most recent call last):
@@ -142,10 +149,17 @@ def csv_file(path: Folder, target: str | None = None, score_range: tuple[float, 
     return assemble(path.stem, rows, targets, path.parent, image, score_range or (min(scores), max(scores)))
 
 
-def _scored(name: str, rows: list[Row], images: Path, image: str, score: str) -> Dataset:
+def _scored(name: str, rows: list[LabelRow], images: Path, image: str, score: str) -> Dataset:
     """A data set with one score from 0 to 100."""
     targets = [(row.value(score, 0, 100),) for row in rows]
     return assemble(name, rows, targets, images, image, (0.0, 100.0))
 
 
-LOADERS: dict[str, Callable[[Folder], Dataset]] = {f.__name__: f for f in (koniq10k, spaq, ava, paq2piq)}
+LOADERS: dict[str, Callable[[Folder], Dataset]] = {
+    "koniq": koniq10k,
+    "koniq10k": koniq10k,
+    "spaq": spaq,
+    "ava": ava,
+    "paq2piq": paq2piq,
+}
+"""{name of a data set: its loader}"""

@@ -17,8 +17,8 @@ UNREADABLE = (OSError, csv.Error, zipfile.BadZipFile, ElementTree.ParseError)
 DAMAGED = (LookupError, ValueError, RuntimeError, zlib.error)  # of a zip that holds something else, or an encrypted one
 
 
-class Row(NamedTuple):
-    """A row of a table: its file, its number there (the header is row 1) and its cells by column name."""
+class LabelRow(NamedTuple):
+    """A row of a table of labels: its file, its number there (the header is row 1) and its cells by column name."""
 
     path: Path
     number: int
@@ -63,7 +63,7 @@ def find(folder: Path, names: Sequence[str], dataset: str) -> Path:
     raise DatasetError(f"{folder} holds no {' or '.join(names)}; pass the folder of {dataset} that this file lies in")
 
 
-def read_table(path: Path) -> list[Row]:
+def read_table(path: Path) -> list[LabelRow]:
     """The rows of a .csv file (commas, semicolons or tabs; UTF-8) or of an .xlsx workbook's first sheet.
 
     Raises DatasetError for a file that is neither, or that has no rows.
@@ -82,13 +82,13 @@ def read_table(path: Path) -> list[Row]:
     if len(lines) < 2:
         raise DatasetError(f"{path} has no rows below its header; get a fresh copy")
     header = [name.strip() for name in lines[0][1]]
-    return [Row(path, number, dict(zip(header, cells, strict=False))) for number, cells in lines[1:]]
+    return [LabelRow(path, number, dict(zip(header, cells, strict=False))) for number, cells in lines[1:]]
 
 
-def require(rows: list[Row], columns: Sequence[str]) -> None:
+def require(rows: list[LabelRow], columns: Sequence[str]) -> None:
     """Raises DatasetError, which names what is there, unless the table has those columns.
 
-    >>> require([Row(Path("a.csv"), 2, {"image": "", "mos": ""})], ["mos"])
+    >>> require([LabelRow(Path("a.csv"), 2, {"image": "", "mos": ""})], ["mos"])
     """
     for column in columns:
         if column not in rows[0].cells:

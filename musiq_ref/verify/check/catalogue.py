@@ -37,10 +37,13 @@ CONVENTIONS = tuple(NAMED_CONVENTIONS)
 class Op(NamedTuple):
     """One pair. Without a backward it is a plain function, which returns its result alone.
 
-    axes: {name: (smallest, usual largest)} of the sizes;  options: {name: values}, the simplest first;
-    inputs: (draw, **sizes and options) -> the arguments;  gradients: names of what the backward returns, in order;
-    visible: inputs -> a factor that is 0 where the result is padding that nothing reads;
+    axes: {name: (smallest, usual largest)} of the sizes
+    options: {name: values}, the simplest first
+    inputs: (draw, **sizes and options) -> the arguments
+    gradients: names of what the backward returns, in order
+    visible: inputs -> a factor that is 0 where the result is padding that nothing reads
     corners: whether the function has corners that rounded inputs would land on
+    spread: whether the library's backward takes the parts of the cache as arguments of their own
 
     >>> catalogue()["softmax"].axes
     {'B': (1, 2), 'H': (1, 3), 'N': (1, 5)}
@@ -54,6 +57,11 @@ class Op(NamedTuple):
     options: dict[str, tuple[Any, ...]] = {}  # noqa: RUF012
     visible: Callable[[list[Any]], np.ndarray] | None = None
     corners: bool = False
+    spread: bool = False
+
+    def like_backward(self, function: Any) -> Any:
+        """A function with the arguments of the library's backward, as (dy, cache) -> gradients."""
+        return (lambda dy, cache: function(dy, *cache)) if self.spread else function
 
 
 class Draw:
@@ -175,15 +183,15 @@ ELEMENTARY = {
         group_norm.group_norm,
         group_norm.group_norm_backward,
         {"N": (1, 2), "h": (1, 3), "w": (1, 5), "C/G": (2, 4)},
-        lambda draw, N, h, w, groups, **k: [
+        lambda draw, N, h, w, groups, eps, **k: [
             draw.normal(N, h, w, groups * k["C/G"]),
             draw.normal(groups * k["C/G"]),
             draw.normal(groups * k["C/G"]),
-            1e-4,
+            eps,
             groups,
         ],
         ("x", "gamma", "beta"),
-        {"groups": (1, 3)},
+        {"groups": (1, 3), "eps": (1e-4, 1e-6)},
     ),
     "standardize": Op(
         weight_standardization.standardize,
@@ -441,46 +449,36 @@ def _resize(image, height, width, kind):
     return resize.resize(image, height, width, kind), (image.shape, kind)
 
 
-def _resize_backward(dy, cache):
-    return resize.resize_backward(dy, *cache)
-
-
 def _extract_patches(image, patch_size):
     return patches.extract_patches(image, patch_size), image.shape[:2]
-
-
-def _extract_patches_backward(dy, cache):
-    return patches.extract_patches_backward(dy, *cache)
 
 
 def _tokenize(image, config):
     return tokenize.tokenize(image, config).patches, (*image.shape[:2], config)
 
 
-def _tokenize_backward(dy, cache):
-    return tokenize.tokenize_backward(dy, *cache)
-
-
 IMAGE = {
     "resize": Op(
         _resize,
-        _resize_backward,
+        lambda dy, cache: resize.resize_backward(dy, *cache),
         {"h": (1, 11), "w": (1, 7), "height": (1, 13), "width": (1, 16)},
         lambda draw, h, w, height, width, kind: [draw.normal(h, w, 3), height, width, kind],
         ("image",),
         {"kind": ("gaussian", "bicubic")},
+        spread=True,
     ),
     "extract_patches": Op(
         _extract_patches,
-        _extract_patches_backward,
+        lambda dy, cache: patches.extract_patches_backward(dy, *cache),
         {"h": (1, 7), "w": (1, 10)},
         lambda draw, h, w, P: [draw.normal(h, w, 3), P],
         ("image",),
         {"P": (4, 8)},
+        spread=True,
     ),
     "tokenize": Op(
         _tokenize,
-        _tokenize_backward,
+        lambda dy, cache: tokenize.tokenize_backward(dy, *cache),
         {"h": (4, 11), "w": (4, 17)},
         lambda draw, h, w, conventions, native: [
             draw.rng.random((h, w, 3)),
@@ -488,5 +486,6 @@ IMAGE = {
         ],
         ("image",),
         {"conventions": CONVENTIONS, "native": (-1, 3)},
+        spread=True,
     ),
 }

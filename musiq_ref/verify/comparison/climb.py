@@ -3,88 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file
 
-from musiq_ref.verify.ladder.distance import Distance, ulps
+from musiq_ref.verify.comparison.report import Comparison, Rung, histogram
+from musiq_ref.verify.ladder.distance import ulps
 from musiq_ref.verify.ladder.fixture import Fixture, Stage, load_fixture, sample_places
 from musiq_ref.verify.ladder.layouts import LayoutError, fit, parameters_by_our_names, sampled_validity, split_fused
 from musiq_ref.verify.ladder.stages import SEQUENCE, axes_of
-
-SCHEMA = 1
-
-
-@dataclass(frozen=True)
-class Rung:
-    """One stage compared. status: "equal" (to the bit of float32), "rounding", "differs", "misshapen" or "missing".
-
-    >>> Rung("score", "equal").fine
-    True
-    """
-
-    name: str
-    status: str
-    distance: Distance | None = None
-    excess: float = 0.0  # of the tolerance; above 1 float32 rounding does not explain the distance
-    float32: float = 0.0  # bulk distance of the reference's own float32 run
-    ulps: float = 0.0  # median error in units of the last place of float32
-    where: dict[str, Any] = field(default_factory=dict)
-    layout: str = ""
-    note: str = ""
-    histogram: list[int] = field(default_factory=list)  # of log10(error / rms of the reference), -10 … 1 in halves
-
-    @property
-    def fine(self) -> bool:
-        """Whether nothing is wrong with it."""
-        return self.status in ("equal", "rounding")
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What `compare` found: all rungs in the order of the ladder, what was adapted, and the diagnosis.
-
-    >>> Comparison([Rung("score", "equal")], {}).passed
-    True
-    """
-
-    rungs: list[Rung]
-    fixture: dict[str, Any]
-    layouts: list[str] = field(default_factory=list)
-    diagnosis: Any = None
-    notes: list[str] = field(default_factory=list)
-    mode: str = "free-running"
-
-    @property
-    def first(self) -> Rung | None:
-        """The first rung that differs, or None."""
-        return next((r for r in self.rungs if r.status in ("differs", "misshapen")), None)
-
-    @property
-    def passed(self) -> bool:
-        """Whether something was compared and nothing differs."""
-        return self.first is None and any(r.fine for r in self.rungs)
-
-    def __bool__(self) -> bool:
-        return self.passed
-
-    def __str__(self) -> str:
-        from musiq_ref.verify.comparison.report import as_text
-
-        return as_text(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The comparison as JSON values; docs/port-guide.md describes the schema.
-
-        >>> Comparison([], {}).to_dict()["schema"]
-        1
-        """
-        from musiq_ref.verify.comparison.report import as_dict
-
-        return as_dict(self)
+from musiq_ref.verify.mistakes.diagnosis import fingerprint
 
 
 def compare(fixture: Fixture | str | Path, mine: Any, *, diagnose: bool = True) -> Comparison:
@@ -116,8 +47,6 @@ def compare(fixture: Fixture | str | Path, mine: Any, *, diagnose: bool = True) 
     notes += padded_rows(fixture, stages)
     result = Comparison(rungs, fixture.manifest, layouts, None, notes[:20])
     if diagnose:
-        from musiq_ref.verify.mistakes.diagnosis import fingerprint
-
         result = replace(result, diagnosis=fingerprint(fixture, stages))
     return result
 
@@ -191,20 +120,6 @@ def place(stage: Stage, at: int, mine: np.ndarray, fixture: Fixture) -> dict[str
         elif label in ("head", "scale", "image", "patches"):
             found[label] = i
     return found
-
-
-def histogram(reference: np.ndarray, mine: np.ndarray, valid: np.ndarray | None) -> list[int]:
-    """Counts of log10(|error| / rms of the reference) in 22 bins from −10 to 1, smaller and larger at the ends.
-
-    >>> sum(histogram(np.ones(4), np.ones(4), None))
-    4
-    """
-    use = np.broadcast_to(True if valid is None else valid, reference.shape)
-    r, m = reference[use].astype(np.float64), mine[use].astype(np.float64)
-    scale = float(np.sqrt((r * r).mean())) if r.size else 0.0
-    with np.errstate(all="ignore"):
-        size = np.log10(np.nan_to_num(np.abs(m - r), nan=np.inf, posinf=np.inf) / (scale or 1.0))
-    return np.histogram(np.clip(size, -9.99, 0.99), bins=22, range=(-10, 1))[0].tolist()
 
 
 def padded_rows(fixture: Fixture, stages: Mapping[str, Any]) -> list[str]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from html import escape
 
-from musiq_ref.verify.comparison.climb import Comparison, Rung
-from musiq_ref.verify.comparison.report import MARKS, describe, diagnosis_lines, grouped
+from musiq_ref.verify.comparison.report import MARKS, Comparison, Rung, describe, diagnosis_lines, grouped
+from musiq_ref.verify.ladder.stages import BACK
 
 STYLE = """
 :root{--ink:#1b1f24;--soft:#59636e;--line:#d8dee4;--card:#fff;--page:#f6f8fa;--ok:#0b66b3;--bad:#c8500a}
@@ -132,9 +132,7 @@ def _cell(r: Rung, first: bool) -> str:
 
 def growth(c: Comparison) -> str:
     """Median error against depth, with what float32 itself does as the envelope."""
-    rungs = [
-        r for r in c.rungs if r.distance and r.float32 > 0 and not r.name.startswith(("dparams/", "step/", "loss/"))
-    ]
+    rungs = [r for r in c.rungs if r.distance and r.float32 > 0 and not r.name.startswith((*BACK[1:], "loss/"))]
     if len(rungs) < 3:
         return ""
     width, height, left, top = 960, 250, 46, 12

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from typing import Any
 
-from musiq_ref.verify.comparison.climb import SCHEMA, Comparison, Rung
+import numpy as np
+
+from musiq_ref.verify.ladder.distance import Distance
+from musiq_ref.verify.ladder.stages import BACK
+from musiq_ref.verify.mistakes.diagnosis import Diagnosis
+
+SCHEMA = 1
 
 GROUPS = (  # rungs of the ladder: title, beginnings of the names in it
     ("integers", ("integers/", "layout", "hash_index", "scale_index", "mask")),
@@ -20,6 +27,71 @@ GROUPS = (  # rungs of the ladder: title, beginnings of the names in it
     ("optimiser step", ("step/",)),
 )
 MARKS = {"equal": "=", "rounding": "≈", "differs": "✗", "misshapen": "✗", "missing": "·"}
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One stage compared. status: "equal" (to the bit of float32), "rounding", "differs", "misshapen" or "missing".
+
+    >>> Rung("score", "equal").fine
+    True
+    """
+
+    name: str
+    status: str
+    distance: Distance | None = None
+    excess: float = 0.0  # of the tolerance; above 1 float32 rounding does not explain the distance
+    float32: float = 0.0  # bulk distance of the reference's own float32 run
+    ulps: float = 0.0  # median error in units of the last place of float32
+    where: dict[str, Any] = field(default_factory=dict)
+    layout: str = ""
+    note: str = ""
+    histogram: list[int] = field(default_factory=list)  # of log10(error / rms of the reference), -10 … 1 in halves
+
+    @property
+    def fine(self) -> bool:
+        """Whether nothing is wrong with it."""
+        return self.status in ("equal", "rounding")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found: all rungs in the order of the ladder, what was adapted, and the diagnosis.
+
+    >>> Comparison([Rung("score", "equal")], {}).passed
+    True
+    """
+
+    rungs: list[Rung]
+    fixture: dict[str, Any]
+    layouts: list[str] = field(default_factory=list)
+    diagnosis: Diagnosis | None = None
+    notes: list[str] = field(default_factory=list)
+    mode: str = "free-running"
+
+    @property
+    def first(self) -> Rung | None:
+        """The first rung that differs, or None."""
+        return next((r for r in self.rungs if r.status in ("differs", "misshapen")), None)
+
+    @property
+    def passed(self) -> bool:
+        """Whether something was compared and nothing differs."""
+        return self.first is None and any(r.fine for r in self.rungs)
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    def __str__(self) -> str:
+        return as_text(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The comparison as JSON values; docs/port-guide.md describes the schema.
+
+        >>> Comparison([], {}).to_dict()["schema"]
+        1
+        """
+        return as_dict(self)
 
 
 def group_of(name: str) -> str:
@@ -70,6 +142,20 @@ def as_text(c: Comparison) -> str:
     )
 
 
+def histogram(reference: np.ndarray, mine: np.ndarray, valid: np.ndarray | None) -> list[int]:
+    """Counts of log10(|error| / rms of the reference) in 22 bins from −10 to 1, smaller and larger at the ends.
+
+    >>> sum(histogram(np.ones(4), np.ones(4), None))
+    4
+    """
+    use = np.broadcast_to(True if valid is None else valid, reference.shape)
+    r, m = reference[use].astype(np.float64), mine[use].astype(np.float64)
+    scale = float(np.sqrt((r * r).mean())) if r.size else 0.0
+    with np.errstate(all="ignore"):
+        size = np.log10(np.nan_to_num(np.abs(m - r), nan=np.inf, posinf=np.inf) / (scale or 1.0))
+    return np.histogram(np.clip(size, -9.99, 0.99), bins=22, range=(-10, 1))[0].tolist()
+
+
 def describe(rung: Rung) -> list[str]:
     """The size and the place of a divergence, in sentences."""
     if rung.distance is None:
@@ -90,6 +176,8 @@ def describe(rung: Rung) -> list[str]:
 def diagnosis_lines(c: Comparison) -> list[str]:
     """What the port does otherwise, and what to do."""
     lines = []
+    if c.diagnosis is None:
+        return lines
     for f in c.diagnosis.findings:
         lines.append(f"{f.kind}: {f.name} (first seen at {f.stage}); {f.about}")
         if f.others:
@@ -98,7 +186,7 @@ def diagnosis_lines(c: Comparison) -> list[str]:
         lines.append(f"nothing in the catalogue explains {c.diagnosis.unexplained}")
         lines += [f"  there, {hint}" for hint in c.diagnosis.hints]
     elif c.diagnosis.complete and c.diagnosis.findings:
-        back = c.diagnosis.findings[-1].stage.startswith(("gradient/", "dparams/", "step/"))
+        back = c.diagnosis.findings[-1].stage.startswith(BACK)
         lines.append("with that, every stage agrees" if back else "with that, every stage up to the score agrees")
     return lines
 

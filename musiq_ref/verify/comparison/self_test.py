@@ -10,8 +10,8 @@ import numpy as np
 from musiq_ref.model.parameters import map_params
 from musiq_ref.verify.comparison.climb import compare
 from musiq_ref.verify.ladder.fixture import Fixture
-from musiq_ref.verify.mistakes.catalogue import FAULTS
-from musiq_ref.verify.mistakes.diagnosis import BACK, applies
+from musiq_ref.verify.ladder.stages import BACK
+from musiq_ref.verify.mistakes.catalogue import MISTAKES
 from musiq_ref.verify.mistakes.plant import run_planted
 
 
@@ -37,15 +37,15 @@ def self_test(fixture: Fixture, faults: Iterable[str] | None = None) -> Iterator
     SelfTest(fault='BGR', detected=True, named=True, stage='pixels/scale_0', names=('BGR',))
     """
     single = map_params(lambda a: a.astype(np.float32), fixture.params)
-    for name in FAULTS if faults is None else faults:
-        fault = FAULTS[name]
-        if not applies(fault, fixture.config):
+    for name in MISTAKES if faults is None else faults:
+        fault = MISTAKES[name]
+        if fault.stage is None or not fault.applies(fixture.config):
             continue
-        gradients = fault.at.startswith(BACK)
+        gradients = fault.stage.startswith(BACK)
         stages = run_planted([fault], single, fixture.image, fixture.config, gradients=gradients)
         result = compare(fixture, stages)
-        names = tuple(result.diagnosis.names)
-        if fault.at:
+        names = tuple(result.diagnosis.names if result.diagnosis else ())
+        if fault.stage:
             first = result.first
             yield SelfTest(name, first is not None, names == (name,), first.name if first else "", names)
         else:  # harmless: it must be noted, and nothing be wrong

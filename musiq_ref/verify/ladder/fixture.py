@@ -25,6 +25,7 @@ from musiq_ref.model.parameters import Params, flatten, map_params, nest
 from musiq_ref.verify.ladder.deterministic import bits, deterministic_image, deterministic_params
 from musiq_ref.verify.ladder.stages import STEP, axes_of, run_stages, targets
 from musiq_ref.verify.ladder.tolerance import SAFE, Tolerance, calibrate, corner_margin, rounded
+from musiq_ref.version import __version__
 
 FORMAT, VERSION = "musiq_ref fixture", 1
 WHOLE = 2**17  # values up to which an array is stored whole
@@ -187,8 +188,6 @@ def make_fixture(folder: str | Path, preset: str = "tiny", conventions: str = "o
 
 def write_fixture(folder: Path, fixture: Fixture) -> Fixture:
     """The files of a fixture, the manifest last: a folder without it is not one."""
-    from musiq_ref import __version__
-
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, str] = {}
 
@@ -268,7 +267,7 @@ def load_fixture(folder: str | Path) -> Fixture:
         if found != expected:
             other = by_digest.get(found)
             what = (
-                f"holds what belongs into {other}" if other else "is not what the generator wrote (its SHA-256 differs)"
+                f"holds what belongs in {other}" if other else "is not what the generator wrote (its SHA-256 differs)"
             )
             raise FixtureError(f"{folder / file}: {what}; make the fixture again with `musiq-ref fixture`")
     present = {str(p.relative_to(folder).as_posix()) for p in folder.rglob("*") if p.is_file()}

@@ -27,6 +27,7 @@ SIDES = [(h, w) for w in (384, 640, 735, 1280, 1600) for h in range(60, w, 66)] 
     (715, 832),
     (735, 1280),
 ]
+BACK = ("gradient/", "dparams/", "step/")  # how the names on the way back begin
 STEP: dict[str, Any] = {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.1}  # of the one step of the optimiser
 LOSS_ON_LOGITS = ("emd", "cross_entropy")
 
@@ -192,7 +193,7 @@ def axes_of(name: str) -> tuple[str, ...]:
     >>> axes_of("gradient/encoder/block_00/attention/weights")
     ('batch', 'head', 'sequence (query)', 'sequence (key)')
     """
-    if name.startswith(("dparams/", "step/", "loss/")):
+    if name.startswith((*BACK[1:], "loss/")):
         return ()
     if name.startswith("pixels/"):
         return ("row", "column", "channel")
@@ -224,12 +225,3 @@ def validity(name: str, shape: tuple[int, ...], mask: np.ndarray) -> np.ndarray 
         along = along.reshape(-1, *([1] * (len(shape) - axis - 1)))
         valid = along if valid is None else valid & along
     return valid
-
-
-def forward_stages(names: list[str]) -> list[str]:
-    """Those of the names that are on the way to the score.
-
-    >>> forward_stages(["score", "gradient/score"])
-    ['score']
-    """
-    return [n for n in names if not n.startswith(("gradient/", "dparams/", "step/"))]

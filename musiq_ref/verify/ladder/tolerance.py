@@ -17,7 +17,7 @@ from musiq_ref.model.parameters import Params, map_params
 from musiq_ref.ops.convolution import pad_same, windows
 from musiq_ref.verify.ladder.deterministic import unit
 from musiq_ref.verify.ladder.distance import Distance, distance
-from musiq_ref.verify.ladder.stages import axes_of, run_stages, validity
+from musiq_ref.verify.ladder.stages import BACK, axes_of, run_stages, validity
 
 MARGIN, MARGIN_BACK = 3, 4  # on the way to the score, and on the way back, which few values decide
 BULK_FLOOR, NORM_FLOOR = 1e-6, 2e-6
@@ -136,7 +136,7 @@ def _tolerance(
     if may_flip(name) and not safe and not name.endswith(("patches", "image")) and len(axes_of(name)) in (0, 4):
         summed = not axes_of(name) or name.endswith("standardized")
         smallest = max(smallest, SUMMED) if summed else smallest
-    margin = MARGIN_BACK if name.startswith(("gradient/", "dparams/", "step/")) else MARGIN
+    margin = MARGIN_BACK if name.startswith(BACK) else MARGIN
     bulk, norm = min(bulk, 1.0), min(norm, 1.0)  # where most values are rounding only, the other number tells
     return Tolerance(max(margin * bulk, smallest), max(margin * norm, floor), None, bulk)
 

@@ -1,8 +1,8 @@
-"""The diagnosis: which conventions a port follows and which known bugs it has.
+"""The diagnosis: which conventions a port follows and which known mistakes it makes.
 
-The first stage that differs is taken. Every fault of the catalogue that would show there first is planted into the
-reference; the one that gives the port's own numbers is what the port does. With it planted, the next stage that still
-differs is taken, until nothing differs or nothing in the catalogue explains it.
+The first stage that differs is taken. Every mistake of the catalogue that would show there first is planted into a
+private copy of the reference; the one that gives the port's own numbers is what the port does. With it planted, the
+next stage that still differs is taken, until nothing differs or nothing in the catalogue explains it.
 """
 
 from __future__ import annotations
@@ -11,22 +11,21 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from musiq_ref.config import MusiqConfig
-from musiq_ref.model.parameters import map_params
 from musiq_ref.verify.ladder.fixture import Fixture, Stage, stored
 from musiq_ref.verify.ladder.layouts import LayoutError, fit, sampled_validity
+from musiq_ref.verify.ladder.stages import BACK
 from musiq_ref.verify.ladder.tolerance import MARGIN_BACK, Tolerance
-from musiq_ref.verify.mistakes.catalogue import FAULTS
+from musiq_ref.verify.mistakes.catalogue import MISTAKES
+from musiq_ref.verify.mistakes.mistake import Mistake
 from musiq_ref.verify.mistakes.patterns import patterns
-from musiq_ref.verify.mistakes.plant import Fault, run_planted
+from musiq_ref.verify.mistakes.plant import Reference
 
-MOST = 8  # faults that are looked for in one port
-PAIRS = 200  # pairs of faults that are tried where no single one explains a stage
-BACK = ("gradient/", "dparams/", "step/")
+MOST = 8  # mistakes that are looked for in one port
+PAIRS = 200  # pairs of mistakes that are tried where no single one explains a stage
 SHOWN_AT = {  # topic: a stage that shows which convention is followed
     "resized sides": "integers/sides",
     "resize": "pixels/scale_0",
@@ -44,8 +43,11 @@ SHOWN_AT = {  # topic: a stage that shows which convention is followed
 class Finding:
     """One thing that the port does otherwise.
 
-    stage: the first that shows it;  kind: "convention" (another program's choice) or "bug";  others: names of faults
-    that would look the same
+    name: of the mistake
+    stage: the first that shows it
+    kind: "convention" (another program's choice) or "bug"
+    about: what to do
+    others: names of mistakes that would look the same
 
     >>> Finding("erf for tanh", "encoder/block_00/mlp/gelu", "convention", "use tanh").kind
     'convention'
@@ -62,8 +64,10 @@ class Finding:
 class Diagnosis:
     """What the port does otherwise, in the order of the ladder.
 
-    complete: whether that explains every given stage (up to the score, where the way there is wrong);
-    unexplained: the first stage that it does not explain;  hints: what the numbers there look like;
+    findings: what was found
+    complete: whether that explains every given stage (up to the score, where the way there is wrong)
+    unexplained: the first stage that it does not explain
+    hints: what the numbers there look like
     conventions: {topic: what the port follows}
 
     >>> Diagnosis([], True).names
@@ -83,8 +87,11 @@ class Diagnosis:
 
 
 def fingerprint(fixture: Fixture, mine: Mapping[str, Any]) -> Diagnosis:
-    """Which conventions a port follows, and which known bugs it has, from its stages.
+    """Which conventions a port follows, and which known mistakes it makes, from its stages.
 
+    Nothing of the library is changed meanwhile: other threads may score and train.
+
+    fixture: from `load_fixture` or `build_fixture`
     mine: {stage name: array}, as for `compare`; the more stages, the more can be told apart
 
     >>> from musiq_ref.verify import build_fixture
@@ -92,258 +99,213 @@ def fingerprint(fixture: Fixture, mine: Mapping[str, Any]) -> Diagnosis:
     >>> fingerprint(fixture, {"score": fixture.stages["score"].array - 1}).names
     ['scores 0 … C−1']
     """
-    active: list[Fault] = []
-    findings: list[Finding] = []
-    current, tried = fixture, set()
-    for _ in range(MOST):
-        here = first_difference(current, mine)
-        if not here:
-            return Diagnosis(findings, True, conventions=conventions(fixture, mine, findings))
-        matches = explain(current, mine, here, active, tried)
-        both = [] if matches else explain_by_two(current, mine, here, active, tried)
-        for fault in both[:1]:
-            findings.append(_finding(fault, here))
-            active.append(fault)
-            tried.add(fault.name)
-        if both:
-            matches = both[1:]
-        if not matches:
-            return Diagnosis(
-                findings, False, here, looks(current, mine, here), conventions(fixture, mine, findings, here)
-            )
-        best = matches[0]
-        findings.append(_finding(best, here, matches[1:]))
-        active.append(best)
-        tried.add(best.name)
-        if best.recognise:  # chance: what comes after it cannot be repeated
-            return Diagnosis(findings, False, "", [], conventions(fixture, mine, findings))
+    port, findings, chance = Port(Reference(fixture), mine), [], False
+    while len(port.mistakes) < MOST and not chance and (here := port.first_difference()):
+        found = port.explain(here)
+        if not found:
+            return Diagnosis(findings, False, here, port.looks(here), conventions(port, findings, here))
+        findings += [finding(alternatives, here) for alternatives in found]
+        chance = any(best.recognise for best, *_ in found)  # what comes after it cannot be repeated
+        port = port.after([best for best, *_ in found], here, chance)
+    here = "" if chance else port.first_difference()
+    return Diagnosis(findings, not here and not chance, here, [], conventions(port, findings))
+
+
+def finding(alternatives: Sequence[Mistake], here: str) -> Finding:
+    """The first of several mistakes that look the same, as a finding."""
+    best, *others = alternatives
+    kind = "convention" if best.conventions else "bug"
+    return Finding(best.name, here, kind, best.remedy, tuple(m.name for m in others))
+
+
+class Match(NamedTuple):
+    """A mistake that gives the port's numbers at a stage, and how well. Matches sort from the best to the worst.
+
+    reach: minus how many of the given stages agree, from the start, with it planted
+    far: stages between the first that it would show at and the one that it explains
+    excess: of the tolerance
+    """
+
+    reach: int
+    far: int
+    excess: float
+    mistake: Mistake
+
+
+class Port:
+    """A port's stages, against the reference with the mistakes that have been found planted into it.
+
+    mine: {stage name: array} of the port
+    mistakes: found so far
+    planted: the stages of the reference with them, for those names that it still has
+    """
+
+    def __init__(self, reference: Reference, mine: Mapping[str, Any], mistakes: Sequence[Mistake] = ()) -> None:
+        self.reference, self.mine, self.mistakes = reference, mine, list(mistakes)
+        back = any(name.startswith(BACK) for name in mine)
+        self.planted = self.replanted([], back) if mistakes else reference.fixture
+        self.order = {name: i for i, name in enumerate(self.planted.stages)}
+
+    def after(self, found: Sequence[Mistake], here: str, chance: bool) -> Port:
+        """The port with more mistakes found, of which the last shows at a stage."""
+        mine = self.mine
         if not here.startswith(BACK):  # gradients of a wrong forward are wrong: repair it, then compare them
             mine = {name: array for name, array in mine.items() if not name.startswith(BACK)}
-        current = replant(fixture, active, any(name.startswith(BACK) for name in mine))
-    here = first_difference(current, mine)
-    return Diagnosis(findings, not here, here, [], conventions(fixture, mine, findings))
+        return self if chance else Port(self.reference, mine, [*self.mistakes, *found])
 
+    def first_difference(self) -> str:
+        """The first given stage that differs from the planted reference's, or ""."""
+        return first_difference(self.planted, self.mine)
 
-def _finding(fault: Fault, here: str, others: Sequence[Fault] = ()) -> Finding:
-    kind = "convention" if fault.conventions else "bug"
-    return Finding(fault.name, here, kind, fault.about, tuple(f.name for f in others))
+    def explain(self, here: str) -> list[list[Mistake]]:
+        """What explains a stage: one mistake, or two; each with those that look the same."""
+        possible = self.candidates(here)
+        chance = [m for m in possible if m.recognise and self.by_chance(m, here)]
+        if chance:
+            return [chance[:1]]
+        possible = [m for m in possible if not m.recognise]
+        matches = [match for m in possible if (match := self.match(m, here))]
+        if len(matches) > 1:  # the same at this stage: see who is right further down
+            matches = [match._replace(reach=-self.reach(match.mistake, here)) for match in matches]
+            matches = [match for match in matches if match.reach == min(matches)[0]]
+        if matches:
+            return [[match.mistake for match in sorted(matches, key=lambda match: match[:3])]]
+        return [[m] for m in self.two(possible, here)]
+
+    def candidates(self, here: str) -> list[Mistake]:
+        """The mistakes that would show at this stage, and at none that was given before (and so agrees)."""
+        known = [m for m in MISTAKES.values() if m.stage and m not in self.mistakes and m.applies(self.planted.config)]
+        return [m for m in known if 0 <= self.shows(m, here) <= self.order[here]]
+
+    def shows(self, mistake: Mistake, here: str) -> int:
+        """Where in the ladder, after the last stage that was given before this one, a mistake shows first; or −1."""
+        names = list(self.order)
+        agreed = max((i for i in range(self.order[here]) if names[i] in self.mine), default=-1)
+        return next((i for i in range(agreed + 1, len(names)) if fnmatch(names[i], mistake.stage or "")), -1)
+
+    def match(self, mistake: Mistake, here: str) -> Match | None:
+        """How a mistake gives the port's numbers at a stage, if it does."""
+        there = self.plant([mistake], here)
+        if there is None:
+            return None
+        excess = excess_of(there, self.mine, here)
+        if 1 < excess < np.inf and self.much_closer(there, here):  # it may amplify rounding
+            rough = self.reference.run([*self.mistakes, mistake], "float32", here)
+            excess = excess_of(loosened(there, {here: rough[here]}), self.mine, here)
+        return Match(0, self.order[here] - self.shows(mistake, here), excess, mistake) if excess <= 1 else None
+
+    def two(self, possible: Sequence[Mistake], here: str) -> list[Mistake]:
+        """Two mistakes that together give the port's numbers at a stage, conventions first; [] if there are none."""
+        ordered = sorted(possible, key=lambda m: not m.conventions)
+        for pair in itertools.islice(itertools.combinations(ordered, 2), PAIRS):
+            if pair[0].topic and pair[0].topic == pair[1].topic:
+                continue
+            there = self.plant(pair, here)
+            if there and excess_of(there, self.mine, here) <= 1:
+                return list(pair)
+        return []
+
+    def plant(self, more: Sequence[Mistake], here: str) -> Fixture | None:
+        """The planted reference up to a stage with more mistakes in it; None where they cannot be combined."""
+        try:
+            run = self.reference.run([*self.mistakes, *more], until=here)
+        except (ValueError, IndexError, TypeError):
+            return None
+        return as_fixture(self.planted, run) if here in run else None
+
+    def replanted(self, more: Sequence[Mistake], back: bool) -> Fixture:
+        """The fixture that a port with these mistakes would have written, as far as it runs.
+
+        A mistake can make later stages more sensitive to rounding, so tolerances are measured once more, and the larger
+        kept.
+        """
+        fixture, mistakes = self.reference.fixture, [*self.mistakes, *more]
+        exact = self.reference.run(mistakes, back=back)
+        stages = as_fixture(fixture, exact).stages
+        whole = fixture._replace(stages={name: stages[name] for name in fixture.stages if name in exact})
+        return loosened(whole, self.reference.run(mistakes, "float32", back=back))
+
+    def reach(self, mistake: Mistake, here: str) -> int:
+        """How many of the given stages agree, from the start, with this mistake planted, too."""
+        planted = self.replanted([mistake], here.startswith(BACK))
+        given = [name for name in planted.stages if name in self.mine]
+        wrong = first_difference(planted, self.mine)
+        return given.index(wrong) if wrong else len(given)
+
+    def much_closer(self, there: Fixture, here: str) -> bool:
+        """Whether a planted reference is at least five times closer to the port than the reference is."""
+        before, now = (fit(f.stages[here], self.mine[here], f)[2] for f in (self.planted, there))
+        return now.norm <= before.norm / 5 and now.bulk <= max(before.bulk / 5, there.stages[here].tolerance.bulk)
+
+    def by_chance(self, mistake: Mistake, here: str) -> bool:
+        """Whether the numbers of a stage look like those of a mistake that no planting can repeat."""
+        stage = self.planted.stages[here]
+        try:
+            array, _, _ = fit(stage, self.mine[here], self.planted)
+        except LayoutError:
+            return False
+        valid = sampled_validity(stage, self.planted)
+        valid = np.broadcast_to(True if valid is None else valid, stage.array.shape)
+        return mistake.recognise is not None and mistake.recognise(stage.array[valid], array[valid])
+
+    def looks(self, here: str) -> list[str]:
+        """What the numbers of an unexplained stage have in common with the right ones."""
+        stages = self.planted.stages
+        stage = stages[here]
+        try:
+            given, _, _ = fit(stage, self.mine[here], self.planted)
+        except LayoutError:
+            return [f"its shape is {np.shape(self.mine[here])}, the reference's {stage.shape}"]
+        if stage.sample:
+            return []
+        relatives = {n: s.array for n, s in stages.items() if n != here and s.shape == stage.shape and not s.sample}
+        return list(patterns(stage.array, given, relatives))[:3]
 
 
 def first_difference(fixture: Fixture, mine: Mapping[str, Any]) -> str:
-    """The first given stage that differs from the fixture's, or ""."""
-    return next((n for n, s in fixture.stages.items() if n in mine and not agrees(s, mine[n], fixture)), "")
+    """The first given stage that differs from the fixture's by more than float32 rounding explains, or ""."""
+    return next((n for n in fixture.stages if n in mine and excess_of(fixture, mine, n) > 1), "")
 
 
-def agrees(stage: Stage, mine: Any, fixture: Fixture) -> bool:
-    """Whether float32 rounding explains how far a stage of mine is from the fixture's."""
-    return excess_of(stage, mine, fixture) <= 1
-
-
-def excess_of(stage: Stage, mine: Any, fixture: Fixture) -> float:
+def excess_of(fixture: Fixture, mine: Mapping[str, Any], here: str) -> float:
     """How many times larger than allowed the distance of a stage is; infinite for another shape."""
+    stage = fixture.stages[here]
     try:
-        return stage.tolerance.excess(fit(stage, mine, fixture)[2])
+        return stage.tolerance.excess(fit(stage, mine[here], fixture)[2])
     except LayoutError:
         return np.inf
 
 
-def explain(fixture: Fixture, mine: Mapping[str, Any], here: str, active: list[Fault], tried: set[str]) -> list[Fault]:
-    """The faults that give the port's numbers at its first differing stage, the one that explains most first."""
-    order = {name: i for i, name in enumerate(fixture.stages)}
-    back = here.startswith(BACK)
-    found: list[tuple[int, int, float, Fault]] = []
-    for fault in candidates(fixture, mine, here, tried):
-        at = position(fault, order, latest_given(fixture, mine, here)) or 0
-        if fault.recognise:
-            if by_chance(fault, fixture, mine, here):
-                return [fault]
-            continue
-        try:
-            stages = plant(fixture, [*active, fault], back, here)
-        except (ValueError, IndexError, TypeError):  # this fault cannot be combined with those found before
-            continue
-        if here not in stages:
-            continue
-        there = fixture._replace(stages={**fixture.stages, **stages})
-        excess = excess_of(stages[here], mine[here], there)
-        if 1 < excess < np.inf and much_closer(fixture, there, mine, here):
-            excess = excess_of(loosened(there, [*active, fault], back, here), mine[here], there)
-        if excess <= 1:
-            found.append((0, order[here] - at, excess, fault))
-    if len(found) > 1:  # the same at this stage: see who is right further down
-        found = [(-reach(fixture, mine, [*active, f], back), far, excess, f) for _, far, excess, f in found]
-        best = min(f[0] for f in found)
-        found = [f for f in found if f[0] == best]
-    return [f[3] for f in sorted(found, key=lambda f: f[:3])]
-
-
-def candidates(fixture: Fixture, mine: Mapping[str, Any], here: str, tried: set[str]) -> list[Fault]:
-    """The faults that would show at this stage, and at none that was given before."""
-    order = {name: i for i, name in enumerate(fixture.stages)}
-    after = latest_given(fixture, mine, here)
-    found = []
-    for fault in FAULTS.values():
-        at = position(fault, order, after)
-        if fault.name not in tried and at is not None and at <= order[here] and applies(fault, fixture.config):
-            found.append(fault)
-    return found
-
-
-def latest_given(fixture: Fixture, mine: Mapping[str, Any], here: str) -> int:
-    """The place in the ladder of the last stage before this one that was given, and so agrees; −1 if there is none."""
-    names = list(fixture.stages)
-    return max((i for i, n in enumerate(names[: names.index(here)]) if n in mine), default=-1)
-
-
-def much_closer(fixture: Fixture, planted: Fixture, mine: Mapping[str, Any], here: str) -> bool:
-    """Whether the planted reference is at least five times closer to the port than the reference is."""
-    before, now = (fit(f.stages[here], mine[here], f)[2] for f in (fixture, planted))
-    return now.norm <= before.norm / 5 and now.bulk <= max(before.bulk / 5, planted.stages[here].tolerance.bulk)
-
-
-def loosened(planted: Fixture, faults: list[Fault], gradients: bool, here: str) -> Stage:
-    """A stage of the planted reference with the tolerance that its own float32 run asks for."""
-    single = map_params(lambda a: a.astype(np.float32), planted.params)
-    rough = run_planted(faults, single, planted.image, planted.config, gradients=gradients, until=here)
-    return _loosened(planted.stages[here], rough[here], planted)
-
-
-def _loosened(stage: Stage, rough: Any, planted: Fixture) -> Stage:
-    tolerance, d = stage.tolerance, fit(stage, rough, planted)[2]
-    if stage.array.dtype.kind != "f" or tolerance.absolute is not None:
-        return stage
-    bulk, norm = max(tolerance.bulk, MARGIN_BACK * d.bulk), max(tolerance.norm, MARGIN_BACK * d.norm)
-    return stage._replace(tolerance=tolerance._replace(bulk=bulk, norm=norm))
-
-
-def explain_by_two(
-    fixture: Fixture, mine: Mapping[str, Any], here: str, active: list[Fault], tried: set[str]
-) -> list[Fault]:
-    """Two faults that together give the port's numbers at this stage, conventions first; [] if there are none."""
-    possible = [f for f in candidates(fixture, mine, here, tried) if not f.recognise]
-    possible.sort(key=lambda f: not f.conventions)
-    back = here.startswith(BACK)
-    for first, second in itertools.islice(itertools.combinations(possible, 2), PAIRS):
-        if first.topic and first.topic == second.topic:
-            continue
-        try:
-            stages = plant(fixture, [*active, first, second], back, here)
-        except (ValueError, IndexError, TypeError):
-            continue
-        if here in stages:
-            there = fixture._replace(stages={**fixture.stages, **stages})
-            if excess_of(stages[here], mine[here], there) <= 1:
-                return [first, second]
-    return []
-
-
-def by_chance(fault: Fault, fixture: Fixture, mine: Mapping[str, Any], here: str) -> bool:
-    """Whether the numbers of a stage look like those of a fault that no planting can repeat."""
-    stage = fixture.stages[here]
-    try:
-        array, _, _ = fit(stage, mine[here], fixture)
-    except LayoutError:
-        return False
-    valid = sampled_validity(stage, fixture)
-    valid = np.broadcast_to(True if valid is None else valid, stage.array.shape)
-    return fault.recognise is not None and fault.recognise(stage.array[valid], array[valid])
-
-
-def position(fault: Fault, order: Mapping[str, int], after: int = -1) -> int | None:
-    """Where in the ladder, after a place, a fault shows first."""
-    return next((i for name, i in order.items() if i > after and fnmatch(name, fault.at)), None)
-
-
-def applies(fault: Fault, config: MusiqConfig) -> bool:
-    """Whether the fault would change anything under the fixture's conventions.
-
-    >>> applies(FAULTS["erf for tanh"], MusiqConfig()), applies(FAULTS["tanh for erf"], MusiqConfig())
-    (True, False)
-    """
-    if any(getattr(config.conventions, k) != v for k, v in fault.under.items()):
-        return False
-    same = [getattr(config.conventions, k) == v for k, v in fault.conventions.items()]
-    return not same or not all(same)
-
-
-def plant(fixture: Fixture, faults: list[Fault], gradients: bool, until: str | None = None) -> dict[str, Stage]:
-    """The stages of the reference with faults planted, with the fixture's tolerances."""
-    order = {name: i for i, name in enumerate(fixture.stages)}
-    stem = order.get("stem/output", len(order))
-    later = not gradients and until is not None and order[until] > stem
-    later = later and all((position(fault, order) or 0) > stem for fault in faults)
-    run = run_planted(
-        faults,
-        fixture.params,
-        fixture.image,
-        fixture.config,
-        gradients=gradients,
-        until=until,
-        features=features(fixture) if later else None,
-    )
+def as_fixture(fixture: Fixture, run: Mapping[str, Any]) -> Fixture:
+    """The fixture with the stages of a run in the place of its own, and its own tolerances."""
     stages = {}
     for name, value in run.items():
         array, count = stored(value)
         tolerance = fixture.stages[name].tolerance if name in fixture.stages else Tolerance(1e-5, 1e-5, None, 0)
         stages[name] = Stage(name, array, np.shape(value), count, tolerance)
-    return stages
+    return fixture._replace(stages={**fixture.stages, **stages})
 
 
-def features(fixture: Fixture) -> np.ndarray:
-    """The stem's output of the reference, kept while the fixture is the same."""
-    key = id(fixture.params)
-    if _FEATURES.get("key") != key:
-        run = run_planted([], fixture.params, fixture.image, fixture.config, until="stem/output")
-        _FEATURES.update(key=key, params=fixture.params, value=run["stem/output"])
-    return _FEATURES["value"]
+def loosened(fixture: Fixture, rough: Mapping[str, Any]) -> Fixture:
+    """The fixture with the tolerances that a float32 run of the same mistakes asks for, where they are larger."""
+
+    def one(name: str, stage: Stage) -> Stage:
+        tolerance = stage.tolerance
+        if name not in rough or stage.array.dtype.kind != "f" or tolerance.absolute is not None:
+            return stage
+        d = fit(stage, rough[name], fixture)[2]
+        bulk, norm = max(tolerance.bulk, MARGIN_BACK * d.bulk), max(tolerance.norm, MARGIN_BACK * d.norm)
+        return stage._replace(tolerance=tolerance._replace(bulk=bulk, norm=norm))
+
+    return fixture._replace(stages={name: one(name, stage) for name, stage in fixture.stages.items()})
 
 
-_FEATURES: dict[str, Any] = {}
-
-
-def replant(fixture: Fixture, faults: list[Fault], gradients: bool) -> Fixture:
-    """The fixture that a port with these faults would have written, as far as it runs.
-
-    A fault can make later stages more sensitive to rounding, so tolerances are measured once more, and the larger kept.
-    """
-    stages = plant(fixture, faults, gradients)
-    single = map_params(lambda a: a.astype(np.float32), fixture.params)
-    rough = run_planted(faults, single, fixture.image, fixture.config, gradients=gradients)
-    here = fixture._replace(stages={**fixture.stages, **stages})
-    names = [name for name in fixture.stages if name in stages]
-    return fixture._replace(stages={name: _loosened(stages[name], rough[name], here) for name in names})
-
-
-def reach(fixture: Fixture, mine: Mapping[str, Any], faults: list[Fault], gradients: bool) -> int:
-    """How many of the given stages agree, from the start, with these faults planted."""
-    planted = replant(fixture, faults, gradients)
-    wrong = first_difference(planted, mine)
-    given = [name for name in planted.stages if name in mine]
-    return given.index(wrong) if wrong else len(given)
-
-
-def looks(fixture: Fixture, mine: Mapping[str, Any], here: str) -> list[str]:
-    """What the numbers of an unexplained stage have in common with the right ones."""
-    stage = fixture.stages[here]
-    try:
-        given, _, _ = fit(stage, mine[here], fixture)
-    except LayoutError:
-        return [f"its shape is {np.shape(mine[here])}, the reference's {stage.shape}"]
-    if stage.sample:
-        return []
-    relatives = {
-        name: s.array for name, s in fixture.stages.items() if name != here and s.shape == stage.shape and not s.sample
-    }
-    return list(patterns(stage.array, given, relatives))[:3]
-
-
-def conventions(fixture: Fixture, mine: Mapping[str, Any], findings: list[Finding], until: str = "") -> dict[str, str]:
-    """{topic: the fault found, "as the reference", or "not shown"}."""
-    order = list(fixture.stages)
-    last = order.index(until) if until in order else len(order)
+def conventions(port: Port, findings: Sequence[Finding], until: str = "") -> dict[str, str]:
+    """{topic: the mistake found, "as the reference", or "not shown"}."""
+    order = list(port.reference.fixture.stages)
+    shown = set(order[: order.index(until)] if until in order else order) & set(port.mine)
     table = {}
     for topic, stage in SHOWN_AT.items():
-        names = [f.name for f in findings if FAULTS[f.name].topic == topic]
-        shown = stage in mine and stage in order and order.index(stage) < last
-        table[topic] = ", ".join(names) or ("as the reference" if shown else "not shown")
+        names = [f.name for f in findings if MISTAKES[f.name].topic == topic]
+        table[topic] = ", ".join(names) or ("as the reference" if stage in shown else "not shown")
     return table

@@ -1,55 +1,109 @@
-"""Faults: what a port does otherwise, and how it is planted into the reference.
+"""Planting mistakes, never into the live library: each time into a private instance of its modules.
 
-A fault is a change of `Conventions`, functions of the library replaced by wrong ones, or a tap. `fingerprint` plants
-those of the catalogue until the reference computes what a port computed; the self-test plants each and requires that it
-is named.
+The modules of the ops, of the image, of the model and of the ladder, and the mistakes themselves, are executed once
+more, importing each other and nothing live in their place. What is replaced there no other thread can see, there is
+nothing to put back, and so any number of threads may plant, score and train at once.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import builtins
+import functools
+import importlib
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
-from unittest import mock
+from fnmatch import fnmatch
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
 
 import numpy as np
 
 from musiq_ref.backend import Array
 from musiq_ref.config import MusiqConfig
-from musiq_ref.model import musiq
-from musiq_ref.model.parameters import Params
-from musiq_ref.verify.ladder.stages import run_stages
+from musiq_ref.model.parameters import Params, map_params
+from musiq_ref.verify.ladder.fixture import Fixture
+from musiq_ref.verify.ladder.stages import BACK
+from musiq_ref.verify.mistakes.catalogue import MISTAKES
+from musiq_ref.verify.mistakes.mistake import Mistake
 
-Tap = Callable[[str, Array, dict[str, Array], MusiqConfig], Array]
+LIBRARY = ("musiq_ref.ops", "musiq_ref.image", "musiq_ref.model", "musiq_ref.verify.ladder.stages")
+PRIVATE = (*LIBRARY, "musiq_ref.verify.mistakes")
 
 
-class Fault(NamedTuple):
-    """One way to compute something else.
+class PrivateLibrary:
+    """A private instance of the library, in which functions can be replaced.
 
-    name: short, as reports print it;  about: what to do;  at: the first stage that shows it;
-    topic: the convention that it is a value of, "" for a plain bug;  conventions: fields of `Conventions` to change;
-    patches: (module, attribute, wrong function);  tap: (name, array, stages seen before, config) -> array;
-    recognise: (reference, mine) -> whether this is it, for a fault of chance, which no planting can repeat;
-    under: conventions of the reference without which it is no fault
-
-    >>> Fault("erf for tanh", "use tanh", "encoder/block_00/mlp/gelu", "GELU", {"gelu": "erf"}).topic
-    'GELU'
+    >>> library = PrivateLibrary()
+    >>> library.replace("relu", lambda x: (x, None))
+    >>> library.module("musiq_ref.ops.activation").relu(-1.0)
+    (-1.0, None)
     """
 
-    name: str
-    about: str
-    at: str
-    topic: str = ""
-    conventions: dict[str, Any] = {}  # noqa: RUF012
-    patches: tuple[tuple[Any, str, Any], ...] = ()
-    tap: Tap | None = None
-    recognise: Callable[[np.ndarray, np.ndarray], bool] | None = None
-    under: dict[str, Any] = {}  # noqa: RUF012
+    def __init__(self) -> None:
+        self.modules: dict[str, ModuleType] = {}
+        self.module("musiq_ref.verify.ladder.stages")
+
+    def module(self, name: str) -> ModuleType:
+        """The private instance of a module, executed when it is first asked for."""
+        if name not in self.modules:
+            self.modules[name] = module = ModuleType(name)
+            module.__dict__["__builtins__"] = {**vars(builtins), "__import__": self._import}
+            exec(_code(name), module.__dict__)
+        return self.modules[name]
+
+    def _import(self, name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
+        """`__import__` as the private modules see it: what is private comes from here."""
+        if not fromlist or not f"{name}.".startswith(tuple(f"{part}." for part in PRIVATE)):
+            return __import__(name, globals, locals, fromlist, level)
+        module = self.module(name)
+        for item in fromlist:
+            if not hasattr(module, item):  # a module of the package
+                setattr(module, item, self.module(f"{name}.{item}"))
+        return module
+
+    def replace(self, name: str, function: Any, where: str = "") -> None:
+        """Wherever the library has the function of that name, it has another one from now on.
+
+        where: the last part of the name of the one module in which it is replaced; "" for all
+        """
+        modules = [m for n, m in self.modules.items() if n.startswith(LIBRARY)]
+        [right] = [
+            f for m in modules if isinstance(f := vars(m).get(name), FunctionType) and f.__module__ == m.__name__
+        ]
+
+        def replaced(value: Any) -> Any:
+            if isinstance(value, dict):  # such as GELU: {"tanh": (gelu_tanh, gelu_tanh_backward), …}
+                return {key: replaced(entry) for key, entry in value.items()}
+            if isinstance(value, tuple):
+                entries = map(replaced, value)
+                return type(value)(*entries) if hasattr(value, "_fields") else tuple(entries)
+            return function if value is right else value
+
+        for module in modules:
+            if where in ("", module.__name__.rpartition(".")[2]):
+                names = [n for n in vars(module) if not n.startswith("__")]
+                vars(module).update({n: replaced(vars(module)[n]) for n in names})
+
+    def plant(self, mistakes: Sequence[Mistake]) -> None:
+        """Puts the functions of mistakes in the place of the right ones.
+
+        Those of the catalogue are taken from the private one, so that each works on a library that has the others, too.
+        """
+        own = self.module("musiq_ref.verify.mistakes.catalogue").MISTAKES
+        for mistake in mistakes:
+            function = own[mistake.name].function if MISTAKES.get(mistake.name) is mistake else mistake.function
+            for name in mistake.op.split() if function and not mistake.conventions else ():
+                self.replace(name, function, mistake.where)
+
+
+@functools.cache
+def _code(name: str) -> CodeType:
+    """The compiled source of a module."""
+    return importlib.import_module(name).__loader__.get_code(name)  # type: ignore[union-attr]
 
 
 def run_planted(
-    faults: Sequence[Fault],
+    mistakes: Sequence[Mistake],
     params: Params,
     image: np.ndarray,
     config: MusiqConfig,
@@ -58,40 +112,74 @@ def run_planted(
     until: str | None = None,
     features: Array | None = None,
 ) -> dict[str, np.ndarray]:
-    """`run_stages` of the reference with faults planted into it.
+    """`run_stages` of the reference with mistakes planted into it.
 
-    features: the stem's output, if no fault changes it, which saves computing it
+    mistakes: those of the catalogue, or others
+    gradients, until: as for `run_stages`
+    features: the stem's output, where no mistake changes it, which saves computing it
 
     >>> import musiq_ref as mq
     >>> config = mq.MusiqConfig.preset("tiny", outputs=3, longer_sides=(64,))
     >>> image = np.zeros((40, 50, 3), np.uint8)
-    >>> from musiq_ref.verify.mistakes.catalogue import FAULTS
-    >>> run_planted([FAULTS["scores 0 … C−1"]], mq.init_params(config), image, config)["score"]
+    >>> run_planted([MISTAKES["scores 0 … C−1"]], mq.init_params(config), image, config)["score"]
     array([1.], dtype=float32)
     """
-    changes = {k: v for fault in faults for k, v in fault.conventions.items()}
+    library = PrivateLibrary()
+    library.plant(mistakes)
+    if features is not None:
+        library.replace("stem" if config.stem == "resnet" else "linear_stem", lambda *_: (features, None))
+    changes = {field: value for mistake in mistakes for field, value in mistake.conventions.items()}
     changed = config.replace(conventions=replace(config.conventions, **changes))
     seen: dict[str, Array] = {}
-    taps = [fault.tap for fault in faults if fault.tap]
 
     def tap(name: str, array: Array) -> Array:
         seen[name] = array
-        for one in taps:
-            array = one(name, array, seen, config)
+        for mistake in mistakes:
+            array = mistake.tap(name, array, seen, config) if mistake.tap else array
         return array
 
-    with planted(faults), np.errstate(all="ignore"), contextlib.ExitStack() as stack:
-        if features is not None:
-            parts = musiq.PLAIN[config.stem]._replace(stem=lambda *_: (features, None))
-            stack.enter_context(mock.patch.dict(musiq.PLAIN, {config.stem: parts}))
-        return run_stages(params, image, changed, tap=tap if taps else None, gradients=gradients, until=until)
+    tapped = any(mistake.tap for mistake in mistakes)
+    run_stages = library.module("musiq_ref.verify.ladder.stages").run_stages
+    with np.errstate(all="ignore"):
+        return run_stages(params, image, changed, tap=tap if tapped else None, gradients=gradients, until=until)
 
 
-@contextlib.contextmanager
-def planted(faults: Sequence[Fault]) -> Iterator[None]:
-    """While it lasts, the library computes what the faults say. Not for several threads at once."""
-    with contextlib.ExitStack() as stack:
-        for fault in faults:
-            for module, attribute, function in fault.patches:
-                stack.enter_context(mock.patch.object(module, attribute, function))
-        yield
+class Reference:
+    """The reference on a fixture's image, to plant into."""
+
+    def __init__(self, fixture: Fixture) -> None:
+        self.fixture = fixture
+        self.stem_ends = max((i for i, name in enumerate(fixture.stages) if name == "stem/output"), default=-1)
+
+    def run(
+        self, mistakes: Sequence[Mistake], dtype: str = "float64", until: str | None = None, back: bool = False
+    ) -> dict[str, np.ndarray]:
+        """The stages with mistakes planted, up to a stage; the way back is run if asked for, or if it lies there."""
+        back = back if until is None else until.startswith(BACK)
+        after_stem = until is not None and dtype == "float64" and not back and self._after_stem(until, mistakes)
+        fixture = self.fixture
+        return run_planted(
+            mistakes,
+            fixture.params if dtype == "float64" else self.single,
+            fixture.image,
+            fixture.config,
+            gradients=back,
+            until=until,
+            features=self.features if after_stem else None,
+        )
+
+    def _after_stem(self, until: str, mistakes: Sequence[Mistake]) -> bool:
+        """Whether a stage, and all that mistakes change, come after the stem."""
+        before = list(self.fixture.stages)[: self.stem_ends + 1]
+        stages = [until, *("*" if m.stage is None else m.stage for m in mistakes)]
+        return bool(before) and not any(fnmatch(name, stage) for stage in stages for name in before)
+
+    @functools.cached_property
+    def features(self) -> np.ndarray:
+        """The stem's output, for mistakes that come after it."""
+        return self.run([], until="stem/output")["stem/output"]
+
+    @functools.cached_property
+    def single(self) -> Params:
+        """The parameters in float32."""
+        return map_params(lambda a: a.astype(np.float32), self.fixture.params)
