@@ -28,7 +28,11 @@ SINGLE = map_params(lambda a: a.astype(np.float32), FIXTURE.params)
 PLAIN = run_stages(SINGLE, FIXTURE.image, FIXTURE.config)
 
 
-IN_THE_LADDER = [n for n, m in MISTAKES.items() if m.stage is not None and m.applies(FIXTURE.config)]
+def in_the_ladder(config):
+    return [name for name, m in MISTAKES.items() if m.stage is not None and m.applies(config)]
+
+
+IN_THE_LADDER = in_the_ladder(FIXTURE.config)
 
 
 def test_enough_faults():
@@ -50,7 +54,7 @@ SHARE = 8  # the catalogue's faults in so many shares, of which all but the firs
 @pytest.mark.parametrize("conventions", ["pyiqa", "paper"])
 def test_planted_faults_are_named_under_other_conventions(conventions, share):
     fixture = fixture_of(conventions)
-    names = [name for name in FAULTS if applies(FAULTS[name], fixture.config)]
+    names = in_the_ladder(fixture.config)
     assert len(names) >= 100
     results = list(self_test(fixture, names[share::SHARE]))
     assert [r.fault for r in results] == names[share::SHARE]
