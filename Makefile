@@ -1,5 +1,6 @@
-# make demo   sets everything up and scores the bundled photographs
-# make test   sets everything up and runs all tests
+# make demo   scores the bundled photographs
+# make test   all that can be tested without PyTorch, JAX, ONNX, CuPy and MPI, in minutes
+# make test-all   also what needs those, and what takes long
 # make lint   style and types
 # make train-demo  trains the bundled model anew, from nothing
 # make tutorials      executes all chapters of the course and writes their notebooks
@@ -7,6 +8,8 @@
 # make docs   the documentation site, in docs/_build/html
 # make gpu    the tests of the array code on a GPU (CUDA=12 or 13)
 # make bench  side by side with PyTorch, in one run
+#
+# Each sets up what it needs in .venv, and nothing else.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -14,21 +17,32 @@ CONSTRAINTS ?= constraints.txt
 CUDA ?= 12
 BIN = $(VENV)/bin
 PHOTOGRAPHS = musiq_ref/data/photographs
+PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test lint train-demo tutorials tutorials-lab docs gpu bench clean
+.PHONY: demo test test-all test-rest lint train-demo tutorials tutorials-lab docs gpu bench clean
 
-demo: $(VENV)/demo
+demo: $(VENV)/pictures
 	$(BIN)/musiq-ref distort $(PHOTOGRAPHS)/cat.png $(PHOTOGRAPHS)/coffee.png -o distorted
 	$(BIN)/musiq-ref score $(PHOTOGRAPHS) distorted
 	$(BIN)/musiq-ref explain $(PHOTOGRAPHS)/coffee.png -o demo.html
+	@echo "demo.html shows what the model looked at. Next, with photographs of your own:"
+	@echo "  $(BIN)/musiq-ref score PHOTOGRAPH_OR_FOLDER"
+	@echo "  $(BIN)/musiq-ref explain PHOTOGRAPH -o page.html"
+	@echo "or, after '. $(BIN)/activate', without the $(BIN)/."
 
 test: $(VENV)/test
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not frameworks and not long"
 
-lint: $(VENV)/test
+test-all: test test-rest
+
+test-rest: $(VENV)/test-all
+	$(PYTEST) -m "frameworks or long"
+	$(BIN)/pyright --warnings --pythonpath $(BIN)/python
+
+lint: $(VENV)/lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/pyright --level error --pythonpath $(BIN)/python
 
 # Hours on 2 cores; if it is stopped, the same command goes on. Two processes of one thread do more than one of two.
 TRAIN = $(BIN)/mpiexec -n 2 $(BIN)/musiq-ref train --set threads=1
@@ -41,10 +55,10 @@ train-demo: $(VENV)/mpi
 	cp demo-run/fourth/last.safetensors musiq_ref/data/demo.safetensors
 	$(BIN)/musiq-ref evaluate --dataset synthetic --checkpoint demo -o demo-run/evaluation
 
-tutorials: $(VENV)/demo
+tutorials: $(VENV)/tutorials
 	$(BIN)/python tutorials/notebooks.py
 
-tutorials-lab: $(VENV)/demo
+tutorials-lab: $(VENV)/tutorials
 	$(BIN)/python -m pip install --quiet jupyterlab -c $(CONSTRAINTS)
 	cd tutorials && ../$(BIN)/jupyter lab
 
@@ -55,33 +69,32 @@ docs: $(VENV)/docs
 gpu: $(VENV)/gpu$(CUDA)
 	MUSIQ_REF_TEST_BACKENDS=numpy,cupy $(BIN)/python -m pytest tests/test_ops.py tests/test_model.py tests/test_cupy_backend.py
 
-bench: $(VENV)/test
+bench: $(VENV)/verify
 	$(BIN)/python benchmarks/compare_torch.py
 
-# A folder's stamp says what is installed in it; it is made anew when what is asked for changes.
-$(VENV)/demo: pyproject.toml $(CONSTRAINTS)
-	$(call install,-e '.[tutorials]')
+# $(VENV)/test says that the extra `test` is installed: it is made anew when what is asked for changes.
+SIZE_pictures = about 75 MB to download
+SIZE_test = about 95 MB to download
+SIZE_test-all = up to 3 GB to download
+SIZE_tutorials = about 95 MB to download
+SIZE_verify = up to 3 GB to download
 
-$(VENV)/test: pyproject.toml $(CONSTRAINTS)
-	$(call install,-e '.[test]')
+HAS_PIP = $(BIN)/python -m pip --version >/dev/null 2>&1
 
-$(VENV)/mpi: pyproject.toml $(CONSTRAINTS)
-	$(call install,-e '.[mpi]')
+$(VENV)/%: pyproject.toml $(CONSTRAINTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "musiq_ref needs Python 3.11 or newer, and $(PYTHON) is %d.%d; run: make PYTHON=python3.11 ..." % sys.version_info[:2] or 0)'
+	@echo "Installing musiq_ref[$*] in $(VENV)$(if $(SIZE_$*), ($(SIZE_$*)))"
+	@$(HAS_PIP) || $(PYTHON) -m venv $(VENV) && $(HAS_PIP) || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]' -c $(CONSTRAINTS)
+	@touch $@
 
-$(VENV)/docs: pyproject.toml $(CONSTRAINTS)
-	$(call install,-e '.[docs]')
-
-$(VENV)/gpu$(CUDA): pyproject.toml $(CONSTRAINTS)
-	$(call install,-e '.[test]')
+# The GPU's wheels of CuPy replace those that the tests read.
+$(VENV)/gpu$(CUDA): $(VENV)/test
 	$(BIN)/python -m pip uninstall --quiet --yes cupy-cuda12x
 	$(BIN)/python -m pip install --quiet -e '.[cuda$(CUDA)]' -c $(CONSTRAINTS)
+	@touch $@
 
-define install
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "musiq_ref needs Python 3.11 or newer, and $(PYTHON) is %d.%d; run: make PYTHON=python3.11 ..." % sys.version_info[:2] or 0)'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(1) -c $(CONSTRAINTS)
-	touch $@
-endef
+.PRECIOUS: $(VENV)/%
 
 clean:
 	rm -rf $(VENV) demo.html distorted docs/_build docs/course docs/reference

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import scipy.stats
 
 
 def srcc(predictions, targets) -> float:
@@ -21,7 +20,7 @@ def srcc(predictions, targets) -> float:
     >>> round(srcc([1, 2, 3, 4], [1, 10, 10, 1000]), 4)
     0.9487
     """
-    return _correlation(scipy.stats.spearmanr, predictions, targets)
+    return _correlation("spearmanr", predictions, targets)
 
 
 def plcc(predictions, targets) -> float:
@@ -30,7 +29,7 @@ def plcc(predictions, targets) -> float:
     >>> round(plcc([1, 2, 3], [2, 4, 7]), 4)
     0.9934
     """
-    return _correlation(scipy.stats.pearsonr, predictions, targets)
+    return _correlation("pearsonr", predictions, targets)
 
 
 def krcc(predictions, targets) -> float:
@@ -39,7 +38,7 @@ def krcc(predictions, targets) -> float:
     >>> round(krcc([1, 2, 3, 4], [1, 3, 2, 4]), 4)
     0.6667
     """
-    return _correlation(scipy.stats.kendalltau, predictions, targets, method="asymptotic")  # of the unused p-value
+    return _correlation("kendalltau", predictions, targets, method="asymptotic")  # of the unused p-value
 
 
 def rmse(predictions, targets) -> float:
@@ -131,7 +130,10 @@ def _pair(predictions, targets, least: int) -> tuple[np.ndarray, np.ndarray]:
     return pair
 
 
-def _correlation(statistic: Callable[..., Any], predictions, targets, **options) -> float:
+def _correlation(name: str, predictions, targets, **options) -> float:
+    """The statistic of scipy.stats of that name."""
+    import scipy.stats  # half the time that the command line takes to start, so only where it is used
+
     x, y = _pair(predictions, targets, least=2)
     for what, scores in (("predictions", x), ("targets", y)):
         if (scores == scores[0]).all():
@@ -139,7 +141,7 @@ def _correlation(statistic: Callable[..., Any], predictions, targets, **options)
     with warnings.catch_warnings():
         warnings.simplefilter("error", scipy.stats.NearConstantInputWarning)
         try:
-            value = float(statistic(x, y, **options).statistic)
+            value = float(getattr(scipy.stats, name)(x, y, **options).statistic)
         except scipy.stats.NearConstantInputWarning:
             raise ValueError("the predictions or the targets differ only by rounding; rescale them first") from None
     if not np.isfinite(value):

@@ -3,7 +3,8 @@
 What would fail on a GPU fails here, and what would be slow there is counted:
 
 - a `Double` is no NumPy array, never turns into one by itself, and meets NumPy arrays nowhere (TypeError);
-- its namespace `cp` has only the names of the installed CuPy, and its functions take only CuPy's arguments;
+- its namespace `cp` has only CuPy's names, and its functions take only CuPy's arguments (as recorded, so that CuPy
+  need not be installed: record_cupy.py);
 - `counters.synchronisations` grows where the host would wait for the device, `counters.transfers` where data would
   cross between them (both at once for `float(x)`, `if x:`, `repr(x)`, `x.item()`, `x.get()`);
 - results are arrays, never scalars; integer-array indices that are out of range wrap around without an error.
@@ -16,12 +17,11 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
 from types import ModuleType
 from typing import Any
 
-import cupy
 import numpy as np
+from recorded_cupy import ARRAY, Recorded, cupy, signature
 
 from musiq_ref.backend import Backend, erf, namespace
 
@@ -85,12 +85,8 @@ def _unwrap(value) -> Any:
 
 @functools.cache
 def method_signature(name: str) -> inspect.Signature:
-    """The signature of a method of cupy.ndarray, which CuPy writes in the first line of its docstring."""
-    first = (getattr(cupy.ndarray, name).__doc__ or "").partition("\n")[0]
-    found = re.fullmatch(r"\w+\." + name + r"\((.*)\)( -> .*)?", first)
-    assert found, f"cupy.ndarray.{name} has no signature in its docstring: {first!r}"
-    parameters = re.sub(r"\b[A-Za-z_]\w* (?=\w+\s*[,=]|\w+$)", "", found[1])  # C types, as in "int axis=-1"
-    return inspect.signature(eval(f"lambda {parameters}: None"))
+    """The arguments of a method of cupy.ndarray."""
+    return signature(Recorded(f"cupy.ndarray.{name}", ARRAY[name]))
 
 
 EINSUM_KEYWORDS = {"dtype", "optimize"}
@@ -113,7 +109,7 @@ def check_arguments(name: str, function: Any, args, kwargs) -> None:
             raise TypeError(f"cupy.einsum takes no argument {unknown[0]!r}")
     else:
         try:
-            inspect.signature(function).bind(*args, **kwargs)
+            signature(function).bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"cupy.{name}: {error}") from None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from op_table import CONFIG, random_params
 from test_complexity import Counted
 from test_model import SMALL, random_tokens
@@ -14,12 +13,11 @@ from musiq_ref.checkpoint import save_official, save_pyiqa, to_official, to_pyiq
 from musiq_ref.checkpoint.pyiqa import PYIQA_LAYOUT
 from musiq_ref.model.parameters import flatten, map_params
 from musiq_ref.verify import GradientError, check_vjp, deterministic_image, deterministic_params, trace
-from musiq_ref.verify.torch_port import TorchMusiq
 
 ABLATIONS = {
     "no HSE": {"spatial": "none"},
     "no SCE": {"scale_embedding": False},
-    "linear stem": {"stem": "linear", "patch_size": 6},
+    "linear stem": {"stem": "linear", "patch_size": 6, "longer_sides": (24, 42)},  # few patches, though they are small
     "all three": {"spatial": "none", "scale_embedding": False, "stem": "linear"},
 }
 LACKING = {
@@ -58,8 +56,10 @@ def test_gradient_from_the_logits_to_the_pixels_and_parameters(name):
 
 
 @pytest.mark.parametrize("changes", [*ABLATIONS.values(), {"spatial": "sinusoidal"}], ids=[*ABLATIONS, "sinusoidal"])
-def test_pytorchs_scores_and_gradients_are_ours(changes):
+def test_pytorchs_scores_and_gradients_are_ours(torch, changes):
     """Two images at once: autograd's gradient of the sum of the scores to every parameter, and ours by hand."""
+    from musiq_ref.verify.torch_port import TorchMusiq
+
     config = mq.MusiqConfig.preset("tiny", outputs=10, conventions=mq.PYIQA, grid_size=4, **changes)
     params = deterministic_params(config, 2, "float64")
 
@@ -123,7 +123,7 @@ def test_the_taps_see_what_there_is(name):
 
 @every_ablation
 def test_counts_are_of_arrays_and_multiplications_that_are_there(name):
-    config = mq.MusiqConfig.preset("tiny", outputs=10, longer_sides=(60, 90), **ABLATIONS[name])
+    config = mq.MusiqConfig.preset("tiny", outputs=10, **{"longer_sides": (60, 90), **ABLATIONS[name]})
     params = deterministic_params(config, 1)
     counted = mq.complexity(config, (40, 150))
     assert counted.parameters == sum(counted.parameters_by_part.values()) == sum(a.size for _, a in flatten(params))

@@ -8,8 +8,6 @@ import zipfile
 import numpy as np
 import pytest
 import safetensors.numpy
-import safetensors.torch
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -102,11 +100,24 @@ def test_other_files_there_and_back(tmp_path, config, dtype):
     params = random_params(config, dtype=dtype)
     save_official(tmp_path / "a.npz", params)
     save_pyiqa(tmp_path / "a.safetensors", params)
-    torch.save({k: torch.from_numpy(a) for k, a in to_pyiqa(params).items()}, tmp_path / "a.pth")
-    for name, kind in (("a.npz", "official"), ("a.safetensors", "pyiqa"), ("a.pth", "pyiqa")):
+    for name, kind in (("a.npz", "official"), ("a.safetensors", "pyiqa")):
         loaded = load_checkpoint(tmp_path / name, dtype=None, config=config)
         assert (loaded.format, loaded.config) == (kind, config)
         assert_same(loaded.params, params)
+
+
+@SLOW_DISK
+@given(config=configs(), dtype=DTYPES)
+def test_pytorchs_files_are_read(torch, tmp_path, config, dtype):
+    params = random_params(config, dtype=dtype)
+    save_torch(torch, to_pyiqa(params), tmp_path / "a.pth")
+    loaded = load_checkpoint(tmp_path / "a.pth", dtype=None, config=config)
+    assert (loaded.format, loaded.config) == ("pyiqa", config)
+    assert_same(loaded.params, params)
+
+
+def save_torch(torch, tensors, path):
+    torch.save({name: torch.from_numpy(array) for name, array in tensors.items()}, path)
 
 
 def test_names_and_shapes_are_the_published_ones():
@@ -150,7 +161,7 @@ def test_names_and_shapes_are_the_published_ones():
     assert {name: pyiqa[name] for name in expected} == expected
 
 
-def test_pyiqa_linears_compute_what_ours_do():
+def test_pyiqa_linears_compute_what_ours_do(torch):
     params = random_params(TINY)
     theirs = {name: torch.from_numpy(a) for name, a in to_pyiqa(params).items()}
     attention = params["encoder"]["block_01"]["attention"]
@@ -312,7 +323,9 @@ def test_views_are_saved_by_value(tmp_path):
         np.testing.assert_array_equal(loaded[path], array)
 
 
-def test_bfloat16_safetensors_are_read_exactly(tmp_path):
+def test_bfloat16_safetensors_are_read_exactly(torch, tmp_path):
+    import safetensors.torch
+
     params = random_params(TINY)
     halves = {name: torch.from_numpy(a).to(torch.bfloat16) for name, a in to_pyiqa(params).items()}
     safetensors.torch.save_file(halves, tmp_path / "a.safetensors")
@@ -350,9 +363,13 @@ def test_the_kind_is_told_by_content(tmp_path):
     params = random_params(TINY)
     save_official(tmp_path / "a.pth", params)
     save_checkpoint(tmp_path / "a.npz", params, TINY)
-    torch.save({k: torch.from_numpy(a) for k, a in to_official(params).items()}, tmp_path / "a.safetensors")
-    found = [load_checkpoint(tmp_path / name).format for name in ("a.pth", "a.npz", "a.safetensors")]
-    assert found == ["official", "native", "official"]
+    found = [load_checkpoint(tmp_path / name).format for name in ("a.pth", "a.npz")]
+    assert found == ["official", "native"]
+
+
+def test_the_kind_of_pytorchs_files_is_told_by_content(torch, tmp_path):
+    save_torch(torch, to_official(random_params(TINY)), tmp_path / "a.safetensors")
+    assert load_checkpoint(tmp_path / "a.safetensors").format == "official"
 
 
 def write_zip(path, name, data=b"x"):
@@ -368,7 +385,6 @@ NOT_CHECKPOINTS = {
     "short": (lambda p: p.write_bytes(b"PK"), "cut short"),
     "zip": (lambda p: write_zip(p, "a.txt"), "neither data.pkl nor .npy"),
     "other npz": (lambda p: write_zip(p, "a.npy"), "none of MUSIQ's tensors"),
-    "legacy": (lambda p: torch.save({}, p, _use_new_zipfile_serialization=False), "re-save it with torch.save"),
     "safetensors header": (lambda p: p.write_bytes(b"\xff" * 7 + b"\x7f{"), "cut short"),
     "safetensors json": (lambda p: p.write_bytes((9).to_bytes(8, "little") + b'{"a": nu}'), "cut short"),
     "other model": (lambda p: safetensors.numpy.save_file({"w": np.ones(2)}, p), "none of MUSIQ's tensors"),
@@ -384,6 +400,12 @@ def test_what_is_no_checkpoint(tmp_path, name):
     assert str(caught.value).startswith(str(tmp_path / "file"))
 
 
+def test_pytorchs_old_files_are_refused(torch, tmp_path):
+    torch.save({}, tmp_path / "file", _use_new_zipfile_serialization=False)
+    with pytest.raises(CheckpointError, match=r"re-save it with torch\.save"):
+        load_checkpoint(tmp_path / "file")
+
+
 def test_object_arrays_are_not_unpickled(tmp_path):
     marker = tmp_path / "executed"
 
@@ -397,17 +419,24 @@ def test_object_arrays_are_not_unpickled(tmp_path):
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("writer", ["official", "pyiqa", "native", "torch"])
+@pytest.mark.parametrize("writer", ["official", "pyiqa", "native"])
 def test_cut_files(tmp_path, writer):
     path, params = tmp_path / "a", random_params(MusiqConfig(**SMALLEST))
     if writer == "official":
         save_official(path, params)
     elif writer == "pyiqa":
         save_pyiqa(path, params)
-    elif writer == "native":
-        save_checkpoint(path, params, MusiqConfig(**SMALLEST))
     else:
-        torch.save({k: torch.from_numpy(a) for k, a in to_pyiqa(params).items()}, path)
+        save_checkpoint(path, params, MusiqConfig(**SMALLEST))
+    assert_cut_is_refused(path)
+
+
+def test_pytorchs_cut_files(torch, tmp_path):
+    save_torch(torch, to_pyiqa(random_params(MusiqConfig(**SMALLEST))), tmp_path / "a")
+    assert_cut_is_refused(tmp_path / "a")
+
+
+def assert_cut_is_refused(path):
     whole = path.read_bytes()
     for length in (1, 8, 9, 50, len(whole) // 3, len(whole) - 30, len(whole) - 1):
         path.write_bytes(whole[:length])
@@ -431,11 +460,16 @@ def test_saving_refuses_what_could_not_be_loaded(tmp_path):
     path, params = tmp_path / "a.safetensors", random_params(TINY)
     with pytest.raises(CheckpointError, match=r"not written.*head/kernel is \(48, 1\), expected \(48, 10\)"):
         save_checkpoint(path, params, TINY.replace(outputs=10))
-    with pytest.raises(CheckpointError, match="bring the parameters back to NumPy"):
-        save_checkpoint(path, {**params, "class_token": torch.zeros(48)}, TINY)
     params["head"]["bias"][0] = np.nan
     with pytest.raises(CheckpointError, match="tensor head/bias holds nan"):
         save_checkpoint(path, params, TINY)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_saving_refuses_tensors(torch, tmp_path):
+    params = {**random_params(TINY), "class_token": torch.zeros(48)}
+    with pytest.raises(CheckpointError, match="bring the parameters back to NumPy"):
+        save_checkpoint(tmp_path / "a.safetensors", params, TINY)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -37,6 +37,23 @@ def test_parameters_are_counted_as_they_are(name, spatial):
     assert counted.macs == sum(counted.macs_by_part.values())
 
 
+def test_parameters_are_in_the_row_of_their_part():
+    counted = mq.complexity(mq.MusiqConfig(layers=2, width=12, mlp_width=10, heads=3, grid_size=3), (50, 60))
+    D, M, layers = 12, 10, 2
+    stem = 7 * 7 * 3 * 64 + 64 * (64 + 9 * 64 + 256 + 256) + 2 * (3 * 64 + 2 * 256)  # kernels; scales and biases
+    assert counted.parameters_by_part == {
+        "stem": stem,
+        "patch_embedding": 8 * 8 * 256 * D + D,
+        "spatial_embedding": 3 * 3 * D,
+        "scale_embedding": 3 * D,
+        "class_token": D,
+        "encoder/attention": layers * (4 * D * D + 4 * D),
+        "encoder/mlp": layers * (2 * D * M + M + D),
+        "encoder/norms": (2 * layers + 1) * 2 * D,
+        "head": D + 1,
+    }
+
+
 def test_section_g():
     counted = mq.complexity(SMALL, (224, 224))
     assert round(counted.macs / 1e9, 3) == 8.899

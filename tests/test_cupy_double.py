@@ -2,11 +2,10 @@
 
 import copy
 
-import cupy
-import cupyx.scipy.special
 import numpy as np
 import pytest
 from cupy_double import BACKEND, METHODS, Double, counters, cp, from_numpy
+from recorded_cupy import ARRAY, KNOWN
 
 from musiq_ref.backend import erf, namespace, on_host, rowwise
 
@@ -129,7 +128,7 @@ def test_the_error_function_is_registered():
     x = upload(0.5, -1)
     assert type(erf(x)) is Double
     np.testing.assert_array_equal(erf(x).get(), erf(np.array([0.5, -1])))
-    assert isinstance(cupyx.scipy.special.erf, cupy.ufunc)
+    assert KNOWN["names"]["cupyx.scipy.special"]["erf"].startswith("ufunc")
 
 
 def test_rowwise_takes_an_array_of_the_device_whole():
@@ -189,9 +188,9 @@ def test_arguments_that_cupy_does_not_take_are_refused(wrong):
 def test_every_attribute_of_the_double_is_one_of_cupy():
     public = [name for name in dir(Double) if not name.startswith("_")]
     assert set(METHODS.split()) <= set(public)
-    assert [name for name in public if not hasattr(cupy.ndarray, name)] == []
+    assert [name for name in public if name not in ARRAY] == []
     special = [name for name, value in vars(Double).items() if name.startswith("__") and callable(value)]
-    assert [name for name in special if not hasattr(cupy.ndarray, name)] == []
+    assert [name for name in special if name not in ARRAY] == []
 
 
 def test_constants_and_dtypes_are_numpys():

@@ -1,16 +1,17 @@
-"""Every `xp.` call of the library fits the installed CuPy: the function exists and takes these arguments.
+"""Every `xp.` call of the library fits CuPy: the function exists and takes these arguments.
 
-CuPy's package imports without a driver, so this holds the promise "the same code on a GPU" without one. It reads the
+This holds the promise "the same code on a GPU" without one, and, as the names are recorded, without CuPy. It reads the
 source; what the calls compute is for tests/test_cupy_double_model.py.
 """
 
 import ast
-import inspect
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cupy
 import pytest
+import record_cupy
+from recorded_cupy import cupy, signature
 
 import musiq_ref
 
@@ -97,7 +98,7 @@ def complaint(call: Call) -> str:
         unknown = sorted(set(call.keywords) - {"dtype", "optimize"})
         return f"{call.place}: cupy.einsum takes no {unknown[0]}=" if unknown else ""
     try:
-        inspect.signature(function).bind(*[None] * call.positional, **dict.fromkeys(call.keywords))
+        signature(function).bind(*[None] * call.positional, **dict.fromkeys(call.keywords))
     except TypeError as error:
         return f"{call.place}: cupy.{call.name}: {error}"
     return ""
@@ -125,6 +126,11 @@ def sources(*folders: str) -> dict[str, str]:
 
 
 # --------------------------------------------------------------------------------------------------------- the library
+
+
+def test_the_record_is_true_of_the_installed_cupy(cupy):
+    stored = json.loads(record_cupy.RECORD.read_text(encoding="utf-8"))
+    assert record_cupy.record() == stored, "CuPy changed: look at the difference that tests/record_cupy.py makes"
 
 
 def test_every_xp_call_fits_cupy():

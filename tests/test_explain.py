@@ -30,6 +30,20 @@ def test_rollout_is_the_product_of_all_layers(rng):
     assert sum(m.sum() for m in maps) + product[0, 0] == pytest.approx(1)
 
 
+def test_rollout_of_float32_weights_is_computed_in_float64(rng):
+    params = deterministic_params(CONFIG, 4, "float32")
+    tokens = drop_padding(mq.tokenize(rng.integers(0, 256, (100, 170, 3), dtype=np.uint8), CONFIG))
+    values, _ = trace(params, mq.batch([tokens]), CONFIG)
+    flow = np.eye(1 + len(tokens.mask))[:1]
+    for i in reversed(range(CONFIG.layers)):
+        weights = values[f"encoder/block_{i:02d}/attention/weights"]
+        assert weights.dtype == np.float32
+        mixed = weights[0].mean(axis=0).astype(np.float64) + np.eye(len(weights[0, 0]))
+        flow = flow @ (mixed / mixed.sum(axis=1, keepdims=True))
+    maps = mq.attention_rollout(params, tokens, CONFIG)
+    np.testing.assert_allclose(np.concatenate([m.ravel() for m in maps]), flow[0, 1:], rtol=1e-12)
+
+
 def shapes_agree(config, height, width, size):
     tokens = mq.tokenize(np.zeros((height, width, 3), np.uint8), config)
     maps = mq.attention_rollout(mq.init_params(config), tokens, config, size)

@@ -6,9 +6,7 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from op_table import frozen
-from torch.nn import functional as F
 
 from musiq_ref.losses import LOSSES, cross_entropy, cross_entropy_backward, emd, emd_backward, huber, l1, l1_backward
 from musiq_ref.ops.softmax import softmax_backward
@@ -104,44 +102,48 @@ def test_the_faulty_emd_is_right_without_its_fault():
     assert check_vjp(forward, emd_wrong(None), [LOGITS]) < 1e-6
 
 
-def torch_emd(logits, target, r):
+def torch_emd(torch, logits, target, r):
     gap = torch.cumsum(torch.softmax(logits, -1) - target, -1).abs()
     return ((gap**r).mean(-1) ** (1 / r)).mean()
 
 
 PYTORCH = {
-    "l1": (SCORES, TRUE, {}, F.l1_loss),
-    "mse": (SCORES, TRUE, {}, F.mse_loss),
-    "huber": (SCORES, TRUE, {"delta": 0.7}, lambda y, t: F.huber_loss(y, t, delta=0.7)),
-    "emd": (LOGITS, SHARES, {"r": 2}, lambda y, t: torch_emd(y, t, 2)),
-    "emd 3": (LOGITS, SHARES, {"r": 3.0}, lambda y, t: torch_emd(y, t, 3)),
-    "cross_entropy": (LOGITS, LABELS, {}, F.cross_entropy),
+    "l1": (SCORES, TRUE, {}, lambda torch, y, t: torch.nn.functional.l1_loss(y, t)),
+    "mse": (SCORES, TRUE, {}, lambda torch, y, t: torch.nn.functional.mse_loss(y, t)),
+    "huber": (SCORES, TRUE, {"delta": 0.7}, lambda torch, y, t: torch.nn.functional.huber_loss(y, t, delta=0.7)),
+    "emd": (LOGITS, SHARES, {"r": 2}, lambda torch, y, t: torch_emd(torch, y, t, 2)),
+    "emd 3": (LOGITS, SHARES, {"r": 3.0}, lambda torch, y, t: torch_emd(torch, y, t, 3)),
+    "cross_entropy": (LOGITS, LABELS, {}, lambda torch, y, t: torch.nn.functional.cross_entropy(y, t)),
     "cross_entropy smoothed": (
         LOGITS,
         LABELS,
         {"smoothing": 0.1},
-        lambda y, t: F.cross_entropy(y, t, label_smoothing=0.1),
+        lambda torch, y, t: torch.nn.functional.cross_entropy(y, t, label_smoothing=0.1),
     ),
     "cross_entropy shares": (
         LOGITS,
         SHARES,
         {"smoothing": 0.3},
-        lambda y, t: F.cross_entropy(y, t, label_smoothing=0.3),
+        lambda torch, y, t: torch.nn.functional.cross_entropy(y, t, label_smoothing=0.3),
     ),
 }
 
 
 @pytest.mark.parametrize("case", PYTORCH)
-def test_agrees_with_pytorch(case):
+def test_agrees_with_pytorch(torch, case):
     prediction, target, options, reference = PYTORCH[case]
     forward, backward = LOSSES[case.split()[0]]
     y = torch.tensor(prediction, requires_grad=True)
-    expected = reference(y, torch.tensor(target))
+    expected = reference(torch, y, torch.tensor(target))
     expected.backward()
     assert y.grad is not None
     loss, cache = forward(prediction, target, **options)
     assert abs(loss - expected.item()) < 1e-12
     np.testing.assert_allclose(backward(1.0, cache), y.grad.numpy(), rtol=1e-12, atol=1e-14)
+
+
+def test_the_emd_is_the_squared_one_unless_asked():
+    assert emd(LOGITS, SHARES)[0] == emd(LOGITS, SHARES, r=2)[0] != emd(LOGITS, SHARES, r=1)[0]
 
 
 @pytest.mark.parametrize(

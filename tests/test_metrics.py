@@ -110,6 +110,12 @@ def test_interval_has_the_width_that_theory_gives(rng):
     assert math.atanh(high) - math.atanh(low) == pytest.approx(2 * half, rel=0.25)
 
 
+def test_an_interval_has_a_thousand_resamples_unless_asked():
+    drawn = []
+    bootstrap_interval(lambda x, y: drawn.append(x) or 0.0, X, Y)
+    assert len(drawn) == 1 + 1000
+
+
 def test_interval_is_the_middle_of_the_resampled_values():
     seen = []
 

@@ -13,7 +13,10 @@ from op_table import CONFIG, CONVENTIONS, PARAMS, random_params
 from strategies import configs, images, seeds
 
 import musiq_ref as mq
+from musiq_ref.model.noise import Noise
 from musiq_ref.model.parameters import flatten, map_params, parameter_shapes
+from musiq_ref.model.recompute import PATCHES
+from musiq_ref.model.stem import stem, stem_backward
 from musiq_ref.verify import GradientError, check_vjp, deterministic_params, trace, unit
 
 SMALL = mq.MusiqConfig.preset("tiny", outputs=3, patch_size=8, grid_size=4, longer_sides=(9, 14))
@@ -218,9 +221,11 @@ def test_gradient_of_a_batch_is_the_sum_over_its_images():
 
 @settings(max_examples=20)
 @given(configs(), st.integers(2, 9), seeds)
-def test_recomputing_gives_the_same_bits(config, n, seed):
+def test_recomputing_gives_the_same_bits_of_up_to_64_patches(config, n, seed):
+    """What the stem takes at a time; of more, its products are of other sizes and may round otherwise (see below)."""
     params = random_params(config)
     tokens = mq.batch([random_tokens(config, n, seed), random_tokens(config, n + 1, seed)])
+    assert tokens.mask.size <= PATCHES
     results = []
     for recompute in (False, True):
         noise = mq.Noise(np.random.default_rng(1), dropout=0.1, attention_dropout=0.2, stochastic_depth=0.3)
@@ -252,6 +257,33 @@ def test_gradients_of_the_parameters_without_those_of_the_patches():
     assert part.patches is None
     for path, gradient in flatten(whole.params):
         assert np.array_equal(dict(flatten(part.params))[path], gradient)
+
+
+def test_the_stem_gives_the_patches_gradient_unless_it_is_not_wanted():
+    patches, params = random_tokens(SMALL, 3, 0).patches, random_params(SMALL)["stem"]
+    y, cache = stem(patches, params, mq.OFFICIAL)
+    dpatches, whole = stem_backward(np.ones_like(y), cache)
+    nothing, part = stem_backward(np.ones_like(y), cache, want_patches=False)
+    assert dpatches.shape == patches.shape
+    assert nothing is None
+    assert dict(flatten(whole)).keys() == dict(flatten(part)).keys()
+    assert all(np.array_equal(dict(flatten(whole))[path], a) for path, a in flatten(part))
+
+
+def test_the_patches_gradient_is_not_even_computed_where_it_is_not_wanted(monkeypatch):
+    def refuse(dy, cache):
+        raise AssertionError("the gradient to the patches was computed")
+
+    patches, params = random_tokens(SMALL, 3, 0).patches, random_params(SMALL)["stem"]
+    y, cache = stem(patches, params, mq.OFFICIAL)
+    real = mq.model.stem.convolution_backward
+    monkeypatch.setattr(
+        "musiq_ref.model.stem.convolution_backward",
+        lambda dy, c: refuse(dy, c) if c is cache["conv_root"] else real(dy, c),
+    )
+    stem_backward(np.ones_like(y), cache, want_patches=False)
+    with pytest.raises(AssertionError, match="was computed"):
+        stem_backward(np.ones_like(y), cache)
 
 
 def test_a_conventions_difference_shows_in_the_score():
@@ -309,8 +341,9 @@ def test_initial_values_are_drawn_as_the_authors_draw_them():
     zero = {path for path, a in params.items() if not a.any()}
     assert {"class_token", "head/kernel", "head/bias", "stem/gn3/scale"} <= zero
     assert (params["stem/gn_proj/scale"] == 1).all()
-    assert params["spatial_embedding/table"].std() == pytest.approx(0.02, rel=0.02)
-    assert 0 < np.abs(params["encoder/block_00/mlp/fc1/bias"]).max() < 1e-5
+    assert params["spatial_embedding/table"].std() == pytest.approx(0.02, rel=0.01)
+    assert params["scale_embedding/table"].std() == pytest.approx(0.02, rel=0.05)
+    assert params["encoder/block_00/mlp/fc1/bias"].std() == pytest.approx(1e-6, rel=0.05)
     assert params["patch_embedding/kernel"].std() == pytest.approx((8 * 8 * 256) ** -0.5, rel=0.01)
     assert params["stem/conv2/kernel"].std() == pytest.approx((9 * 64) ** -0.5, rel=0.02)
     bound = math.sqrt(6 / (384 + 1152))
@@ -326,6 +359,17 @@ def test_initial_values_are_drawn_as_the_authors_draw_them():
 
 def noise(seed=0, **rates):
     return mq.Noise(np.random.default_rng(seed), **rates)
+
+
+def test_noise_that_is_not_asked_for_is_none():
+    tokens = mq.batch([random_tokens(CONFIG, 5, 0)])
+    assert Noise(np.random.default_rng(0))[1:] == (0, 0, 0)
+    assert np.array_equal(mq.forward(PARAMS, tokens, CONFIG, noise=noise())[0], mq.forward(PARAMS, tokens, CONFIG)[0])
+
+
+def test_branches_are_dropped_more_often_in_later_blocks():
+    assert [noise(stochastic_depth=0.3).path_rate(i, 4) for i in range(4)] == pytest.approx([0, 0.1, 0.2, 0.3])
+    assert noise(stochastic_depth=0.3).path_rate(0, 1) == 0
 
 
 @pytest.mark.parametrize("rates", [{"dropout": 0.3}, {"attention_dropout": 0.3}, {"stochastic_depth": 0.6}])
@@ -445,7 +489,7 @@ def test_inference_needs_memory_in_proportion_to_the_image():
     config = mq.MusiqConfig.preset("tiny", patch_size=4, width=8, heads=2, mlp_width=8, longer_sides=())
     params = mq.init_params(config)
     peaks = []
-    for side in (180, 360):
+    for side in (90, 180):
         tokens = mq.tokenize(np.zeros((side, 4 * side, 3), np.uint8), config)
         tracemalloc.start()
         mq.predict(params, tokens, config)

@@ -9,7 +9,7 @@ import pytest
 import scipy.special
 from hypothesis import given
 from hypothesis import strategies as st
-from op_table import HOST_OPS, OPS, normal
+from op_table import HOST_OPS, OPS
 
 from musiq_ref.backend import erf, namespace, rowwise
 from musiq_ref.model.parameters import flatten, map_params
@@ -112,6 +112,24 @@ def test_max_pool_ignores_padding_and_sends_ties_to_the_first():
     assert dx[0, 2, 2, 0] == 1
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(5, 8), (8, 5), (7, 3), (1, 2)])
+def test_max_pool_is_its_definition_whatever_the_sides(rows, columns, rng):
+    x = rng.normal(size=(2, rows, columns, 3))
+    y, cache = max_pool(x)
+    assert y.shape == (2, math.ceil(rows / 2), math.ceil(columns / 2), 3)
+    padded = np.pad(x, ((0, 0), same_padding(rows, 3, 2), same_padding(columns, 3, 2), (0, 0)), constant_values=-np.inf)
+    for i in range(y.shape[1]):
+        for j in range(y.shape[2]):
+            assert (y[:, i, j] == padded[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3].max(axis=(1, 2))).all()
+    assert max_pool_backward(np.ones_like(y), cache).sum() == y.size
+
+
+def test_kernels_are_standardized_by_n_unless_asked(rng):
+    kernel = rng.normal(size=(3, 3, 2, 4))
+    np.testing.assert_allclose(standardize(kernel)[0].std(axis=(0, 1, 2)), 1, rtol=1e-4)
+    assert np.array_equal(standardize(kernel)[0], standardize(kernel, 0)[0])
+
+
 def test_softmax_of_large_numbers_and_of_nothing():
     y, _ = softmax(np.array([[1e4, 1e4 + 1], [-math.inf, -math.inf], [-math.inf, 3.0]]))
     np.testing.assert_allclose(y, [[1 / (1 + math.e), math.e / (1 + math.e)], [0, 0], [0, 1]], rtol=1e-12)
@@ -142,7 +160,7 @@ def test_norms_are_accurate_far_from_zero():
 def test_constant_kernel_is_standardized_to_zero_with_finite_gradient():
     y, cache = standardize(np.full((3, 3, 2, 4), 0.25))
     assert (y == 0).all()
-    assert np.isfinite(standardize_backward(normal(3, 3, 2, 4), cache)).all()
+    assert np.isfinite(standardize_backward(np.random.default_rng(0).normal(size=(3, 3, 2, 4)), cache)).all()
 
 
 def test_gelu_forms_differ_by_less_than_a_thousandth_but_do_differ():

@@ -118,7 +118,7 @@ def leaves(params):
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-def test_several_processes_take_the_steps_of_one(processes, folder, alone):
+def test_several_processes_take_the_steps_of_one(mpi4py, processes, folder, alone):
     run = folder / "run"
     if run.exists():
         run.rename(folder / f"run{processes}")
@@ -150,7 +150,7 @@ def test_several_processes_take_the_steps_of_one(processes, folder, alone):
     assert given[0]["threads"] == max(1, World().threads() // processes)
 
 
-def test_the_command_prints_once_and_goes_on(folder):
+def test_the_command_prints_once_and_goes_on(mpi4py, folder):
     model = [f"--set=model.{name}={value}" for name, value in SIZES.items()]
     command = ["-m", "musiq_ref.cli", "train", "--recipe", "koniq", "--data", folder / "scores.csv", *model]
     command += [
@@ -181,14 +181,14 @@ def test_the_command_prints_once_and_goes_on(folder):
         ("fault", "KeyError: 'misspelt'"),
     ],
 )
-def test_one_that_fails_stops_all_and_is_heard(task, said, folder):
+def test_one_that_fails_stops_all_and_is_heard(mpi4py, task, said, folder):
     done = launch(3, __file__, folder, task)
     assert done.returncode != 0
     assert said in done.stderr
     assert done.stderr.count("Traceback") == (2 if task == "fault" else 1)
 
 
-def test_processes_that_do_not_see_each_other_are_refused(folder):
+def test_processes_that_do_not_see_each_other_are_refused(mpi4py, folder):
     """As when the mpiexec of Open MPI starts an mpi4py that was built with MPICH: each would think itself alone."""
     done = launch(1, __file__, folder, "", OMPI_COMM_WORLD_SIZE="4")
     assert done.returncode != 0

@@ -30,7 +30,7 @@ def words(line):
 
 
 @pytest.mark.parametrize(("command", "printed"), STEPS, ids=range(len(STEPS)))
-def test_the_worked_example(command, printed, reference, monkeypatch, capsys):
+def test_the_worked_example(torch, command, printed, reference, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     arguments = shlex.split(command.splitlines()[-1])[1:]
     assert main([str(reference) if a == "pyiqa/" else a for a in arguments]) == 1
@@ -38,7 +38,7 @@ def test_the_worked_example(command, printed, reference, monkeypatch, capsys):
     assert {words(line) for line in printed.splitlines() if line} <= said
 
 
-def test_the_repaired_port_passes(reference, monkeypatch, capsys):
+def test_the_repaired_port_passes(torch, reference, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     assert main(["compare", str(reference), "docs/examples/broken_port.py:repaired"]) == 0
     [verdict] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("PASSED")]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -89,7 +88,7 @@ def test_the_gaussian_written_out_for_one_position():
 
 
 @given(sides, sides, sides, sides)
-def test_bicubic_is_pytorchs(h, w, new_h, new_w):
+def test_bicubic_is_pytorchs(torch, h, w, new_h, new_w):
     x = np.random.default_rng(h).normal(size=(h, w, 3))
     theirs = torch.nn.functional.interpolate(
         torch.tensor(x).permute(2, 0, 1)[None], (new_h, new_w), mode="bicubic", align_corners=False

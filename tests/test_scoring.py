@@ -12,7 +12,6 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import musiq_ref as mq
@@ -219,9 +218,12 @@ def test_untrained_weights_warn_in_python_too(picture):
         mq.score([picture], mq.Checkpoint(PARAMS, CONFIG, "deterministic", None))
 
 
-def test_a_torch_tensor_is_one_image(picture, checkpoint):
+def test_a_torch_tensor_is_one_image(torch, picture, checkpoint):
     assert len(mq.score(torch.tensor(picture), checkpoint)) == 1
     assert len(mq.score(torch.tensor(np.stack([picture, picture])), checkpoint)) == 2
+
+
+def test_bytes_are_no_image(checkpoint):
     with pytest.raises(mq.ImageError, match="type bytes"):
         mq.score(b"not an image", checkpoint)
 

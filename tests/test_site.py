@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,12 @@ def blocks(page, language):
     return re.findall(rf"```{language}\n(.*?)```", page.read_text("utf-8"), re.S)
 
 
-@each_page
+IMPORT_TORCH = [pytest.mark.frameworks("torch")]
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(p, id=p.stem, marks=IMPORT_TORCH * (p.stem == "port-guide")) for p in PAGES]
+)
 def test_the_python_of_a_page_runs(page, monkeypatch, capsys):
     """With a small model where the bundled one would be, to be quick."""
     config = mq.MusiqConfig.preset("tiny", longer_sides=(64, 96))
@@ -39,7 +45,9 @@ def test_the_python_of_a_page_runs(page, monkeypatch, capsys):
 def test_what_a_page_names_exists(page):
     """Dotted names of the library, and files, in backticks."""
     entry_points = {"musiq_ref.backends"}  # a group of them, not a module
-    for name in set(re.findall(r"`((?:mq|musiq_ref)(?:\.\w+)+)", page.read_text("utf-8"))) - entry_points:
+    for name in sorted(set(re.findall(r"`((?:mq|musiq_ref)(?:\.\w+)+)", page.read_text("utf-8"))) - entry_points):
+        if "torch_" in name and not find_spec("torch"):
+            continue
         thing, *rest = name.replace("musiq_ref.", "mq.", 1).split(".")[1:]
         here = mq
         for part in (thing, *rest):

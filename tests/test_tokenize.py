@@ -64,6 +64,8 @@ def test_the_rule_is_float32_where_exact_integers_differ():
 def test_rounding_instead_of_flooring_needs_the_clip():
     assert np.rint(np.float32(19) * (np.float32(10) / np.float32(20))) == 10  # G itself: out of range but for the clip
     assert hash_axis(20, 10, "round")[-1] == 9
+    assert hash_axis(4, 10, "round").tolist() == [0, 2, 5, 8]  # 7.5 to the even number, where floor gives 7
+    assert hash_index(1, 4, 10, "round").tolist() == [0, 2, 5, 8]
 
 
 def test_hash_index_is_row_times_grid_plus_column():
@@ -93,6 +95,9 @@ def test_flat_patches_in_both_layouts():
     assert flatten_patches(patches, "channel_row_column")[1, 16 * 2 + 5] == patches[1, 1, 1, 2]
     assert np.array_equal(flatten_patches(patches), patches.reshape(2, -1))
     assert np.array_equal(flatten_patches(patches, "channel_row_column"), patches.transpose(0, 3, 1, 2).reshape(2, -1))
+    batch = np.stack([patches, -patches])  # (B, N, P, P, 3)
+    for layout in ("row_column_channel", "channel_row_column"):
+        assert np.array_equal(flatten_patches(batch, layout)[1], -flatten_patches(patches, layout))
 
 
 def test_pixels_are_normalized_as_the_authors_do():

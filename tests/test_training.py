@@ -9,7 +9,6 @@ import time
 
 import numpy as np
 import pytest
-import torch
 from op_table import random_params
 from PIL import Image
 from safetensors import safe_open
@@ -23,11 +22,10 @@ from musiq_ref.model.parameters import flatten
 from musiq_ref.training.datasets import DatasetError
 from musiq_ref.training.run import train
 from musiq_ref.training.settings import RECIPES, Settings, recipe
-from musiq_ref.training.state import TrainingError, load_state
+from musiq_ref.training.state import Log, TrainingError, load_state
 from musiq_ref.training.step import Rates, batch_gradient, in_order
 from musiq_ref.training.stream import open_stream
 from musiq_ref.verify import deterministic_params
-from musiq_ref.verify.torch_port import TorchMusiq
 
 MODEL = {
     "layers": 1,
@@ -119,6 +117,28 @@ def test_accumulation_recomputation_and_threads_change_nothing(images):
     assert close(total, first.gradients)
 
 
+def test_recomputing_is_asked_of_the_model(images, monkeypatch):
+    params, tokens = random_params(CONFIG), [mq.tokenize(images[0], CONFIG)]
+    asked, real = [], mq.training.step.forward
+    monkeypatch.setattr(
+        "musiq_ref.training.step.forward", lambda *a, **k: asked.append(k["recompute"]) or real(*a, **k)
+    )
+    for options in ({}, {"recompute": False}, {"recompute": True}):
+        batch_gradient(params, tokens, np.zeros(1), CONFIG, **options)
+    assert asked == [False, False, True]
+
+
+def test_the_log_knows_the_last_validation_as_soon_as_it_is_written(tmp_path):
+    log = Log(tmp_path / "log.jsonl", 0)
+    assert log.last_validation() == {}
+    log.add(step=1, loss=0.5)
+    log.add(step=1, epoch=1, srcc=0.25)
+    log.add(step=2, loss=0.4)
+    assert log.last_validation() == {"srcc": 0.25}
+    assert Log(tmp_path / "log.jsonl", 2).last_validation() == {"srcc": 0.25}
+    assert Log(tmp_path / "log.jsonl", 0).last_validation() == {}
+
+
 def test_noise_depends_on_the_seed_alone(images):
     params, tokens = random_params(CONFIG), [mq.tokenize(image, CONFIG) for image in images]
     losses = [
@@ -134,6 +154,7 @@ def test_results_come_in_order_however_long_they_take():
     assert list(in_order(lambda t: time.sleep(t) or t, [0.03, 0.0, 0.02, 0.0], threads=3)) == [0.03, 0.0, 0.02, 0.0]
 
 
+@pytest.mark.long  # test_golden_training.py has one like it
 def test_overfits_a_few_images(table, tmp_path):
     calm = {"dropout": 0.0, "stochastic_depth": 0.0, "flip": False, "ema": 0.0}
     run = settings(epochs=120, batch=6, learning_rate=1e-2, save_every=999, **calm)
@@ -145,8 +166,10 @@ def test_overfits_a_few_images(table, tmp_path):
     np.testing.assert_allclose([score.value for score in scores], 20 + 10 * np.arange(6), atol=1)
 
 
-def test_the_loss_curve_is_pytorchs(images):
+def test_the_loss_curve_is_pytorchs(torch, images):
     """The same weights, batches and optimiser in the PyTorch port: 50 steps of SGD with momentum, in float64."""
+    from musiq_ref.verify.torch_port import TorchMusiq
+
     config = mq.MusiqConfig.preset("tiny", conventions=mq.PYIQA, longer_sides=(40,), layers=1, patch_size=16)
     params, lr, momentum = deterministic_params(config, 3, "float64"), 1e-3, 0.9
     model = TorchMusiq(config).double()
@@ -342,6 +365,11 @@ def test_spaq_is_trained_on_at_a_shorter_side_of_512(tmp_path, rng):
     shapes = {stream.example(0, i)[0].shape for i in range(stream.length)}
     shapes |= {stream.validation(i)[0].shape for i in range(stream.validation_length)}
     assert shapes == {(40, 30, 3), *((512, 512 * (700 + i) // 600, 3) for i in range(1, 5))}
+
+
+def test_the_synthetic_set_validates_with_no_more_pictures_than_an_epoch_has():
+    lengths = [open_stream(recipe("synthetic", epoch_images=n)).validation_length for n in (6, 5000)]
+    assert lengths == [6, 256]
 
 
 def test_an_unwritable_folder_is_one_sentence(table, tmp_path):

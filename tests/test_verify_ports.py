@@ -61,7 +61,7 @@ def test_a_missing_submodule_is_named():
 
 
 @pytest.mark.parametrize("jit", [False, True])
-def test_a_jax_function_passes(jit):
+def test_a_jax_function_passes(jax, jit):
     from jax_port import musiq
 
     result = compare_port(OFFICIAL_FIXTURE, jax_port(musiq, jit=jit, gradients=not jit))
@@ -69,7 +69,7 @@ def test_a_jax_function_passes(jit):
     assert sum(r.fine for r in result.rungs) > (40 if jit else 90)
 
 
-def test_a_jax_function_can_be_stepped():
+def test_a_jax_function_can_be_stepped(jax):
     from jax_port import musiq
 
     port = jax_port(musiq, gradients=False)
@@ -77,8 +77,7 @@ def test_a_jax_function_can_be_stepped():
     assert bisect(OFFICIAL_FIXTURE, port) == ""
 
 
-def test_a_jax_function_with_another_gelu_is_named(monkeypatch):
-    import jax
+def test_a_jax_function_with_another_gelu_is_named(jax, monkeypatch):
     import jax_port as port
 
     exact = jax.nn.gelu
@@ -100,9 +99,7 @@ class FromTokens(torch.nn.Module):
 
 
 @pytest.fixture(scope="module")
-def session(tmp_path_factory):
-    import onnxruntime
-
+def session(onnxruntime, tmp_path_factory):
     config = PYIQA_FIXTURE.config
     model = TorchMusiq(config.replace(conventions=PYIQA)).eval()
     model.load_state_dict({k: torch.from_numpy(np.array(v)).float() for k, v in to_pyiqa(PYIQA_FIXTURE.params).items()})

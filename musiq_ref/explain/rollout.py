@@ -36,7 +36,7 @@ def attention_rollout(
 
     def collect(name, array):
         if name.endswith("attention/weights"):
-            layers.append(array[0].mean(axis=0).astype(np.float64))  # (1 + N, 1 + N)
+            layers.append(array[0].mean(axis=0))  # (1 + N, 1 + N)
         return array
 
     forward(params, batch([tokens]), config, tap=collect)

@@ -70,7 +70,7 @@ def _synthetic(settings: Settings) -> Stream:
     def validation(number: int):
         return drawn(settings.seed + VALIDATION_SEED, number, None)
 
-    return Stream(settings.epoch_images, example, VALIDATION_IMAGES, validation)
+    return Stream(settings.epoch_images, example, min(VALIDATION_IMAGES, settings.epoch_images), validation)
 
 
 def _dataset(settings: Settings, folder: str | Path | None) -> Stream:

@@ -19,7 +19,7 @@ def jax_port(
     """A JAX function as a port.
 
     function: (params, image (H, W, 3) in 0 … 1, config) -> {stage: array}, with "score" among them; params are nested
-        as ours. If it has a fourth parameter, that is the tap (None under jit and jax.grad), and the port can be stepped
+        as ours. A fourth parameter is the tap (None under jit and jax.grad); with it, the port can be stepped
     dtype: of parameters and image
     jit: compile the function
     gradients: of the score to the parameters and the image, by jax.grad
