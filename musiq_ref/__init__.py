@@ -5,7 +5,7 @@
 >>> mq.complexity(config, (224, 224)).parameters
 27129290
 
-Reading order: config, backend, image/, ops/, model/, then what is built on them.
+Reading order: config, backend, ops/, image/, model/, then what is built on them.
 """
 
 from importlib import import_module
