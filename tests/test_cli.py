@@ -30,6 +30,11 @@ CONFIG = mq.MusiqConfig.preset("tiny", outputs=10)
 COMMAND = [sys.executable, "-m", "musiq_ref"]
 
 
+@pytest.fixture(autouse=True)
+def usual_buffering(monkeypatch):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, features
+from PIL import Image
 
 import musiq_ref as mq
 from musiq_ref.cli import main
 from musiq_ref.extras import needs
 from musiq_ref.image.decode import ImageError, decode
 from musiq_ref.image.find import Found, find_images
-from musiq_ref.image.heif import kind_of
+from musiq_ref.image.heif import kind_of, readable
 from musiq_ref.verify import deterministic_params
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="makes links and pipes")
@@ -50,12 +50,12 @@ def test_what_is_left_out_is_counted(folder, without_heic):
         "hidden": 2,
         ".txt": 1,
         "without extension": 1,
-        f".heic ({needs('heif')})": 1,
+        f".heic (needs pillow-heif: {needs('heif')})": 1,
         "broken link": 1,
         "linked folder": 1,
         "not a file": 1,
     }
-    assert found.summary().startswith("10 left out: 2 .cr2, 2 hidden, 1 .heic (pip")
+    assert found.summary().startswith("10 left out: 2 .cr2, 2 hidden, 1 .heic (needs")
 
 
 def test_links_given_by_name_are_followed(folder, tmp_path):
@@ -165,19 +165,20 @@ def test_heic_without_pillow_heif_says_what_to_install(without_heic, tmp_path):
     (tmp_path / "a.heic").write_bytes(box + bytes(100))
     with pytest.raises(ImageError) as refused:
         decode(tmp_path / "a.heic")
-    assert str(refused.value) == f"{tmp_path}/a.heic is a picture in the format HEIC; to read those: {needs('heif')}"
+    path = tmp_path / "a.heic"
+    assert str(refused.value) == f"{path} is a picture in the format HEIC, which needs pillow-heif: {needs('heif')}"
 
 
-@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+@pytest.mark.skipif(not readable("AVIF"), reason="this Pillow reads no AVIF")
 def test_avif(tmp_path, monkeypatch):
     (tmp_path / "a.avif").write_bytes(encoded("AVIF", quality=95))
     assert kind_of((tmp_path / "a.avif").read_bytes()) == "AVIF"
     assert_close(decode(tmp_path / "a.avif"))
     assert len(find_images([tmp_path]).files) == 1
     monkeypatch.setattr("musiq_ref.image.heif.features.check_module", lambda name: False)
-    with pytest.raises(ImageError, match="in the format AVIF; to read those: pip install"):
+    with pytest.raises(ImageError, match=r"in the format AVIF, which needs Pillow 11\.3 or later"):
         decode(tmp_path / "a.avif")
-    with pytest.raises(ImageError, match=r"1 left out: 1 \.avif \(pip install"):
+    with pytest.raises(ImageError, match=r"1 left out: 1 \.avif \(needs Pillow 11\.3"):
         find_images([tmp_path])
 
 

@@ -167,6 +167,14 @@ def test_the_command_writes_the_page(folder, capsys):
     assert [path.name for path in folder.iterdir() if path.suffix == ".part"] == []
 
 
+def test_standard_input_is_shown_too(folder, monkeypatch):
+    stdin = io.TextIOWrapper(io.BytesIO((folder / "a.png").read_bytes()))
+    monkeypatch.setattr("sys.stdin", stdin)
+    assert score("-", "--html", "gallery.html") == 0
+    page = Elements((folder / "gallery.html").read_text("utf-8"))
+    assert (page.all("li")[0]["data-name"], len(page.all("img"))) == ("-", 1)
+
+
 def test_results_come_before_a_page_that_cannot_be_written(folder, capsys, monkeypatch):
     def full(*args):
         raise ValueError("gallery.html: no space left")

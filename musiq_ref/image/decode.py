@@ -16,8 +16,7 @@ from typing import IO, Any, Protocol
 import numpy as np
 from PIL import Image, ImageFile
 
-from musiq_ref.extras import needs
-from musiq_ref.image.heif import kind_of, open_heic, readable
+from musiq_ref.image.heif import NEEDS, kind_of, open_heic, readable
 from musiq_ref.suggest import similar_file
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")  # Pillow's names; it may lack the last
@@ -139,7 +138,7 @@ def _decode_bytes(data: bytes, name: str, max_pixels: int) -> np.ndarray:
         raise ImageError(f"{name} could be cut short unnoticed; set PIL.ImageFile.LOAD_TRUNCATED_IMAGES to False")
     kind = kind_of(data)
     if kind and not readable(kind):
-        raise ImageError(f"{name} is a picture in the format {kind}; to read those: {needs('heif')}")
+        raise ImageError(f"{name} is a picture in the format {kind}, which needs {NEEDS[kind]}")
     try:
         image = open_heic(data) if kind == "HEIC" else _open(data)
     except Exception as error:

@@ -9,10 +9,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from musiq_ref.extras import needs
 from musiq_ref.image.decode import ImageError, is_url, missing
 from musiq_ref.image.heif import EXTENSIONS as HEIF
-from musiq_ref.image.heif import readable
+from musiq_ref.image.heif import NEEDS, readable
 
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 EXTENSIONS += (".pbm", ".pgm", ".ppm", ".pnm", *HEIF)
@@ -102,7 +101,7 @@ def _why_not(entry: Path) -> str:
     if os.path.islink(entry) and not os.path.exists(entry):
         return "broken link"
     if suffix in HEIF and not readable(HEIF[suffix]):
-        return f"{suffix} ({needs('heif')})"
+        return f"{suffix} (needs {NEEDS[HEIF[suffix]]})"
     if suffix not in EXTENSIONS:
         return suffix or "without extension"
     return "" if os.path.isfile(entry) else "not a file"

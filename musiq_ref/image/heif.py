@@ -7,7 +7,10 @@ from io import BytesIO
 
 from PIL import Image, features
 
+from musiq_ref.extras import needs
+
 EXTENSIONS = {".heic": "HEIC", ".heif": "HEIC", ".hif": "HEIC", ".avif": "AVIF", ".avifs": "AVIF"}
+NEEDS = {"HEIC": f"pillow-heif: {needs('heif')}", "AVIF": "Pillow 11.3 or later"}
 AVIF_BRANDS = {b"avif", b"avis"}
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}  # AVIF has the last two as well
 
@@ -28,7 +31,7 @@ def kind_of(data: bytes) -> str | None:
 
 
 def readable(kind: str) -> bool:
-    """Whether "HEIC" or "AVIF" can be read with what is installed; the extra "heif" brings both.
+    """Whether "HEIC" or "AVIF" can be read with what is installed.
 
     >>> readable("HEIC") in (True, False)
     True
