@@ -11,6 +11,7 @@ import importlib
 from typing import Any
 
 from musiq_ref.backend import Backend, BackendError, erf, namespace
+from musiq_ref.extras import needs
 
 OLDEST = 14  # major version of CuPy with NumPy 2's type promotion, which keeps float32 models in float32
 
@@ -42,16 +43,16 @@ def _import_cupy() -> tuple[Any, Any]:
     except Exception as error:  # CuPy raises more than ImportError when its libraries do not fit the machine
         if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
             raise BackendError(
-                'CuPy is not installed; run `pip install "musiq_ref[cuda12]"`, or [cuda13] for a CUDA 13 driver'
+                f"CuPy is not installed; run {needs('cuda12')}, or the same with cuda13 for a CUDA 13 driver"
             ) from error
         raise BackendError(
             f"CuPy is installed but cannot be imported ({_first_line(error)}); remove every cupy package with `pip "
-            'uninstall` and run `pip install "musiq_ref[cuda12]"`, or [cuda13] for a CUDA 13 driver'
+            f"uninstall` and run {needs('cuda12')}, or the same with cuda13 for a CUDA 13 driver"
         ) from error
     if int(cupy.__version__.partition(".")[0]) < OLDEST:
         raise BackendError(
             f"CuPy {cupy.__version__} is too old, at least {OLDEST} is needed; "
-            'run `pip install --upgrade "musiq_ref[cuda12]"`, or [cuda13] for a CUDA 13 driver'
+            f"run {needs('cuda12')}, or the same with cuda13 for a CUDA 13 driver"
         )
     return cupy, special
 
