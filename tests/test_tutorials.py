@@ -105,7 +105,7 @@ def runs():
             yield pytest.param(path, QUICKER[path.stem], id=f"{path.stem}, quicker", marks=torch)
 
 
-@pytest.mark.parametrize(("path", "change"), runs())
+@pytest.mark.parametrize(("path", "change"), list(runs()))
 def test_the_chapter_runs_and_its_exercises_tell_right_from_wrong(path, change):
     """Each check is run three times: on the open exercise, on a wrong answer, and on the solution."""
     notebook, solutions = notebooks.read(path), notebooks.read(TUTORIALS / "solutions" / path.name)
