@@ -19,7 +19,8 @@ class Floor(NamedTuple):
 
 
 FLOORS = (
-    Floor(("config.py", "version.py", "backend.py"), "what varies between models and programs; which array library", 4),
+    Floor(("config.py", "backend.py"), "what varies between models and programs; which array library", 4),
+    Floor(("version.py", "extras.py", "suggest.py", "reprs.py"), "words that several floors use", 4),
     Floor(("ops/",), "linear, GELU, softmax, norms, convolution, pooling: a pair a file", 1),
     Floor(("image/",), "pixels to tokens: decode, resize, patches, hash, tokenize", 1),
     Floor(("model/",), "stem, embeddings, attention, encoder, head, the whole (Eq. 1–11)", 1),
@@ -27,16 +28,16 @@ FLOORS = (
         ("losses.py", "loss_inputs.py", "metrics.py"), "L1, MSE, Huber, EMD, cross-entropy; SRCC, PLCC, KRCC, RMSE", 1
     ),
     Floor(("checkpoint/",), "the authors' files, pyiqa's, our own; download", 2),
-    Floor(("scoring.py", "counts.py"), "scores of photographs; parameters and multiply–accumulates", 2),
+    Floor(("scoring.py", "counts.py", "pages.py"), "scores of photographs; parameters and multiply–accumulates", 2),
     Floor(("pictures/",), "scenes, distortions, the synthetic set", 2),
     Floor(("training/",), "data sets, optimisers, schedules, the loop", 2),
     Floor(("evaluation/",), "how well scores follow people's, on a data set", 2),
     Floor(("ablations/",), "the appendix's tables, in small", 2),
     Floor(("explain/",), "attention rollout, figures, the page about a photograph", 3),
-    Floor(("verify/ladder/",), "the stages of a model, fixtures of them, tolerances", 0),
-    Floor(("verify/mistakes/",), "mistakes of ports, planted and told apart", 0),
-    Floor(("verify/check/",), "the gradient check, one op", 0),
-    Floor(("verify/comparison/",), "climbing the ladder with a port; reports", 0),
+    Floor(("verify/ladder/",), "every stage of an image's way, tolerances, fixtures", 0),
+    Floor(("verify/mistakes/",), "one list of mistakes; planting; the diagnosis", 0),
+    Floor(("verify/check/",), "one gradient, one op", 0),
+    Floor(("verify/comparison/",), "a port against a fixture; reports", 0),
     Floor(("verify/",), "adapters for PyTorch and other frameworks, a port in PyTorch", 0),
     Floor(("cli/",), "one file a subcommand, no logic of its own", 5),
     Floor(("__init__.py", "__main__.py"), "the public names", 5),

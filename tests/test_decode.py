@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageFile, ImageOps
 
-from musiq_ref.image.decode import ImageError, decode, find_images
+from musiq_ref.image.decode import ImageError, decode
+from musiq_ref.image.find import find_images
 
 SIDES = st.integers(1, 5)
 NOISE = np.random.default_rng(0).integers(0, 256, (21, 34, 3), dtype=np.uint8)
@@ -637,12 +638,12 @@ def test_find_images(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
     inside = [tmp_path / name for name in ["a.png", "b.JPG", "sub/d.tiff", "sub/deep/c.WebP"]]
-    assert find_images([tmp_path]) == inside
-    assert find_images(tmp_path) == inside
-    assert find_images(os.fspath(tmp_path)) == inside
+    assert find_images([tmp_path]).files == inside
+    assert find_images(tmp_path).files == inside
+    assert find_images(os.fspath(tmp_path)).files == inside
     notes, missing = tmp_path / "sub/notes.txt", Path("missing.png")
-    assert find_images([str(missing), notes, tmp_path / "sub/deep"]) == [missing, notes, inside[3]]
-    assert find_images([]) == []
+    assert find_images([str(missing), notes, tmp_path / "sub/deep"]).files == [missing, notes, inside[3]]
+    assert find_images([]).files == []
 
 
 def test_a_folder_without_images_is_an_error(tmp_path):

@@ -1,11 +1,17 @@
-"""The README works as printed, and every public name is documented."""
+"""The README and all printed commands work as printed, and every public name is documented."""
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import re
+import runpy
 import shlex
+import sys
+import tomllib
 import warnings
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -36,17 +42,9 @@ def test_the_python_of_the_readme_runs(monkeypatch, capsys):
     assert names["result"].height == 400
 
 
-def test_the_commands_of_the_readme_exist():
-    lines = [line.split("#")[0] for block in blocks("sh") for line in block.splitlines()]
-    targets = {line.split(":")[0] for line in (ROOT / "Makefile").read_text().splitlines() if ":" in line}
-    for line in lines:
-        program, first, *_ = shlex.split(line)
-        assert (program == "make" and first in targets) or (program == "musiq-ref" and first in COMMANDS), line
-
-
 def test_the_score_command_of_the_readme(tmp_path, monkeypatch, capsys):
     """The printed command, with a small model where "koniq" would be."""
-    [line] = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("musiq-ref score")]
+    [line] = [line for block in blocks("sh") for line in block.splitlines() if "--checkpoint koniq" in line]
     photograph = (ROOT / "musiq_ref/data/photographs/cat.png").read_bytes()
     (tmp_path / "photo.jpg").write_bytes(photograph)
     (tmp_path / "holiday").mkdir()
@@ -58,6 +56,124 @@ def test_the_score_command_of_the_readme(tmp_path, monkeypatch, capsys):
     assert main(shlex.split(line)[1:]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
     assert len(Path("scores.csv").read_text().splitlines()) == 3
+
+
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "tutorials/README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+PROGRAMS = ("make", "musiq-ref", "mpiexec", "python", "pip", "pytest", "pre-commit", "git", ".")
+
+
+def commands(page):
+    """All command lines of a page: lines of `sh` blocks, and what is in backticks. With "…" in it one is no command."""
+    text = page.read_text("utf-8")
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", text, re.S) for line in block.splitlines()]
+    lines += [" ".join(inline.split()) for inline in re.findall(r"`((?:make|musiq-ref|python|pip) [^`]+)`", text)]
+    return [line for line in lines if shlex.split(line, comments=True) and "…" not in line]
+
+
+def check_command(line, monkeypatch):
+    """Fails if the command line names what does not exist, or if its program would refuse its arguments."""
+    program, *arguments = shlex.split(line, comments=True)
+    if program == "mpiexec":
+        program, *arguments = arguments[arguments.index("musiq-ref") :]
+    assert program in PROGRAMS, line
+    if program == "musiq-ref" and len(arguments) == 1:
+        assert arguments[0] in COMMANDS or arguments[0] in ("--help", "--version", "-V"), line
+    elif program == "musiq-ref":
+        assert arguments[0] in COMMANDS, line
+        monkeypatch.setattr(import_module(f"musiq_ref.cli.{arguments[0]}"), "run", lambda args: 0)
+        assert exit_code(arguments) == 0, line
+    elif program == "make":
+        makefile = (ROOT / "Makefile").read_text("utf-8")
+        assert set(word for word in arguments if "=" not in word) <= set(re.findall(r"^([\w-]+):", makefile, re.M)), (
+            line
+        )
+    elif program == "python" and arguments[0] == "-m":
+        assert find_spec(arguments[1]) or arguments[1] in ("build", "twine"), line
+        if arguments[1] in ("pip", "pytest"):
+            check_command(shlex.join(arguments[1:]), monkeypatch)
+    elif program == "python":
+        assert (ROOT / arguments[0]).exists(), line
+        check_script(arguments, monkeypatch)
+    elif program == "pip":
+        assert arguments[0] == "install", line
+        extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+        for names in re.findall(r"(?:musiq_ref|\.)\[([\w,-]+)\]", line):
+            assert set(names.split(",")) <= extras.keys(), line
+    elif program == "pytest":
+        paths = [word.partition("::")[0] for word in arguments if "/" in word]
+        assert all((ROOT / path).exists() for path in paths), line
+
+
+def exit_code(arguments):
+    try:
+        return main(arguments)
+    except SystemExit as end:  # --help and bad use
+        return end.code
+
+
+class Parsed(Exception):
+    """A script has understood its arguments."""
+
+
+def check_script(arguments, monkeypatch):
+    """Runs a script until its real parser has read the arguments."""
+    if "argparse" not in (ROOT / arguments[0]).read_text("utf-8"):
+        return
+    parse = argparse.ArgumentParser.parse_args
+
+    def stop(parser, *rest):
+        parse(parser, *rest)
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
+    monkeypatch.setattr(sys, "argv", arguments)
+    monkeypatch.syspath_prepend(str((ROOT / arguments[0]).parent))
+    with pytest.raises(Parsed):
+        runpy.run_path(str(ROOT / arguments[0]), run_name="__main__")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_the_commands_of_a_page_are_understood(page, monkeypatch):
+    for line in commands(page):
+        with monkeypatch.context() as patched:
+            check_command(line, patched)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_examples_of_help_are_understood(name, monkeypatch):
+    examples = re.split(r"\n|; ", import_module(f"musiq_ref.cli.{name}").EXAMPLE)
+    assert all(line.startswith(f"musiq-ref {name} ") or line == f"musiq-ref {name}" for line in examples)
+    for line in examples:
+        check_command(line, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "musiq-ref scor photo.jpg",
+        "musiq-ref score photo.jpg --chekpoint koniq",
+        "musiq-ref train --recipe",
+        "make tset",
+        "pip install 'musiq_ref[mpy]'",
+        "python benchmarks/measure_conventions.py --chekpoint koniq",
+        "python benchmarks/no_such_file.py",
+        "pytest tests/test_no_such_file.py",
+        "no-such-program",
+    ],
+)
+def test_a_command_that_does_not_work_is_noticed(line, monkeypatch):
+    with pytest.raises((AssertionError, SystemExit)):
+        check_command(line, monkeypatch)
+
+
+def test_there_are_commands_to_check():
+    assert len(commands(ROOT / "README.md")) >= 12
+    assert sum(len(commands(page)) for page in PAGES) > 50
 
 
 def test_links_lead_somewhere():

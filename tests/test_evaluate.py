@@ -16,6 +16,7 @@ from PIL import Image
 import musiq_ref as mq
 from musiq_ref import cli
 from musiq_ref.evaluation import rating
+from musiq_ref.extras import needs
 from musiq_ref.image.decode import decode
 from musiq_ref.metrics import plcc, srcc
 from musiq_ref.pictures.synthetic import held_out_examples
@@ -25,11 +26,6 @@ from musiq_ref.verify import deterministic_params
 SIZES = {"layers": 1, "width": 8, "mlp_width": 6, "heads": 2, "patch_size": 8, "grid_size": 3, "longer_sides": [12]}
 CONFIG = mq.MusiqConfig(**SIZES)
 IMAGES = 20
-
-
-@pytest.fixture(autouse=True)
-def command(monkeypatch):
-    monkeypatch.setattr(cli, "COMMANDS", tuple({*cli.COMMANDS, "evaluate"}))
 
 
 @pytest.fixture
@@ -260,9 +256,20 @@ def test_without_matplotlib_there_are_no_figures_but_a_sentence(evaluate, table,
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     code, out, err = evaluate("--dataset", table, "-o", tmp_path)
     assert code == 0
-    assert err == "no figures without matplotlib; pip install 'musiq_ref[tutorials]'\n"
+    assert err == f"no figures without matplotlib; {needs('tutorials')}\n"
     assert "images.csv" in out
     assert not (tmp_path / "scatter.png").exists()
+
+
+def test_results_are_printed_even_if_the_files_cannot_be_written(evaluate, table, tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("musiq_ref.cli.evaluate.draw_figures", full)
+    code, out, err = evaluate("--dataset", table, "-o", tmp_path / "results", "--json")
+    assert code == 2
+    assert "No space left" in err
+    assert json.loads(out)["metrics"]["srcc"]["value"] <= 1
 
 
 @pytest.mark.parametrize(

@@ -63,11 +63,19 @@ def circle(package):
     return None
 
 
+def at_module_level(tree):
+    """All nodes but those inside functions and classes."""
+    for node in ast.iter_child_nodes(tree):
+        yield node
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Lambda):
+            yield from at_module_level(node)
+
+
 def shadowed(package):
     """Names that are a module of a package, and something else in its __init__.py."""
     known, found = modules(package), []
     for name, file in known.items():
-        for node in ast.walk(ast.parse(file.read_text("utf-8"))) if file.name == "__init__.py" else ():
+        for node in at_module_level(ast.parse(file.read_text("utf-8"))) if file.name == "__init__.py" else ():
             if isinstance(node, ast.ImportFrom):
                 bound = {a.asname or a.name: f"{node.module}.{a.name}" for a in node.names}
             elif isinstance(node, ast.FunctionDef | ast.ClassDef):

@@ -33,7 +33,7 @@ def words(line):
 def test_the_worked_example(torch, command, printed, reference, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     arguments = shlex.split(command.splitlines()[-1])[1:]
-    assert main([str(reference) if a == "reference/" else a for a in arguments]) == 1
+    assert main([str(reference) if a == "pyiqa/" else a for a in arguments]) == 1
     said = {words(line) for line in capsys.readouterr().out.splitlines()}
     assert {words(line) for line in printed.splitlines() if line} <= said
 

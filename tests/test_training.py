@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from op_table import random_params
 from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 import musiq_ref as mq
 from musiq_ref.checkpoint import to_pyiqa
@@ -306,6 +308,21 @@ def test_going_on_with_other_settings_or_a_damaged_state_is_refused(table, tmp_p
     state.write_bytes(state.read_bytes()[:1000])
     with pytest.raises(TrainingError, match=r"state\.safetensors cannot be read .* move it away to begin anew"):
         train(settings(epochs=3), tmp_path / "run", table, progress=False)
+
+
+def test_what_an_earlier_version_wrote_is_read(table, tmp_path):
+    """The setting micro_batch was called part."""
+    train(settings(epochs=1, micro_batch=2), tmp_path / "run", table, progress=False)
+    state = tmp_path / "run" / "state.safetensors"
+    with safe_open(state, "numpy") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    metadata["settings"] = metadata["settings"].replace('"micro_batch": 2', '"part": 2')
+    assert "micro_batch" not in metadata["settings"]
+    save_file(tensors, state, metadata)
+    with pytest.raises(TrainingError, match="is a run with micro_batch = 2, not 1; use another folder"):
+        train(settings(epochs=2), tmp_path / "run", table, progress=False)
+    longer = train(settings(epochs=2, part=2), tmp_path / "run", table, progress=False)
+    assert len([line for line in longer.log.read_text().splitlines() if "epoch" in line]) == 2
 
 
 def test_a_full_disk_leaves_the_last_good_state(table, tmp_path, monkeypatch):

@@ -31,33 +31,32 @@ import numpy as np
 import musiq_ref as mq
 from course import exercise, photograph, show
 from musiq_ref import verify
-from musiq_ref.model import stem
 from musiq_ref.model.parameters import map_params
 from musiq_ref.verify import adapters
 from musiq_ref.verify.ladder import tolerance
 from musiq_ref.verify.ladder.distance import distance
 from musiq_ref.verify.ladder.fixture import stored, write_fixture  # noqa: F401, for exercise 3
 from musiq_ref.verify.ladder.layouts import sampled_validity
-from musiq_ref.verify.ladder.stages import run_stages
-from musiq_ref.verify.mistakes import functions
-from musiq_ref.verify.mistakes.catalogue import FAULTS
-from musiq_ref.verify.mistakes.diagnosis import BACK, applies, first_difference
-from musiq_ref.verify.mistakes.plant import Fault, planted, run_planted
+from musiq_ref.verify.ladder.stages import BACK, run_stages
+from musiq_ref.verify.mistakes.catalogue import MISTAKES
+from musiq_ref.verify.mistakes.diagnosis import first_difference
+from musiq_ref.verify.mistakes.mistake import Mistake
+from musiq_ref.verify.mistakes.plant import PrivateLibrary, run_planted
 
 # %% [markdown]
 # ## Where the broken ports come from
 #
-# The kit has a catalogue of things that ports get wrong. Each can be **planted** into the reference: while it is, the
-# library computes the wrong thing. That gives us as many broken ports as we like, without writing one. Here are two
+# The kit has a catalogue of things that ports get wrong. Each can be **planted** into a private copy of the library,
+# which then computes the wrong thing. That gives us as many broken ports as we like, without writing one. Here are two
 # entries. In the first, somebody forgot that the original image is a scale, too; the second uses the other formula of
 # GELU.
 
 # %%
-print(len(FAULTS), "faults, for example:")
-assert len(FAULTS) > 100
+print(len(MISTAKES), "faults, for example:")
+assert len(MISTAKES) > 100
 for name in ("missing native scale", "erf for tanh"):
-    fault = FAULTS[name]
-    print(f"{fault.name}\n  shows first at: {fault.at}\n  repair: {fault.about}")
+    fault = MISTAKES[name]
+    print(f"{fault.name}\n  shows first at: {fault.stage}\n  repair: {fault.remedy}")
 
 # %% [markdown]
 # What is right? A **fixture** says: an image, weights, and every intermediate on the way to the score and back,
@@ -95,7 +94,7 @@ def off_by(score):
 
 # %%
 for names in ((), ("missing native scale",), ("erf for tanh",), ("unbiased std",)):
-    score = port(*(FAULTS[name] for name in names))["score"]
+    score = port(*(MISTAKES[name] for name in names))["score"]
     print(f"{', '.join(names) or 'no fault':22} {score[0]:.5f}   off by {off_by(score):.7%}")
     assert off_by(score) < 0.05
 
@@ -110,10 +109,10 @@ for names in ((), ("missing native scale",), ("erf for tanh",), ("unbiased std",
 # %%
 catalogue = [
     fault
-    for fault in FAULTS.values()
-    if applies(fault, config)  # it changes something under these conventions
-    and fault.at  # and not only what nothing reads
-    and not fault.at.startswith(BACK)  # the gradients come later
+    for fault in MISTAKES.values()
+    if fault.applies(config)  # it changes something under these conventions
+    and fault.stage  # and not only what nothing reads
+    and not fault.stage.startswith(BACK)  # the gradients come later
     and not fault.recognise  # dropout
 ]
 demo, picture = mq.load_checkpoint("demo"), photograph("coffee", longer_side=128)
@@ -194,30 +193,30 @@ assert trained["sides cut off, not rounded"] > 1e-6  # another image does show i
 # ## By hand
 #
 # Before you let the kit do it, hunt yourself. Three ports, A, B and C; their faults are written backwards, so that you
-# do not read them by accident. `verify.trace` runs the model and keeps every intermediate. We run the ports in float64,
-# where rounding is $10^{-16}$: whatever differs more is the bug.
+# do not read them by accident. We run the ports in float64, where rounding is $10^{-16}$: whatever differs more is the
+# bug. Of their stages we keep those of the model itself, from the patches to the logits.
 
 # %%
 ports = {
-    "A": FAULTS["ylno mottob dna thgir eht ta gniddap"[::-1]],
-    "B": FAULTS["ecnairav desaibnu htiw mroNreyaL"[::-1]],
-    "C": FAULTS["hsah desopsnart"[::-1]],
+    "A": MISTAKES["ylno mottob dna thgir eht ta gniddap"[::-1]],
+    "B": MISTAKES["ecnairav desaibnu htiw mroNreyaL"[::-1]],
+    "C": MISTAKES["hsah desopsnart"[::-1]],
 }
 
 
 def traced(*faults):
-    """The tokens and all intermediates of a port, in float64."""
-    with planted(faults):
-        tokens = mq.batch([mq.tokenize(fixture.image, config, "float64")])
-        return tokens, verify.trace(fixture.params, tokens, config)[0]
+    """All intermediates of a port, from the patches to the logits, in float64."""
+    stages = run_planted(faults, fixture.params, fixture.image, config)
+    names = list(stages)
+    return {n: stages[n] for n in names[names.index("patches") : names.index("head/logits") + 1]}
 
 
-tokens, values = traced()
+values = traced()
 print(f"{len(values)} intermediates; the first: {', '.join(list(values)[:4])}, …")
 
 # %%
 for letter, fault in ports.items():
-    _, mine = traced(fault)
+    mine = traced(fault)
     errors = {name: distance(values[name], mine[name]).norm for name in values}
     wrong = [name for name in errors if errors[name] > 1e-9]
     print(f"{letter}: {len(wrong)} of {len(errors)} stages differ; the first three:")
@@ -226,7 +225,7 @@ for letter, fault in ports.items():
 
 # %% [markdown]
 # Almost everything differs, and the largest error can be anywhere. Only the first line of each is worth looking at.
-# **Stop here**, add a cell, take `_, mine = traced(ports["A"])`, and look at `mine` and `values` at that stage: print a
+# **Stop here**, add a cell, take `mine = traced(ports["A"])`, and look at `mine` and `values` at that stage: print a
 # few of both, subtract, divide, plot. What do they have in common? The same for B and C. Then read on.
 
 # %% [markdown]
@@ -236,7 +235,7 @@ for letter, fault in ports.items():
 # some are wrong, so draw one of the wrong ones beside the right one.
 
 # %%
-_, mine_a = traced(ports["A"])
+mine_a = traced(ports["A"])
 differs = [
     bool(np.any(a != b)) for a, b in zip(values["patches"][0], mine_a["patches"][0], strict=True)
 ]
@@ -268,7 +267,7 @@ np.testing.assert_array_equal(b[: len(b) - rows, : len(b) - columns], a[rows:, c
 # then $\sigma$ is wrong, and not $\mu$, $\gamma$ or $\beta$.
 
 # %%
-_, mine_b = traced(ports["B"])
+mine_b = traced(ports["B"])
 p = fixture.params["encoder"]["block_00"]["norm1"]
 name = "encoder/block_00/norm1"
 ratio = (mine_b[name][0] - p["bias"]) / (values[name][0] - p["bias"])
@@ -291,13 +290,17 @@ np.testing.assert_allclose(ratio, np.sqrt((config.width - 1) / config.width), rt
 # Integers are the best place to look: there is no rounding, and one can read them.
 
 # %%
-tokens_c, mine_c = traced(ports["C"])
+mine_c = traced(ports["C"])
+index, index_c = (
+    run_planted(faults, fixture.params, fixture.image, config)["hash_index"]
+    for faults in ([], [ports["C"]])
+)
 last = slice(-6, None)  # the patches of the native image, 2 rows of 3
 G = config.grid_size
-for label, t in (("reference", tokens), ("port C", tokens_c)):
-    print(f"{label:10}", *(f"({i // G}, {i % G})" for i in t.hash_index[0, last]))
-row, column = np.divmod(tokens.hash_index, G)
-np.testing.assert_array_equal(tokens_c.hash_index, column * G + row)
+for label, t in (("reference", index), ("port C", index_c)):
+    print(f"{label:10}", *(f"({i // G}, {i % G})" for i in t[0, last]))
+row, column = np.divmod(index, G)
+np.testing.assert_array_equal(index_c, column * G + row)
 
 # %% [markdown]
 # Row and column are exchanged. Was the table wrong, too, or only the index? Look the right token up at the wrong place,
@@ -305,8 +308,8 @@ np.testing.assert_array_equal(tokens_c.hash_index, column * G + row)
 
 # %%
 table = fixture.params["spatial_embedding"]["table"]
-by_hand = mine_c["patch_embedding"] + table[tokens_c.hash_index]
-valid = tokens.mask[0].astype(bool)
+by_hand = mine_c["patch_embedding"] + table[index_c]
+valid = fixture.mask.astype(bool)
 np.testing.assert_allclose(by_hand[0, valid], mine_c["spatial_embedding"][0, valid], atol=1e-12)
 for letter, fault in ports.items():
     print(f"{letter}: {fault.name}; the score is off by {made[fault.name]:.1%}")
@@ -363,7 +366,7 @@ assert 0.5 < 3 * max(envelope) / stage.tolerance.bulk < 2  # another machine sum
 # stage, in the order of the ladder; the grey area is what is allowed.
 
 # %%
-faults = [FAULTS[name] for name in ("resized in 8 bit", "unbiased std", "erf for tanh")]
+faults = [MISTAKES[name] for name in ("resized in 8 bit", "unbiased std", "erf for tanh")]
 compared = {fault.name: verify.compare(fixture, port(fault), diagnose=False) for fault in faults}
 forward = [
     name
@@ -411,7 +414,7 @@ for title, result in compared.items():
     rung = result.first
     print(f"{title:16} {rung.name}: bulk {rung.distance.bulk:.1e}, {rung.excess:.0f} × allowed")
     assert rung.excess > (10 if title == "erf for tanh" else 1000)
-and_back = port(FAULTS["unbiased std"], gradients=True)
+and_back = port(MISTAKES["unbiased std"], gradients=True)
 result = verify.compare(fixture, and_back, diagnose=False)
 status = {rung.name: rung.status for rung in result.rungs}
 assert status["gradient/stem/conv_root"] == "differs"
@@ -428,7 +431,7 @@ assert {r.name: r.status for r in compared["erf for tanh"].rungs}["score"] == "r
 # PyTorch's LayerNorm has another $\varepsilon$. The second is far smaller than the first, and comes after it.
 
 # %%
-broken = port(FAULTS["BGR"], FAULTS["LayerNorm with ε 1e-5"])
+broken = port(MISTAKES["BGR"], MISTAKES["LayerNorm with ε 1e-5"])
 result = verify.compare(fixture, broken)
 print(result)
 assert result.first.name == "pixels/scale_0"
@@ -444,7 +447,7 @@ assert result.diagnosis.complete
 # on by hand, from the right place. The first step of the search, done here by hand:
 
 # %%
-with_bgr = run_planted([FAULTS["BGR"]], fixture.params, fixture.image, config)  # float64
+with_bgr = run_planted([MISTAKES["BGR"]], fixture.params, fixture.image, config)  # float64
 for name, stage in fixture.stages.items():
     if not stage.tolerance.allows(distance(with_bgr[name], broken[name])):
         break
@@ -517,13 +520,14 @@ assert "BGR" in few.diagnosis.names
 show(adapters.run_port, adapters.single_step)
 
 # %%
-two = [FAULTS[name] for name in ("LayerNorm with unbiased variance", "quick GELU")]
+two = [MISTAKES[name] for name in ("LayerNorm with unbiased variance", "quick GELU")]
 
 
 def stepped_port(fixture, tap):
     """The reference in float32 with two faults, as a port that can be stepped."""
-    with planted(two):
-        return run_stages(single, fixture.image, fixture.config, tap=tap, gradients=False)
+    library = PrivateLibrary()
+    library.plant(two)
+    return library.run_stages(single, fixture.image, fixture.config, tap=tap, gradients=False)
 
 
 free = adapters.compare_port(fixture, stepped_port, diagnose=False)
@@ -607,7 +611,7 @@ assert deep_port.runs <= 3 + np.ceil(np.log2(deep.layers))
 # first divergence is the one *nearest to the score*, and everything below it in the model is wrong with it.
 
 # %%
-fault = FAULTS["LayerNorm's statistics taken as constants"]
+fault = MISTAKES["LayerNorm's statistics taken as constants"]
 result = verify.compare(fixture, port(fault, gradients=True), diagnose=False)
 back = [rung for rung in result.rungs if rung.name.startswith("gradient/")]
 for rung in back[:8]:
@@ -622,7 +626,7 @@ assert result.first.name == f"gradient/encoder/block_{config.layers - 1:02d}/out
 # there is `verify.op` (chapter 03):
 
 # %%
-verdict = verify.op("layer_norm", backward=functions.unprojected)
+verdict = verify.op("layer_norm", backward=fault.function)
 print(verdict)
 assert not verdict.passed
 assert result.first.excess > 100
@@ -652,8 +656,8 @@ assert result.first.excess > 100
 # </details>
 
 # %%
-mine = traced(FAULTS["saib tuohtiw noitcejorp-tuo"[::-1]])[1]
-choices = [f.name for f in catalogue if f.at.startswith(("encoder/", "spatial", "scale_emb"))]
+mine = traced(MISTAKES["saib tuohtiw noitcejorp-tuo"[::-1]])
+choices = [f.name for f in catalogue if f.stage.startswith(("encoder/", "spatial", "scale_emb"))]
 print(*choices, sep=" · ")
 
 
@@ -669,7 +673,7 @@ def check(diagnosis):
     assert list(values).index(stage) <= list(values).index(wanted), f"{stage} is not the first"
     assert stage == wanted, f"{stage} does not differ"
     assert name in choices, f"{name!r} is not among the choices; write it as it is printed above"
-    again = distance(mine[stage], traced(FAULTS[name])[1][stage])
+    again = distance(mine[stage], traced(MISTAKES[name])[stage])
     assert again.norm < 1e-9, f"planting {name!r} gives other numbers than the port's at {stage}"
 
 
@@ -695,8 +699,8 @@ def ported_group_norm(x, gamma, beta, eps, groups=32):
 
 def with_group_norm(function):
     """How a port with this group norm compares with the fixture."""
-    patch = (stem, "group_norm", lambda *arguments: (function(*arguments), None))
-    stages = port(Fault("mine", "", "stem/gn_root", patches=(patch,)))
+    planted = Mistake("mine", "", "group_norm", lambda *x: (function(*x), None), "stem/gn_root")
+    stages = port(planted)
     return verify.compare(fixture, stages, diagnose=False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -18,21 +19,42 @@ from musiq_ref.checkpoint.official import OFFICIAL_LAYOUT
 from musiq_ref.checkpoint.pyiqa import PYIQA_LAYOUT
 from musiq_ref.config import Conventions, MusiqConfig
 from musiq_ref.model.parameters import Params
+from musiq_ref.reprs import short_table, short_text
+from musiq_ref.suggest import did_you_mean
 
+log = logging.getLogger(__name__)
+logging.getLogger("musiq_ref").addHandler(logging.NullHandler())  # a program that wants to read it adds its own
 DEMO = Path(__file__).parent.parent / "data" / "demo.safetensors"
 
 
 class Checkpoint(NamedTuple):
     """A model that can be run: parameters and the configuration they belong to.
 
-    >>> load_checkpoint("demo").config.layers > 0
-    True
+    params: nested dict of arrays
+    config: the MusiqConfig that they belong to
+    format: "official", "pyiqa", "native"; "deterministic" for weights that no training made
+    path: of the file, or None for weights that come from no file
+
+    >>> load_checkpoint("demo")  # doctest: +NORMALIZE_WHITESPACE
+    Checkpoint(params=420,545 float32 values in 56 arrays,
+               config=MusiqConfig(layers=2, width=64, heads=4, outputs=1, …), format='native', path='...')
     """
 
     params: Params
     config: MusiqConfig
-    format: str  # "official", "pyiqa", "native"; "deterministic" for weights that no training made
-    path: Path | None  # None for weights that come from no file
+    format: str
+    path: Path | None
+
+    @property
+    def bundled(self) -> bool:
+        """Whether it is the model that comes with the library, which judges distortions and not people's taste."""
+        return self.path is not None and self.path.resolve() == DEMO.resolve()
+
+    def __repr__(self) -> str:
+        return short_text(self)
+
+    def _repr_html_(self) -> str:
+        return short_table(self)
 
 
 def load_checkpoint(
@@ -46,11 +68,13 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Reads an official .npz, a pyiqa .pth or .safetensors, or a native .safetensors; nothing in it is executed.
 
-    The names "koniq", "spaq", "ava", "paq2piq", "imagenet", and the same with "-pyiqa", are the published files that
-    `musiq-ref download` has put into the cache folder; "demo" comes with the library. `dtype` None keeps the file's.
-    The configuration is the file's own (native) or inferred from the shapes; a given `config` is checked against them
-    and used. The conventions are those of the program the file is from (SPEC 5), unless `conventions` says otherwise.
-    `heads` is for a pyiqa file of a size that no preset has, `longer_sides` for one with neither 1 nor 3 scales.
+    path_or_name: a file, or a name: "demo" comes with the library; "koniq", "spaq", "ava", "paq2piq", "imagenet", and
+        the same with "-pyiqa", are the published files that `musiq-ref download` has put into the cache folder
+    dtype: of the parameters; None keeps the file's
+    config: is checked against the shapes; by default the file's own (native), or inferred from them
+    conventions: by default those of the program the file is from (SPEC 5)
+    heads: for a pyiqa file of a size that no preset has
+    longer_sides: for a pyiqa file with neither 1 nor 3 scales
 
     Raises CheckpointError, one sentence with the file, the problem and the remedy.
 
@@ -72,9 +96,11 @@ def load_checkpoint(
             config = infer_config(tensors, layout, heads, longer_sides)
         if conventions is not None:
             config = config.replace(conventions=conventions)
-        return Checkpoint(to_params(tensors, layout, config, dtype), config, layout.format, path)
+        checkpoint = Checkpoint(to_params(tensors, layout, config, dtype), config, layout.format, path)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
+    log.info("loaded %r", checkpoint)
+    return checkpoint
 
 
 def is_floating(dtype: Any) -> bool:
@@ -90,7 +116,9 @@ def is_floating(dtype: Any) -> bool:
 
 
 def find_checkpoint(path_or_name: str | PathLike[str]) -> Path:
-    """The file of a path or of a name in the catalogue; raises CheckpointError when the named one is not there yet.
+    """The file of a path or of a name in the catalogue.
+
+    Raises CheckpointError when the named one is not downloaded yet, or the name is not known.
 
     >>> find_checkpoint("a/b.npz").name
     'b.npz'
@@ -104,7 +132,14 @@ def find_checkpoint(path_or_name: str | PathLike[str]) -> Path:
                 f"{path_or_name}: not downloaded yet ({path} is not there); run: {download_command(path_or_name)}"
             )
         return path
-    return Path(path_or_name)
+    path = Path(path_or_name)
+    if path.name == str(path_or_name) and not path.suffix and not path.exists():
+        names = ["demo", *CATALOGUE]
+        raise CheckpointError(
+            f"{path}: neither a file nor the name of a checkpoint (those are {', '.join(names)})"
+            + did_you_mean(path.name, names)
+        )
+    return path
 
 
 def recognise(tensors: Tensors, metadata: dict[str, str]) -> Layout:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from musiq_ref.cli.shared import add_threads
 from musiq_ref.verify.adapters import bisect, compare_port, load_callable, run_command, single_step
 from musiq_ref.verify.comparison.climb import compare
 from musiq_ref.verify.comparison.page import as_page
@@ -17,7 +18,6 @@ from musiq_ref.verify.comparison.self_test import self_test
 from musiq_ref.verify.ladder.fixture import Fixture, load_fixture
 from musiq_ref.verify.mistakes.catalogue import MISTAKES
 
-HELP = "compare a port's arrays with a fixture: the first difference, its size and its likely cause"
 EXAMPLE = "musiq-ref compare reference/ mine/ --html report.html"
 
 
@@ -41,6 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--self-test", action="store_true", help="plant every known fault; each must be named")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--html", metavar="FILE", type=Path, help="also write the report as one page")
+    add_threads(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,9 +58,9 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({"first_wrong_block": found}) if args.json else found or "all blocks agree")
         return 1 if found else 0
     comparison = _compare(fixture, args)
+    print(json.dumps(comparison.to_dict(), indent=1) if args.json else str(comparison))
     if args.html:
         args.html.write_text(as_page(comparison), encoding="utf-8")
-    print(json.dumps(comparison.to_dict(), indent=1) if args.json else str(comparison))
     return 0 if comparison.passed else 1
 
 

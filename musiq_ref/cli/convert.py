@@ -16,10 +16,9 @@ from musiq_ref.checkpoint import (
     save_official,
     save_pyiqa,
 )
-from musiq_ref.cli.score import say_which_model
+from musiq_ref.cli.shared import say_which_model
 from musiq_ref.model.parameters import flatten
 
-HELP = "convert a checkpoint between the official, pyiqa and native layouts, values unchanged"
 EXAMPLE = "musiq-ref convert koniq_ckpt.npz koniq.safetensors"
 
 EXTENSIONS = {"official": ".npz", "pyiqa": ".safetensors", "native": ".safetensors"}

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import io
+import sys
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from musiq_ref.checkpoint.files import write_atomically
-from musiq_ref.image.decode import decode, find_images
+from musiq_ref.image.decode import decode
+from musiq_ref.image.find import find_images
 from musiq_ref.pictures.distortions import DISTORTIONS
 
-HELP = "write versions of photographs that are spoilt by known degrees"
 EXAMPLE = "musiq-ref distort photo.jpg -o spoilt/ --distortion jpeg --severity 0.3 --severity 0.9"
 USUAL = ("gaussian_blur", "white_noise", "jpeg", "pixelation")
 
@@ -41,11 +42,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.seed < 0:
         raise ValueError(f"--seed is {args.seed}; it must not be negative")
-    files = find_images(args.images)
+    found = find_images(args.images)
+    files = found.files
     names = [path.stem for path in files]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise ValueError(f"two of the images are called {sorted(twice)[0]}; give them in two calls, to two folders")
+    if found.left_out:
+        print(found.summary(), file=sys.stderr)
     args.output.mkdir(parents=True, exist_ok=True)
     for path in files:
         pixels = decode(path)

@@ -9,7 +9,6 @@ import sys
 from musiq_ref.checkpoint.catalogue import CATALOGUE
 from musiq_ref.checkpoint.fetch import DownloadError, download
 
-HELP = "download a published checkpoint into the cache folder, verified and resumable"
 EXAMPLE = "musiq-ref download koniq"
 
 

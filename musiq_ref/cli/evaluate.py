@@ -10,16 +10,16 @@ from pathlib import Path
 from tqdm import tqdm
 
 from musiq_ref.checkpoint import load_checkpoint
-from musiq_ref.cli.score import say_which_model
+from musiq_ref.cli.shared import add_scoring, say_which_model
 from musiq_ref.config import NAMED_CONVENTIONS
 from musiq_ref.evaluation import rating
 from musiq_ref.evaluation.files import draw_figures, write_table
+from musiq_ref.extras import needs
 from musiq_ref.pictures.synthetic import held_out_examples
 from musiq_ref.scoring import scorer
 from musiq_ref.training.datasets import SHORTER_SIDES
 
 LISTED = 10  # problems that are printed; JSON has them all
-HELP = "compare a model's scores with people's on a data set"
 EXAMPLE = "musiq-ref evaluate --dataset koniq --data koniq10k/ --checkpoint koniq -o results"
 
 
@@ -31,9 +31,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="koniq, spaq, ava, paq2piq, synthetic, or a CSV file of images (path) with scores (score) or votes (p1 …)",
     )
     parser.add_argument("--data", metavar="FOLDER", help="where the data set lies; a CSV file and synthetic need none")
-    parser.add_argument(
-        "--checkpoint", default="demo", help='a file, or a name such as "koniq" (see `musiq-ref download`)'
-    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--splits",
@@ -51,9 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="reduce larger images to this shorter side (default: 512 for spaq, otherwise none); 0: full size",
     )
     parser.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the bootstrap (default 1000)")
-    parser.add_argument("--conventions", choices=NAMED_CONVENTIONS, help="default: those the checkpoint was made for")
-    parser.add_argument("--backend", default="numpy", help="numpy (default) or cupy")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
+    add_scoring(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, nothing else")
     parser.add_argument("-o", "--output", metavar="FOLDER", type=Path, help="write a CSV file and figures there")
 
@@ -86,18 +81,24 @@ def run(args: argparse.Namespace) -> int:
         parts = [[at[i] for i in part] for part in positions]
         problems = [*dataset.problems, *(r.error for r in rated if r.error)]
         answer |= {"part": what, "shorter_side": side}
-    files = [write_table(args.output / "images.csv", rated)] if args.output else []
     answer |= {"images": sum(not r.error for r in rated), "problems": problems}
-    answer["metrics"] = _metrics(parts, args.resamples, problems)
-    answer["published"] = [p._asdict() for p in rating.PUBLISHED if p.dataset == args.dataset]
-    if args.output:
-        figures = draw_figures(args.output, rated, f"{args.dataset}, {answer['part']}")
-        files += figures
-        if not figures:
-            print("no figures without matplotlib; pip install 'musiq_ref[tutorials]'", file=sys.stderr)
-    answer["files"] = [str(file) for file in files]
-    print(json.dumps(answer, indent=2) if args.json else _text(answer))
+    published = [p._asdict() for p in rating.PUBLISHED if p.dataset == args.dataset]
+    answer |= {"metrics": {}, "published": published, "files": []}
+    try:
+        if args.output:
+            answer["files"] = _write(args.output, rated, f"{args.dataset}, {answer['part']}")
+    finally:  # the results are printed, whatever happens to the files
+        answer["metrics"] = _metrics(parts, args.resamples, problems)
+        print(json.dumps(answer, indent=2) if args.json else _text(answer))
     return 1 if problems else 0
+
+
+def _write(folder: Path, rated: list[rating.Rated], title: str) -> list[str]:
+    """The table and, with matplotlib, the figures; returns their paths."""
+    table, figures = write_table(folder / "images.csv", rated), draw_figures(folder, rated, title)
+    if not figures:
+        print(f"no figures without matplotlib; {needs('tutorials')}", file=sys.stderr)
+    return [str(file) for file in (table, *figures)]
 
 
 def _progress(examples):

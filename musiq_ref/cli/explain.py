@@ -8,12 +8,11 @@ import sys
 from pathlib import Path
 
 from musiq_ref.checkpoint import load_checkpoint
-from musiq_ref.cli.score import say_which_model
+from musiq_ref.cli.shared import add_checkpoint, add_threads, say_which_model
 from musiq_ref.explain.picture import picture
 from musiq_ref.explain.report import report
 from musiq_ref.image.decode import ImageError
 
-HELP = "show a photograph's scales, patches, attention and gradient, as a page (.html) or a picture (.png, .pdf, .svg)"
 EXAMPLE = "musiq-ref explain photo.jpg -o report.html"
 
 
@@ -22,13 +21,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", metavar="FILE", type=Path, default=Path("report.html"), help=".html or .png to write"
     )
-    parser.add_argument("--checkpoint", default="demo", help='a file, or a name such as "koniq"')
+    add_checkpoint(parser)
+    add_threads(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     kind = args.output.suffix.lower()
     if kind not in (".html", ".png", ".pdf", ".svg"):
         raise ValueError(f"--output {args.output} is of no known kind; name a file ending in .html or .png")
+    if args.output.exists() and Path(args.image).exists() and args.output.samefile(args.image):
+        raise ValueError(f"--output {args.output} is the photograph itself; name another file")
     checkpoint = load_checkpoint(args.checkpoint)
     say_which_model(checkpoint)
     try:

@@ -9,7 +9,6 @@ from pathlib import Path
 from musiq_ref.config import NAMED_CONVENTIONS
 from musiq_ref.verify.ladder.fixture import PRESETS, make_fixture
 
-HELP = "write a folder of arrays that a port in any language can be checked against"
 EXAMPLE = "musiq-ref fixture reference/ --preset tiny --conventions official"
 
 

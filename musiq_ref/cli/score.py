@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import io
 import json
 import sys
 import warnings
@@ -15,63 +16,84 @@ from typing import Any
 from tqdm import tqdm
 
 from musiq_ref.checkpoint import Checkpoint, load_checkpoint
-from musiq_ref.checkpoint.load import DEMO
+from musiq_ref.cli.shared import add_scoring, say_which_model
 from musiq_ref.config import NAMED_CONVENTIONS
-from musiq_ref.image.decode import EXTENSIONS, find_images
+from musiq_ref.image.find import EXTENSIONS, find_images
+from musiq_ref.pages import check_page, write_page
 from musiq_ref.scoring import Score, scorer
 
-HELP = "score image files, or all images in folders"
-EXAMPLE = "musiq-ref score photo.jpg holiday/ --checkpoint koniq --csv scores.csv"
+EXAMPLE = "musiq-ref score photo.jpg holiday/ --csv scores.csv --html gallery.html"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", nargs="+", metavar="FILE|FOLDER", help="image files, or folders to search for them")
     parser.add_argument(
-        "--checkpoint", default="demo", help='a file, or a name such as "koniq" (see `musiq-ref download`)'
+        "images",
+        nargs="+",
+        metavar="FILE|FOLDER",
+        help="image files, folders to search for them, quoted patterns, or - for one image from standard input",
     )
-    parser.add_argument("--conventions", choices=NAMED_CONVENTIONS, help="default: those the checkpoint was made for")
-    parser.add_argument("--backend", default="numpy", help="numpy (default) or cupy")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
+    add_scoring(parser)
     parser.add_argument("--json", action="store_true", help="print a JSON list instead of lines")
     parser.add_argument("--csv", metavar="FILE", type=Path, help="also write the scores to a CSV file")
+    parser.add_argument("--html", metavar="FILE", type=Path, help="also write a page that shows the pictures by score")
+    parser.add_argument("--force", action="store_true", help="let --html replace a file that musiq-ref did not write")
 
 
 def run(args: argparse.Namespace) -> int:
-    files = find_images(args.images)
+    found = find_images(name for name in args.images if name != "-")
+    files: list[tuple[str, Any]] = [(str(path), path) for path in found.files]
+    if args.html:
+        check_page(args.html, found.files, args.force)
+    if "-" in args.images:
+        files.insert(0, ("-", _standard_input()))
     checkpoint = load_checkpoint(args.checkpoint, args.dtype)
     with warnings.catch_warnings(action="ignore"):  # said below, louder
         one = scorer(checkpoint, args.backend, args.dtype, NAMED_CONVENTIONS.get(args.conventions))
     say_which_model(checkpoint)
-    rows, failed = [], 0
+    if found.left_out:
+        print(found.summary(), file=sys.stderr)
+    rows, thumbnails = [], []
     with _csv_table(args.csv, checkpoint.config.outputs) as write_row:
         try:
-            for path in tqdm(files, unit="image", disable=len(files) < 2 or not sys.stderr.isatty()):
-                row = _scored(one, path)
-                failed += row["error"] is not None
+            for name, source in tqdm(files, unit="image", disable=len(files) < 2 or not sys.stderr.isatty()):
+                row = _scored(one, name, source)
                 rows.append(row)
                 write_row(row)
                 if not args.json:
                     tqdm.write(
-                        f"{row['score']:10.4f}  {path}" if row["error"] is None else f"     error  {row['error']}"
+                        f"{row['score']:10.4f}  {name}" if row["error"] is None else f"     error  {row['error']}"
                     )
+                if args.html:
+                    thumbnails.append(_thumbnail(row, source))
         finally:  # what was scored before an interruption is printed, too
             if args.json:
                 print(json.dumps(rows, indent=2))
+            if args.html:
+                _write_gallery(args.html, rows, thumbnails, checkpoint, found.summary())
+    failed = sum(row["error"] is not None for row in rows)
     if failed:
         print(f"{failed} of {len(files)} images could not be scored", file=sys.stderr)
     return 1 if failed else 0
 
 
-def _scored(one: Callable[[Path], Score], path: Path) -> dict[str, Any]:
+def _standard_input() -> io.BytesIO:
+    if sys.stdin.isatty():
+        raise ValueError("- reads an image from standard input, which is a terminal; add for example: < photo.jpg")
+    stream = io.BytesIO(sys.stdin.buffer.read())
+    stream.name = "standard input"
+    return stream
+
+
+def _scored(one: Callable[[Any], Score], name: str, source: Any) -> dict[str, Any]:
     """One image's row; what went wrong, if anything, under "error"."""
     row: dict[str, Any] = dict.fromkeys(("path", "score", "distribution", "height", "width", "error"))
-    row["path"] = str(path)
+    row["path"] = name
     try:
-        score = one(path)
+        score = one(source)
     except (ValueError, OSError) as error:
         return {**row, "error": str(error)}
     except MemoryError:
-        return {**row, "error": f"{path}: too large for the memory of this machine; reduce it, or use another"}
+        return {**row, "error": f"{name}: too large for the memory of this machine; reduce it, or use another"}
     distribution = None if score.distribution is None else score.distribution.tolist()
     return {**row, "score": score.value, "distribution": distribution, "height": score.height, "width": score.width}
 
@@ -100,13 +122,24 @@ def _csv_table(path: Path | None, outputs: int) -> Iterator[Callable[[dict[str, 
         yield write_row
 
 
-def say_which_model(checkpoint: Checkpoint) -> None:
-    """Says, on stderr, when scores come from the bundled model, and loudly when they come from made-up weights."""
-    if checkpoint.format == "deterministic":
-        print("warning: these weights are made up; their scores MEAN NOTHING", file=sys.stderr)
-    elif checkpoint.path == DEMO:
-        print(
-            "scored by the bundled model, which learned to judge synthetic distortions, not people's opinions;\n"
-            "for the authors' weights: musiq-ref download koniq, then add --checkpoint koniq",
-            file=sys.stderr,
-        )
+def _thumbnail(row: dict[str, Any], source: Any) -> bytes:
+    from musiq_ref.explain.gallery import thumbnail  # loaded only for a page
+
+    if row["error"] is not None:
+        return b""
+    if isinstance(source, io.BytesIO):
+        source.seek(0)
+    return thumbnail(source)
+
+
+def _write_gallery(
+    path: Path, rows: list[dict[str, Any]], thumbnails: list[bytes], checkpoint: Checkpoint, left_out: str
+) -> None:
+    from musiq_ref.explain.gallery import Picture, gallery
+
+    pictures = [
+        Picture(row["path"], row["score"], small, row["error"])
+        for row, small in zip(rows, [*thumbnails, b""], strict=False)
+    ]
+    write_page(path, gallery(pictures, checkpoint, left_out))
+    print(f"the pictures are in {path}", file=sys.stderr)

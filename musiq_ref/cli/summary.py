@@ -8,7 +8,6 @@ import json
 from musiq_ref.config import PRESETS, MusiqConfig
 from musiq_ref.counts import complexity
 
-HELP = "count parameters and multiply-accumulates, beside the paper's table 1 and section G"
 EXAMPLE = "musiq-ref summary --preset small --size 224x224"
 
 PRINTED_PARAMETERS = {"small": "27M", "medium": "61M", "large": "98M", "tiny": "-"}  # appendix table 1

@@ -15,11 +15,8 @@ from musiq_ref.training.run import train
 from musiq_ref.training.settings import recipe
 from musiq_ref.training.state import TrainingError
 
-HELP = "train a model by a recipe, or the models of one of the paper's ablations; or go on where that was stopped"
-EXAMPLE = (
-    "musiq-ref train --recipe koniq --data koniq10k/ -o run1 --set batch=32 --set model.layers=6; "
-    "musiq-ref train --ablation grid -o ablations --jobs 2 --seeds 3"
-)
+EXAMPLE = """musiq-ref train --recipe koniq --data koniq10k/ -o run1 --set batch=32 --set model.layers=6
+musiq-ref train --ablation grid -o ablations --jobs 2 --seeds 3"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -64,8 +61,9 @@ def run(args: argparse.Namespace) -> int:
             json.dumps({**{name: str(getattr(result, name)) for name in ("last", "best", "log")}, **result.validation})
         )
     else:
-        curves = draw_curves(result.log, Path(args.output) / "curves.png")
-        print(f"last {result.last}\nbest {result.best}\nlog  {result.log}" + (f"\ncurves {curves}" if curves else ""))
+        print(f"last {result.last}\nbest {result.best}\nlog  {result.log}")
+        if curves := draw_curves(result.log, Path(args.output) / "curves.png"):
+            print(f"curves {curves}")
     return 0
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from musiq_ref.evaluation.rating import Rated, worst
-from musiq_ref.image.decode import decode
+from musiq_ref.image.decode import ImageLike, decode
 
 COLUMNS = 4  # of the contact sheet
 THUMBNAIL = 320  # pixels of its longer sides
@@ -53,14 +53,14 @@ def draw_figures(folder: Path, rated: Sequence[Rated], title: str) -> list[Path]
     figure.suptitle("the images whose rank by the model is furthest from that in the data set")
     for axis, one in zip(figure.subplots(rows, COLUMNS, squeeze=False).flat, [*shown, *[None] * COLUMNS], strict=False):
         axis.set_axis_off()
-        if one is not None:
-            axis.imshow(_thumbnail(one))
+        if one is not None and one.image is not None:
+            axis.imshow(_thumbnail(one.image))
             axis.set_title(f"{Path(one.name).name}\ndata set {one.target:.2f}, model {one.score:.2f}", fontsize=8)
     figure.savefig(folder / "worst.png", dpi=110)
     return [folder / "scatter.png", folder / "worst.png"]
 
 
-def _thumbnail(one: Rated) -> np.ndarray:
-    pixels = decode(one.image)
+def _thumbnail(image: ImageLike) -> np.ndarray:
+    pixels = decode(image)
     step = max(1, max(pixels.shape) // THUMBNAIL)
     return pixels[::step, ::step]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import numpy as np
 
 from musiq_ref.checkpoint import Checkpoint
-from musiq_ref.explain.report import check_patches
+from musiq_ref.explain.report import BUNDLED, check_patches
 from musiq_ref.explain.rollout import attention_rollout
+from musiq_ref.explain.scales import draw_scale, scale_name
+from musiq_ref.extras import needs
 from musiq_ref.image.decode import decode
-from musiq_ref.image.resize import resize
-from musiq_ref.image.tokenize import normalize, scales_of, tokens_for
+from musiq_ref.image.tokenize import scales_of, tokens_for
 from musiq_ref.model.parameters import check_params
 from musiq_ref.scoring import image_gradient
 
@@ -20,7 +22,10 @@ def picture(image: Any, checkpoint: Checkpoint) -> Any:
     """A matplotlib Figure: the photograph with its score, every scale cut into patches and shaded by attention rollout
     (appendix H), and the size of d score/d pixel.
 
-    image: whatever `decode` reads. Raises ImportError, saying what to install, without matplotlib.
+    image: whatever `decode` reads
+    checkpoint: the model
+
+    Raises ImportError, saying what to install, without matplotlib.
 
     >>> import musiq_ref as mq
     >>> config = mq.MusiqConfig.preset("tiny")
@@ -32,7 +37,7 @@ def picture(image: Any, checkpoint: Checkpoint) -> Any:
         from matplotlib.figure import Figure
         from matplotlib.gridspec import GridSpec
     except ImportError:
-        raise ImportError("pictures need matplotlib; install it with: pip install 'musiq_ref[tutorials]'") from None
+        raise ImportError(f"pictures need matplotlib; install it with: {needs('tutorials')}") from None
 
     params, config, pixels = checkpoint.params, checkpoint.config, decode(image)
     height, width = pixels.shape[:2]
@@ -55,26 +60,11 @@ def picture(image: Any, checkpoint: Checkpoint) -> Any:
     axes[1].imshow(strength, cmap="magma", vmax=max(np.quantile(strength, 0.995), 1e-30))
     axes[1].set_title("|d score/d pixel|: what the score is sensitive to")
     for axis, scale, weights in zip(axes[2:], scales, rollout, strict=False):
-        _draw_scale(axis, pixels, scale, weights, config)
+        draw_scale(axis, pixels, scale, config, light=0.25 + 0.75 * np.nan_to_num(weights / np.nanmax(weights)))
+        patches = f"{scale.rows}×{scale.columns} patches"
+        axis.set_title(f"{scale_name(scale)}\n{patches} get {np.nansum(weights):.0%} of the attention")
     for axis in axes:
         axis.set_axis_off()
+    if checkpoint.bundled:
+        figure.supxlabel(textwrap.fill(BUNDLED, 160), fontsize=9)
     return figure
-
-
-def _draw_scale(axis, pixels, scale, weights, config) -> None:
-    """One scale as the model sees it: resized, cut into patches, the attention it gets as brightness."""
-    x = normalize(pixels)
-    if scale.longer_side:
-        x = resize(x, scale.height, scale.width, config.conventions.resize)
-    P = config.patch_size
-    share = np.nan_to_num(weights / np.nanmax(weights))  # (rows, columns)
-    light = np.kron(0.25 + 0.75 * share, np.ones((P, P)))
-    top, left = (scale.rows * P - scale.height) // 2, (scale.columns * P - scale.width) // 2
-    light = light[top : top + scale.height, left : left + scale.width, None]
-    axis.imshow(np.clip((x + 1) / 2, 0, 1) * light)
-    for row in range(1, scale.rows):
-        axis.axhline(row * P - top - 0.5, color="white", linewidth=0.4)
-    for column in range(1, scale.columns):
-        axis.axvline(column * P - left - 0.5, color="white", linewidth=0.4)
-    name = f"longer side {scale.longer_side}" if scale.longer_side else "native"
-    axis.set_title(f"{name}\n{scale.rows}×{scale.columns} patches get {np.nansum(weights):.0%} of the attention")

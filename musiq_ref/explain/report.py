@@ -19,11 +19,19 @@ from musiq_ref.explain.gradient import gradient_over_photograph
 from musiq_ref.explain.positions import hash_grid
 from musiq_ref.explain.scales import multi_scale_patches, scale_name
 from musiq_ref.explain.style import COLOURS, new_figure, styled
-from musiq_ref.image.decode import decode
+from musiq_ref.image.decode import ImageLike, decode
 from musiq_ref.image.tokenize import scales_of
 from musiq_ref.scoring import scorer
 
 PATCHES = 2500  # at most, for what needs a gradient: about 6 GB for the small model
+
+BUNDLED = (
+    "This is the model that comes with musiq_ref. It learned how much a picture was spoilt by ten synthetic "
+    "distortions, such as blur, noise and compression. It does not know what people like: nobody rated the pictures it "
+    "learned from. Whether the light, the moment or the composition is good does not count, nor do flaws that it has "
+    "never seen, such as wrong colours or moiré."
+)
+"""What the pages and pictures say when the checkpoint is the bundled one (docs/demo-model.md)."""
 
 STYLE = """
 :root { color-scheme: light; }
@@ -57,10 +65,13 @@ def check_patches(height: int, width: int, checkpoint: Checkpoint) -> None:
         )
 
 
-def report(image: Any, checkpoint: Checkpoint, name: str = "the photograph") -> str:
+def report(image: ImageLike, checkpoint: Checkpoint, name: str = "the photograph") -> str:
     """The page as a string of HTML without links to anything outside it.
 
-    image: whatever `decode` reads;  name: the photograph's, for the title.
+    image: whatever `decode` reads
+    checkpoint: the model
+    name: the photograph's, for the title
+
     Raises ValueError for an image too large for a gradient, ImportError, saying what to install, without matplotlib.
 
     >>> import musiq_ref as mq
@@ -137,6 +148,11 @@ def _heading(name, pixels, score, checkpoint) -> str:
         f"1 to {checkpoint.config.outputs}" if checkpoint.config.outputs > 1 else "that of the model's training data"
     )
     rows.append(f"<p>{pixels.shape[1]}×{pixels.shape[0]} pixels. Model: {html.escape(source)}; scale: {scale}.</p>")
+    if checkpoint.bundled:
+        rows.append(
+            f'<p class="warning">{BUNDLED} For people\'s opinions: <code>musiq-ref download koniq</code>, then '
+            "<code>--checkpoint koniq</code>.</p>"
+        )
     picture = _image(file.getvalue(), "jpeg", "the photograph").replace("<img ", '<img class="photo" ')
     if score.distribution is not None:
         rows.append(_section("How sure it is: the distribution of scores", _distribution(score), DISTRIBUTION))

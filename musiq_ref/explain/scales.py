@@ -118,8 +118,19 @@ def over_scales(
     return figure
 
 
-def draw_scale(axis: Any, pixels: np.ndarray, scale: Scale, config: MusiqConfig, grey: bool = False) -> None:
-    """One scale into a matplotlib axis: resized pixels, what padding adds (0, a medium grey), patches' edges."""
+def draw_scale(
+    axis: Any,
+    pixels: np.ndarray,
+    scale: Scale,
+    config: MusiqConfig,
+    grey: bool = False,
+    light: np.ndarray | None = None,
+) -> None:
+    """One scale into a matplotlib axis: resized pixels, what padding adds (0, a medium grey), patches' edges.
+
+    grey: without colour
+    light: (rows, columns), what each patch's brightness is multiplied by
+    """
     x, P = normalize(pixels), config.patch_size
     if scale.longer_side:
         x = resize(x, scale.height, scale.width, config.conventions.resize)
@@ -127,6 +138,9 @@ def draw_scale(axis: Any, pixels: np.ndarray, scale: Scale, config: MusiqConfig,
     if grey:
         unit = np.repeat(unit @ np.array([[0.299], [0.587], [0.114]], unit.dtype), 3, axis=2)
     left, right, bottom, top = extent(scale, P)
+    if light is not None:
+        row, column = int(-0.5 - top), int(-0.5 - left)  # of the first pixel in the padded scale
+        unit = unit * np.kron(light, np.ones((P, P)))[row : row + scale.height, column : column + scale.width, None]
     axis.set_facecolor("0.5")
     axis.imshow(unit)
     axis.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], anchor="N")

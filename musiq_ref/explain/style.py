@@ -6,6 +6,8 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from musiq_ref.extras import needs
+
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")  # Okabe and Ito, 2008
 SEQUENTIAL = "cividis"  # from little to much
 OVERLAY = "magma"  # from little to much, over a grey photograph
@@ -36,7 +38,7 @@ def styled(draw: Draw) -> Draw:
         try:
             from matplotlib import rc_context
         except ImportError:
-            raise ImportError("pictures need matplotlib; install it with: pip install 'musiq_ref[tutorials]'") from None
+            raise ImportError(f"pictures need matplotlib; install it with: {needs('tutorials')}") from None
         with rc_context(STYLE):
             return draw(*args, **kwargs)
 

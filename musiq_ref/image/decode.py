@@ -1,4 +1,4 @@
-"""Files, Pillow images and arrays to pixels: the first step of SPEC 3, and the only file that knows Pillow.
+"""Files, Pillow images and arrays to pixels: the first step of SPEC 3.
 
 Everything becomes RGB on a white (or chosen) background, upright. 8 bits a channel is what the model was trained on:
 16-bit greys are scaled, round(v/257); of 16-bit colour Pillow keeps the high byte, floor(v/256). Colour profiles (ICC)
@@ -8,19 +8,30 @@ are not applied, CMYK becomes RGB by (255 − C)·(255 − K)/255, and of severa
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import re
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 from PIL import Image, ImageFile
 
+from musiq_ref.image.heif import NEEDS, kind_of, open_heic, readable
+from musiq_ref.suggest import similar_file
+
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")  # Pillow's names; it may lack the last
-EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
-EXTENSIONS += (".pbm", ".pgm", ".ppm", ".pnm", ".avif")
 WHITE = {"b1": 1, "u1": 255, "u2": 65535}  # of bool, uint8, uint16
 BITS_PER_SAMPLE, PHOTOMETRIC, ORIENTATION = 258, 262, 274  # TIFF and EXIF tags
+
+
+class SupportsArray(Protocol):
+    """An array of any library that NumPy can read: a NumPy array, a tensor, …"""
+
+    def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray: ...
+
+
+ImageLike = str | os.PathLike[str] | IO[bytes] | Image.Image | SupportsArray
+"""What `decode` reads: a path, a binary file object, a Pillow image or an array."""
 
 
 class ImageError(ValueError):
@@ -32,12 +43,16 @@ class ImageError(ValueError):
     """
 
 
-def decode(source: Any, *, background: tuple[int, int, int] = (255, 255, 255), max_pixels: int = 2**28) -> np.ndarray:
+def decode(
+    source: ImageLike, *, background: tuple[int, int, int] = (255, 255, 255), max_pixels: int = 2**28
+) -> np.ndarray:
     """The pixels of an image as a new array (H, W, 3): uint8, or for float arrays and float TIFFs, their dtype.
 
     source: a path; a binary file object, read from where it stands and left open; a Pillow image (its current frame);
-    or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8, uint16, bool, or float32/float64 in [0, 1].
-    background: the 8-bit colour behind transparent pixels.  max_pixels: larger images are refused before decoding.
+      or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8, uint16, bool, or float32/float64 in [0, 1]
+    background: the 8-bit colour behind transparent pixels
+    max_pixels: larger images are refused before decoding
+
     Raises ImageError for whatever is not an intact image.
 
     >>> decode(np.array([[0, 65535]], dtype="uint16")).tolist()
@@ -55,9 +70,9 @@ def decode(source: Any, *, background: tuple[int, int, int] = (255, 255, 255), m
         pixels = _decode_image(source, name, max_pixels)
     elif isinstance(source, str | os.PathLike):
         name = str(source)
-        pixels = _decode_bytes(_read_path(Path(source)), name, max_pixels)
+        pixels = _decode_bytes(_read_path(Path(source), name), name, max_pixels)
     elif hasattr(source, "read"):
-        name = "the given file object"
+        name = given if isinstance(given := getattr(source, "name", None), str) else "the given file object"
         pixels = _decode_bytes(_read_stream(source, name), name, max_pixels)
     elif hasattr(source, "__array__"):
         name = "the given array"
@@ -67,42 +82,35 @@ def decode(source: Any, *, background: tuple[int, int, int] = (255, 255, 255), m
     return _to_rgb(pixels, background, name)
 
 
-def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """The files among `paths` as they are, and for every folder the images in it and below, in sorted order.
-
-    In a folder an image is known by its extension; hidden files are left out. A path that does not exist, or a folder
-    without images, is kept for whoever opens it to report; what is named twice comes once. Raises ImageError when there
-    are only folders without images.
-
-    >>> find_images(["photo.jpg"]) == [Path("photo.jpg")]
-    True
-    """
-    found = []
-    for path in map(Path, [paths] if isinstance(paths, str | os.PathLike) else paths):
-        if path.is_dir():
-            images = sorted(file for file in path.rglob("*") if _is_image(file, path))
-            found += images or [path]
-        else:
-            found.append(path)
-    if found and all(path.is_dir() for path in found):
-        raise ImageError(f"{found[0]} holds no images; pass a folder with files such as .jpg or .png")
-    return list(dict.fromkeys(found))
-
-
-def _is_image(file: Path, folder: Path) -> bool:
-    """Whether a file below the folder has an image's extension, and neither it nor a folder on the way is hidden."""
-    hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-    return not hidden and file.suffix.lower() in EXTENSIONS and file.is_file()
-
-
 # ---- sources to bytes
 
 
-def _read_path(path: Path) -> bytes:
+def is_url(name: str) -> bool:
+    """Whether it looks like a URL; `Path` leaves one slash of two, and a single letter is a drive of Windows.
+
+    >>> is_url("https://example.org/photo.jpg"), is_url("C:/photo.jpg")
+    (True, False)
+    """
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", name) is not None
+
+
+def missing(name: str) -> str:
+    """The sentence about a path that leads nowhere.
+
+    >>> missing("https://example.org/photo.jpg")
+    'https://example.org/photo.jpg is a URL, and nothing is fetched here; download it first and pass the file'
+    """
+    if is_url(name):
+        remedy = "pass the path alone" if name.lower().startswith("file:") else "download it first and pass the file"
+        return f"{name} is a URL, and nothing is fetched here; {remedy}"
+    return f"{name} does not exist{similar_file(Path(name)) or '; check the path'}"
+
+
+def _read_path(path: Path, name: str) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        problem = "does not exist; check the path"
+        raise ImageError(missing(name)) from None
     except IsADirectoryError:
         problem = "is a folder; pass the files in it, which find_images lists"
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
@@ -128,8 +136,11 @@ def _decode_bytes(data: bytes, name: str, max_pixels: int) -> np.ndarray:
         raise ImageError(f"{name} is empty; get a fresh copy")
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise ImageError(f"{name} could be cut short unnoticed; set PIL.ImageFile.LOAD_TRUNCATED_IMAGES to False")
+    kind = kind_of(data)
+    if kind and not readable(kind):
+        raise ImageError(f"{name} is a picture in the format {kind}, which needs {NEEDS[kind]}")
     try:
-        image = _open(data)
+        image = open_heic(data) if kind == "HEIC" else _open(data)
     except Exception as error:
         raise _damaged(name, error) from None
     if image is None:

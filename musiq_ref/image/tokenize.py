@@ -7,28 +7,39 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from musiq_ref.config import MusiqConfig
-from musiq_ref.image.decode import decode
+from musiq_ref.image.decode import ImageLike, decode
 from musiq_ref.image.hash import hash_index
 from musiq_ref.image.patches import extract_patches, extract_patches_backward, patch_grid
 from musiq_ref.image.resize import resize, resize_backward, resized_sides
+from musiq_ref.reprs import short_table, short_text
 
 
 class Tokens(NamedTuple):
     """What the model reads: N tokens of one image, or (B, N) of a batch.
 
-    patches: (N, P, P, 3), floating, −1 … 1;  hash_index: (N,) in 0 … G² − 1;  scale_index: (N,) in 0 … S − 1;
+    patches: (N, P, P, 3), floating, −1 … 1
+    hash_index: (N,), in 0 … G² − 1
+    scale_index: (N,), in 0 … S − 1
     mask: (N,), True where a token is valid and False where it is padding
 
-    >>> Tokens._fields
-    ('patches', 'hash_index', 'scale_index', 'mask')
+    >>> tokenize(np.zeros((480, 640, 3), np.uint8), MusiqConfig())  # doctest: +NORMALIZE_WHITESPACE
+    Tokens(patches=float32 (493, 32, 32, 3), hash_index=int64 (493,), scale_index=int64 (493,),
+           mask=bool (493,), 450 True)
     """
 
     patches: Any
     hash_index: Any
     scale_index: Any
     mask: Any
+
+    def __repr__(self) -> str:
+        return short_text(self)
+
+    def _repr_html_(self) -> str:
+        return short_table(self)
 
 
 class Scale(NamedTuple):
@@ -72,7 +83,7 @@ def scales_of(height: int, width: int, config: MusiqConfig) -> list[Scale]:
     return scales
 
 
-def normalize(image: np.ndarray, dtype: Any = "float32") -> np.ndarray:
+def normalize(image: np.ndarray, dtype: DTypeLike = "float32") -> np.ndarray:
     """x = −1 + 2·(u/255) of 8-bit values u, or −1 + 2·v of floating values v in 0 … 1   (SPEC 3)
 
     image, x: (H, W, 3)
@@ -82,7 +93,10 @@ def normalize(image: np.ndarray, dtype: Any = "float32") -> np.ndarray:
 
 
 def tokenize(
-    image: Any, config: MusiqConfig, dtype: Any = None, tap: Callable[[str, Any], Any] | None = None
+    image: ImageLike,
+    config: MusiqConfig,
+    dtype: DTypeLike | None = None,
+    tap: Callable[[str, Any], Any] | None = None,
 ) -> Tokens:
     """The tokens of one image.
 
@@ -90,6 +104,8 @@ def tokenize(
     dtype: of the pixels and of the resize: by default float32 for 8-bit images, as the authors compute, and the
         image's own for floating ones
     tap: sees and may replace the pixels of every scale, "pixels/scale_0", … in the order of the tokens
+
+    Raises ImageError for what is no image, ValueError for another dtype or an image too elongated for a scale.
 
     >>> tokens = tokenize(np.zeros((480, 640, 3), np.uint8), MusiqConfig())
     >>> tokens.patches.shape, int(tokens.mask.sum())
@@ -116,7 +132,7 @@ def tokenize(
     return Tokens(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
-def tokens_for(image: Any, config: MusiqConfig, dtype: Any) -> Tokens:
+def tokens_for(image: ImageLike, config: MusiqConfig, dtype: DTypeLike) -> Tokens:
     """The tokens of one image for a model that computes in `dtype`.
 
     The pixels are resized in that dtype, but 8-bit ones through the authors' filter always in float32, in which that

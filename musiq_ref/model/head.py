@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from musiq_ref.backend import namespace
+from musiq_ref.backend import Array, namespace
 from musiq_ref.model.parameters import Params
 from musiq_ref.model.taps import Tap, no_tap
 from musiq_ref.ops.linear import linear, linear_backward
@@ -42,7 +42,7 @@ class Expected(NamedTuple):
     distribution: Any
 
 
-def expected_score(logits):
+def expected_score(logits: Array) -> tuple[Expected, Any]:
     """One output: the score itself. Several: p = softmax(logits), score = Σ_k k·p_k, k = 1…C   (SPEC 4)
 
     logits: (B, C)
@@ -64,7 +64,7 @@ def expected_score(logits):
     return Expected(xp.sum(p * k, axis=-1), p), (cache, outputs)
 
 
-def expected_score_backward(dscore, cache):
+def expected_score_backward(dscore: Array, cache: Any) -> Array:
     """dlogits_k = dscore·p_k·(k − score)
 
     dscore: (B,)

@@ -16,6 +16,7 @@ from musiq_ref.model.parameters import Params
 from musiq_ref.model.recompute import RECOMPUTED_STEMS, block_recomputed, block_recomputed_backward
 from musiq_ref.model.stem import STEMS
 from musiq_ref.model.taps import Tap, checked, no_tap, within
+from musiq_ref.reprs import short_table, short_text
 
 
 class Gradients(NamedTuple):
@@ -27,6 +28,12 @@ class Gradients(NamedTuple):
 
     params: Params
     patches: Any
+
+    def __repr__(self) -> str:
+        return short_text(self)
+
+    def _repr_html_(self) -> str:
+        return short_table(self)
 
 
 class Parts(NamedTuple):
@@ -63,7 +70,8 @@ def forward(
 
     Everything is computed in the dtype of the parameters. Raises ValueError when tokens and model do not fit.
 
-    >>> import numpy as np, musiq_ref as mq
+    >>> import numpy as np
+    >>> import musiq_ref as mq
     >>> config = mq.MusiqConfig.preset("tiny", outputs=10)
     >>> tokens = mq.batch([mq.tokenize(np.zeros((60, 80, 3), np.uint8), config)])
     >>> logits, cache = mq.forward(mq.init_params(config), tokens, config)
@@ -108,7 +116,8 @@ def backward(dlogits: Array, cache: Any, tap: Tap | None = None, want_patches: b
     tap: sees and may replace the gradient to every intermediate, under the names of the forward
     want_patches: False leaves the gradient to the patches out, as training does, and with it the stem's dearest step
 
-    >>> import numpy as np, musiq_ref as mq
+    >>> import numpy as np
+    >>> import musiq_ref as mq
     >>> config = mq.MusiqConfig.preset("tiny")
     >>> params = mq.init_params(config, dtype="float64")
     >>> tokens = mq.batch([mq.tokenize(np.zeros((60, 80, 3), np.uint8), config)])

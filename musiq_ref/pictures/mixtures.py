@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from musiq_ref.pictures.distortions import DISTORTIONS, KINDS
+from musiq_ref.pictures.distortions import KINDS
 
 
 def mixture_parts(severity: float, rng: np.random.Generator) -> tuple[tuple[str, float], tuple[str, float]]:
@@ -23,14 +23,3 @@ def mixture_parts(severity: float, rng: np.random.Generator) -> tuple[tuple[str,
     names = [kind[rng.integers(len(kind))].__name__ for kind in kinds]
     share = rng.uniform(0.25, 0.75)
     return (names[0], 1 - (1 - severity) ** share), (names[1], 1 - (1 - severity) ** (1 - share))
-
-
-def mixture(image: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
-    """Two random distortions one after the other, of the given severity together (mixture_parts).
-
-    >>> mixture(np.zeros((9, 7, 3), np.uint8), 0.5, np.random.default_rng(0)).shape
-    (9, 7, 3)
-    """
-    for name, part in mixture_parts(severity, rng):
-        image = DISTORTIONS[name](image, part, rng)
-    return image

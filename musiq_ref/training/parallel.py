@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from musiq_ref.config import MusiqConfig
+from musiq_ref.extras import needs
 from musiq_ref.image.tokenize import Tokens
 from musiq_ref.model.parameters import Params, flatten, map_params, nest
 from musiq_ref.training.state import TrainingError
@@ -208,13 +209,12 @@ def _connect() -> World:
         with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of what is said below
             from mpi4py import MPI
     except ImportError as error:
-        raise TrainingError(
-            f"{started} processes were started, which need mpi4py ({error}); pip install 'musiq_ref[mpi]'"
-        ) from None
+        needed = f"{started} processes were started, which need mpi4py ({error})"
+        raise TrainingError(f"{needed}; {needs('mpi')}") from None
     communicator = MPI.COMM_WORLD
     if communicator.size == 1:
         raise TrainingError(
-            f"{started} processes were started that do not see each other; use the mpiexec that mpi4py belongs to "
-            f"(pip install 'musiq_ref[mpi]' brings one)"
+            f"{started} processes were started that do not see each other; use the mpiexec that mpi4py belongs to; "
+            f"this brings one: {needs('mpi')}"
         )
     return World(communicator.rank, communicator.size, communicator)

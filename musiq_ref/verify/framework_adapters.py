@@ -19,7 +19,9 @@ def jax_port(
     """A JAX function as a port.
 
     function: (params, image (H, W, 3) in 0 … 1, config) -> {stage: array}, with "score" among them; params are nested
-    as ours. If it has a fourth parameter, that is the tap (None under jit and jax.grad), and the port can be stepped.
+        as ours. A fourth parameter is the tap (None under jit and jax.grad); with it, the port can be stepped
+    dtype: of parameters and image
+    jit: compile the function
     gradients: of the score to the parameters and the image, by jax.grad
     """
 
@@ -50,8 +52,10 @@ def jax_port(
 def onnx_port(session: Any, inputs: Callable[[Fixture], Mapping[str, np.ndarray]], outputs: Mapping[str, str]) -> Port:
     """An ONNX Runtime session as a port. The graph has the fixture's weights, or gets them as inputs.
 
-    inputs: fixture -> {graph input: array};  outputs: {graph output: stage}. A graph exported with its intermediate
-    tensors as outputs is compared stage by stage; with the score alone, at the end.
+    session: an onnxruntime.InferenceSession
+    inputs: fixture -> {graph input: array}
+    outputs: {graph output: stage}; a graph exported with its intermediate tensors as outputs is compared stage by
+        stage, one with the score alone at the end
     """
 
     def port(fixture: Fixture, tap: Callable[[str, Any], Any]) -> dict[str, Any]:
@@ -75,8 +79,10 @@ def keras_port(
 ) -> Port:
     """A Keras model or a TensorFlow SavedModel (`tf.saved_model.load(folder)`) as a port.
 
-    call: (model, image (1, H, W, 3) in 0 … 1, a tensor) -> {stage: tensor}, with "score" among them;  load: puts the
-    fixture's weights into the model;  variables: {name of a trainable variable: our parameter}, for the gradients.
+    call: (model, image (1, H, W, 3) in 0 … 1, a tensor) -> {stage: tensor}, with "score" among them
+    load: puts the fixture's weights into the model
+    variables: {name of a trainable variable: our parameter}, for the gradients
+
     Too large for the tests to install, it is tried by benchmarks/check_tensorflow.py.
     """
 

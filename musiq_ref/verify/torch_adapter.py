@@ -55,9 +55,12 @@ def torch_port(
 ) -> Port:
     """A module as a port for `compare_port`, `single_step` and `bisect`.
 
-    module: loaded with the fixture's weights under the names "pyiqa" or "official" (None: left as it is), in its own
-    dtype;  call: (module, image (1, 3, H, W) in [0, 1]) -> score (1,);  hooks: {submodule: (stage, layout)};
-    extra: further stages, such as tokens and tables;  gradients: also to the image and every parameter, by autograd
+    module: runs in its own dtype, with the fixture's weights
+    call: (module, image (1, 3, H, W) in [0, 1]) -> score (1,)
+    hooks: {submodule: (stage, layout)}
+    names: under which the module gets the weights, "pyiqa" or "official"; None leaves its own
+    extra: further stages, such as tokens and tables
+    gradients: also to the image and every parameter, by autograd
     """
 
     def port(fixture: Fixture, tap: Callable[[str, Any], Any]) -> dict[str, Any]:

@@ -2,8 +2,7 @@
 
 Written from the facts of SPEC 3-6 (column "pyiqa"), so that a state dict of pyiqa's names loads as it is. The models of
 the ablations, which pyiqa does not have, lack the parameters that they lack here. It shares no code with the NumPy
-model and is what that model is compared and timed against. It needs PyTorch (`pip install
-"musiq_ref[verify]"`); nothing else in the library does.
+model and is what that model is compared and timed against. Like `torch_adapter`, it needs PyTorch (the extra "verify").
 
 Axis letters: B images, N tokens, D width, H heads, P patch side, C outputs.
 """

@@ -155,11 +155,6 @@ def _scored(name: str, rows: list[LabelRow], images: Path, image: str, score: st
     return assemble(name, rows, targets, images, image, (0.0, 100.0))
 
 
-LOADERS: dict[str, Callable[[Folder], Dataset]] = {
-    "koniq": koniq10k,
-    "koniq10k": koniq10k,
-    "spaq": spaq,
-    "ava": ava,
-    "paq2piq": paq2piq,
-}
+LOADERS: dict[str, Callable[[Folder], Dataset]] = {f.__name__: f for f in (koniq10k, spaq, ava, paq2piq)}
+LOADERS["koniq"] = koniq10k
 """{name of a data set: its loader}"""

@@ -35,10 +35,13 @@ def check_vjp(
     ⟨c, (f(x + h·v) − f(x − h·v))/2h⟩ = ⟨backward(c), v⟩ must agree: along a direction through all inputs at once, and
     along one through each input alone. A cotangent of ones would pass a softmax backward that returns zeros.
 
-    forward: (*inputs) -> (y, cache), as all ops of this library;  backward: (dy, cache) -> the gradients in the order
-    of the inputs (a tuple, or a single one);  inputs: float64 arrays, or nested dicts of them; whatever else (integers,
-    booleans, strings, None) is passed on and has no gradient;  step: h;  rtol: of the larger side, and of the size
-    that a derivative along such a direction typically has
+    forward: (*inputs) -> (y, cache), as all ops of this library
+    backward: (dy, cache) -> the gradients in the order of the inputs (a tuple, or a single one)
+    inputs: float64 arrays, or nested dicts of them; whatever else (integers, booleans, strings, None) is passed on and
+        has no gradient
+    seed: of the directions and the cotangent
+    step: h
+    rtol: of the larger side, and of the size that a derivative along such a direction typically has
 
     Returns the largest relative error. Raises GradientError when it exceeds rtol, or a gradient has the wrong
     shape; ValueError when an input is float32, in which differences drown in rounding.

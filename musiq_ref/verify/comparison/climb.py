@@ -21,8 +21,9 @@ from musiq_ref.verify.mistakes.diagnosis import fingerprint
 def compare(fixture: Fixture | str | Path, mine: Any, *, diagnose: bool = True) -> Comparison:
     """Compares the stages of a port with a fixture, in the order of the ladder.
 
-    fixture: a folder or a loaded one;  mine: {stage name: array}, or a folder of .npy files of those names, or a .npz
-    or .safetensors file. Stages that are missing are listed and skipped.
+    fixture: a folder or a loaded one
+    mine: {stage name: array}, or a folder of .npy files of those names, or a .npz or .safetensors file; stages that are
+        missing are listed and skipped
     diagnose: look for known conventions and bugs that explain the first difference (`verify.fingerprint`)
 
     Raises FixtureError for a damaged fixture, ValueError when nothing of mine is a stage.

@@ -31,7 +31,15 @@ MARKS = {"equal": "=", "rounding": "≈", "differs": "✗", "misshapen": "✗", 
 
 @dataclass(frozen=True)
 class Rung:
-    """One stage compared. status: "equal" (to the bit of float32), "rounding", "differs", "misshapen" or "missing".
+    """One stage compared.
+
+    status: "equal" (to the bit of float32), "rounding", "differs", "misshapen" or "missing"
+    excess: of the tolerance; above 1 float32 rounding does not explain the distance
+    float32: bulk distance of the reference's own float32 run
+    ulps: median error in units of the last place of float32
+    where: of the largest error
+    layout: what had to be done to the array
+    histogram: of log10(error / rms of the reference), −10 … 1 in halves
 
     >>> Rung("score", "equal").fine
     True
@@ -40,13 +48,13 @@ class Rung:
     name: str
     status: str
     distance: Distance | None = None
-    excess: float = 0.0  # of the tolerance; above 1 float32 rounding does not explain the distance
-    float32: float = 0.0  # bulk distance of the reference's own float32 run
-    ulps: float = 0.0  # median error in units of the last place of float32
+    excess: float = 0.0
+    float32: float = 0.0
+    ulps: float = 0.0
     where: dict[str, Any] = field(default_factory=dict)
     layout: str = ""
     note: str = ""
-    histogram: list[int] = field(default_factory=list)  # of log10(error / rms of the reference), -10 … 1 in halves
+    histogram: list[int] = field(default_factory=list)
 
     @property
     def fine(self) -> bool:

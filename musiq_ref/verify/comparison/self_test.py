@@ -32,6 +32,9 @@ class SelfTest(NamedTuple):
 def self_test(fixture: Fixture, faults: Iterable[str] | None = None) -> Iterator[SelfTest]:
     """Plants every fault that the fixture's conventions allow into a float32 run, and compares it with the fixture.
 
+    fixture: a loaded one
+    faults: names of mistakes; all by default
+
     >>> from musiq_ref.verify import build_fixture
     >>> next(self_test(build_fixture(), ["BGR"]))
     SelfTest(fault='BGR', detected=True, named=True, stage='pixels/scale_0', names=('BGR',))

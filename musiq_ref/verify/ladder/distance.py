@@ -10,9 +10,15 @@ MEDIAN_OF = 10_000  # values that a median is taken of
 
 
 class Distance(NamedTuple):
-    """bulk: median error over median size, of the places that are not 0: blind to the few places where rounding lets a
-    ReLU decide otherwise.  norm: length of the error over length of the reference, which also sees a few large errors.
-    rms: of the error.  max: its largest absolute value, at flat index `at`.  cosine: of the angle between the two.
+    """How far two arrays are apart.
+
+    bulk: median error over median size, of the places that are not 0: blind to the few places where rounding lets a
+        ReLU decide otherwise
+    norm: length of the error over length of the reference, which also sees a few large errors
+    rms: of the error
+    max: its largest absolute value
+    at: flat index of that
+    cosine: of the angle between the two
 
     >>> d = distance(np.array([1.0, 2.0]), np.array([1.0, 2.2]))
     >>> d.at, round(d.max, 3), round(d.norm, 3)

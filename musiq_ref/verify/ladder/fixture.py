@@ -168,8 +168,11 @@ def build_fixture(
 def make_fixture(folder: str | Path, preset: str = "tiny", conventions: str = "official", **options: Any) -> Fixture:
     """Writes a fixture into a new or empty folder.
 
-    preset: "tiny" (two layers, seconds) or "small" (the published model);  conventions: "official", "pyiqa", "paper";
-    outputs: of the model, 10 by default;  checkpoint: a file or name to take weights from instead;
+    folder: to write into
+    preset: "tiny" (two layers, seconds) or "small" (the published model)
+    conventions: "official", "pyiqa" or "paper"
+    outputs: of the model, 10 by default
+    checkpoint: a file or name to take weights from instead
     image: a file or array (H, W, 3) uint8 instead of the made one
 
     Raises ValueError, naming the folder, when something is in it already.

@@ -15,7 +15,7 @@ from musiq_ref.backend import Array
 from musiq_ref.config import MusiqConfig
 from musiq_ref.image import hash as hashing
 from musiq_ref.image import resize, tokenize
-from musiq_ref.losses import LOSSES
+from musiq_ref.losses import LOSSES, ON_LOGITS
 from musiq_ref.model import head, musiq
 from musiq_ref.model.parameters import Params, flatten
 from musiq_ref.training.optimizers import sgd, sgd_init
@@ -29,7 +29,6 @@ SIDES = [(h, w) for w in (384, 640, 735, 1280, 1600) for h in range(60, w, 66)] 
 ]
 BACK = ("gradient/", "dparams/", "step/")  # how the names on the way back begin
 STEP: dict[str, Any] = {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.1}  # of the one step of the optimiser
-LOSS_ON_LOGITS = ("emd", "cross_entropy")
 
 
 class Enough(Exception):
@@ -82,8 +81,9 @@ def run_stages(
 ) -> dict[str, np.ndarray]:
     """All stages of one image, pixels included, in the dtype of the parameters, as a dict in the order of the ladder.
 
-    tap, gradient_tap: may replace an intermediate or a gradient, under the ladder's name without "gradient/";
-    gradients: whether to go back as well;  until: the stage after which nothing more is needed
+    tap, gradient_tap: may replace an intermediate or a gradient, under the ladder's name without "gradient/"
+    gradients: whether to go back as well
+    until: the stage after which nothing more is needed
 
     >>> import musiq_ref as mq
     >>> config = mq.MusiqConfig.preset("tiny", longer_sides=(64,))
@@ -142,7 +142,7 @@ def run_stages(
 def _losses(see, logits, expected, config: MusiqConfig) -> None:
     score, distribution = targets(config)
     for name in LOSSES:
-        if name not in LOSS_ON_LOGITS:
+        if name not in ON_LOGITS:
             see(f"loss/{name}", LOSSES[name][0](expected.score, score.astype(logits.dtype))[0])
         elif distribution is not None:
             see(f"loss/{name}", LOSSES[name][0](logits, distribution.astype(logits.dtype))[0])

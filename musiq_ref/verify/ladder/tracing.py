@@ -16,7 +16,8 @@ def trace(
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """All intermediates of a forward and, if dlogits is given, the gradients to them, by name in the order made.
 
-    tokens: (B, N, …) from `batch`;  dlogits: (B, C)
+    tokens: (B, N, …) from `batch`
+    dlogits: (B, C)
 
     >>> import numpy as np
     >>> import musiq_ref as mq

@@ -9,6 +9,7 @@ import numpy as np
 from musiq_ref.model.attention import attention, merge
 from musiq_ref.model.embeddings import embed
 from musiq_ref.model.encoder import block_names, mlp, norm
+from musiq_ref.model.noise import NO_NOISE
 from musiq_ref.model.taps import no_tap, within
 from musiq_ref.ops.activation import gelu_erf, gelu_tanh, relu
 from musiq_ref.ops.linear import linear
@@ -27,14 +28,14 @@ def features_channel_first(features, params):
 def embed_without(table):
     """`embed` with one of its tables taken as zero."""
 
-    def embedded(x, hash_index, scale_index, params, config, tap=no_tap, noise=None):
+    def embedded(x, hash_index, scale_index, params, config, tap=no_tap, noise=NO_NOISE):
         zeroed = {**params, table: {"table": 0 * params[table]["table"]}} if table in params else params
         return embed(x, hash_index, scale_index, zeroed, config, tap)
 
     return embedded
 
 
-def class_token_placed(x, hash_index, scale_index, params, config, tap=no_tap, noise=None):
+def class_token_placed(x, hash_index, scale_index, params, config, tap=no_tap, noise=NO_NOISE):
     """The class token gets the first row of both tables, too."""
     extra = params["spatial_embedding"]["table"][0] + params["scale_embedding"]["table"][0]
     return embed(x, hash_index, scale_index, {**params, "class_token": params["class_token"] + extra}, config, tap)
@@ -54,7 +55,7 @@ def norm_with(eps=1e-6, **how):
     return lambda x, gamma, beta, _=1e-6: (gamma * normalised(x, eps, **how) + beta, None)
 
 
-def post_norm_block(z, allowed, params, conventions, tap=no_tap, noise=None, rate=0.0):
+def post_norm_block(z, allowed, params, conventions, tap=no_tap, noise=NO_NOISE, rate=0.0):
     """z′ = LN(MSA(z) + z);  z″ = LN(MLP(z′) + z′): the original Transformer's order."""
     x, _ = attention(tap("norm1", z), allowed, params["attention"], conventions, within(tap, "attention"))
     z, _ = norm(tap("residual1", z + x), params["norm1"])
@@ -63,7 +64,7 @@ def post_norm_block(z, allowed, params, conventions, tap=no_tap, noise=None, rat
     return tap("output", z), None
 
 
-def residual_from_the_norm(z, allowed, params, conventions, tap=no_tap, noise=None, rate=0.0):
+def residual_from_the_norm(z, allowed, params, conventions, tap=no_tap, noise=NO_NOISE, rate=0.0):
     """z′ = MSA(n) + n,  n = LN(z): the branch is added to the normalised input."""
     n, _ = norm(z, params["norm1"])
     x, _ = attention(tap("norm1", n), allowed, params["attention"], conventions, within(tap, "attention"))

@@ -61,6 +61,11 @@ class PrivateLibrary:
                 setattr(module, item, self.module(f"{name}.{item}"))
         return module
 
+    @property
+    def run_stages(self) -> Any:
+        """`ladder.stages.run_stages` of this instance."""
+        return self.module("musiq_ref.verify.ladder.stages").run_stages
+
     def replace(self, name: str, function: Any, where: str = "") -> None:
         """Wherever the library has the function of that name, it has another one from now on.
 
@@ -139,9 +144,8 @@ def run_planted(
         return array
 
     tapped = any(mistake.tap for mistake in mistakes)
-    run_stages = library.module("musiq_ref.verify.ladder.stages").run_stages
     with np.errstate(all="ignore"):
-        return run_stages(params, image, changed, tap=tap if tapped else None, gradients=gradients, until=until)
+        return library.run_stages(params, image, changed, tap=tap if tapped else None, gradients=gradients, until=until)
 
 
 class Reference:

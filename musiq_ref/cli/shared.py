@@ -1,0 +1,52 @@
+"""What several subcommands share: options, and a word on where scores come from."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from musiq_ref.checkpoint import Checkpoint
+from musiq_ref.checkpoint.load import DEMO
+from musiq_ref.config import NAMED_CONVENTIONS
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """`--checkpoint`, the bundled one if it is left out."""
+    parser.add_argument(
+        "--checkpoint",
+        default="demo",
+        metavar="FILE|NAME",
+        help='a file, or a name such as "koniq" (see `musiq-ref download`; default: demo)',
+    )
+
+
+def add_scoring(parser: argparse.ArgumentParser) -> None:
+    """`--checkpoint` and how it is to be run."""
+    add_checkpoint(parser)
+    parser.add_argument("--conventions", choices=NAMED_CONVENTIONS, help="default: those the checkpoint was made for")
+    parser.add_argument("--backend", default="numpy", help="numpy (default) or cupy")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
+    add_threads(parser)
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """`--threads`, which `main` heeds."""
+    parser.add_argument("--threads", type=_at_least_1, metavar="N", help="processor cores to use (default: all)")
+
+
+def _at_least_1(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of cores; give 1 or more")
+    return int(text)
+
+
+def say_which_model(checkpoint: Checkpoint) -> None:
+    """Says, on stderr, when scores come from the bundled model, and loudly when they come from made-up weights."""
+    if checkpoint.format == "deterministic":
+        print("warning: these weights are made up; their scores MEAN NOTHING", file=sys.stderr)
+    elif checkpoint.path == DEMO:
+        print(
+            "scored by the bundled model, which learned to judge synthetic distortions, not people's opinions;\n"
+            "for the authors' weights: musiq-ref download koniq, then add --checkpoint koniq",
+            file=sys.stderr,
+        )
