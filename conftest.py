@@ -1,6 +1,6 @@
 """For every test: one thread each, and what is left out where a package is missing or time is short.
 
-A test that needs a framework takes it as a fixture (`torch`, `jax`, `onnxruntime`, `cupy`, `mpi4py`); a test that takes
+A test that needs a framework takes it as a fixture (`torch`, `jax`, `onnxruntime`, `cupy`, `mpi4py`, `pandas`); a test that takes
 long and looks where others have looked is marked `long`. `make test` leaves both out, `make test-all` does not; plain
 `pytest` runs what it can and skips the rest with the reason.
 """
@@ -15,7 +15,14 @@ import pytest
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")  # before anything imports NumPy: several tests run at a time
 
-FRAMEWORKS = {"torch": "PyTorch", "jax": "JAX", "onnxruntime": "ONNX", "cupy": "CuPy", "mpi4py": "MPI"}
+FRAMEWORKS = {
+    "torch": "PyTorch",
+    "jax": "JAX",
+    "onnxruntime": "ONNX",
+    "cupy": "CuPy",
+    "mpi4py": "MPI",
+    "pandas": "pandas",
+}
 FILES = {  # that cannot be imported, or have no example that runs, without a package
     "torch": ["musiq_ref/verify/torch_*.py", "tests/*ports.py", "tests/jax_port.py", "tests/test_torch_port.py"],
     "matplotlib": ["tests/test_figures.py", "musiq_ref/explain/[!_r]*.py", "musiq_ref/explain/report.py"],
@@ -28,7 +35,7 @@ def _framework(package: str):
     return pytest.fixture(lambda: __import__(package), scope="session", name=package)
 
 
-torch, jax, onnxruntime, cupy, mpi4py = map(_framework, FRAMEWORKS)
+torch, jax, onnxruntime, cupy, mpi4py, pandas = map(_framework, FRAMEWORKS)
 
 
 def frameworks_of(item: pytest.Item) -> set[str]:

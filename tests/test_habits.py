@@ -97,8 +97,7 @@ def test_every_collection_of_images(collect, paths):
     assert all(type(result.path) in (str, type(None)) for result in results)
 
 
-def test_a_tensor_is_a_batch_or_an_image(paths):
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+def test_a_tensor_is_a_batch_or_an_image(torch, paths):
     images = torch.stack([torch.tensor(np.asarray(Image.open(path))) for path in paths])
     expected = [result.value for result in scored(paths)]
     for collection in (images, list(images), iter(images)):
@@ -108,8 +107,7 @@ def test_a_tensor_is_a_batch_or_an_image(paths):
         scored(torch.zeros(9))
 
 
-def test_a_column_of_a_table(paths):
-    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+def test_a_column_of_a_table(pandas, paths):
     table = pandas.DataFrame({"path": paths}, index=[7, 8, 9])
     expected = scored(paths)
     assert all(map(same, scored(table["path"]), expected))
