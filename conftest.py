@@ -1,8 +1,8 @@
 """For every test: one thread each, and what is left out where a package is missing or time is short.
 
-A test that needs a framework takes it as a fixture (`torch`, `jax`, `onnxruntime`, `cupy`, `mpi4py`, `pandas`); a test that takes
-long and looks where others have looked is marked `long`. `make test` leaves both out, `make test-all` does not; plain
-`pytest` runs what it can and skips the rest with the reason.
+A test that needs a framework takes it as a fixture (`torch`, `jax`, `onnxruntime`, `cupy`, `mpi4py`, `pandas`), and one
+that takes long and looks where others have looked is marked `long`. `make test` leaves both out; `make test-all` does
+not. Plain `pytest` runs what it can and skips the rest with the reason.
 """
 
 from __future__ import annotations
