@@ -101,9 +101,7 @@ def test_exchanged_files_are_told(copy):
     contents = a.read_bytes(), b.read_bytes()
     a.write_bytes(contents[1])
     b.write_bytes(contents[0])
-    with pytest.raises(
-        FixtureError, match=r"block_00/norm1.npy: holds what belongs into stages/encoder/block_01/norm1"
-    ):
+    with pytest.raises(FixtureError, match=r"block_00/norm1.npy: holds what belongs in stages/encoder/block_01/norm1"):
         load_fixture(copy)
 
 
