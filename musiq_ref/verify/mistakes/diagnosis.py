@@ -99,16 +99,17 @@ def fingerprint(fixture: Fixture, mine: Mapping[str, Any]) -> Diagnosis:
     >>> fingerprint(fixture, {"score": fixture.stages["score"].array - 1}).names
     ['scores 0 … C−1']
     """
-    port, findings, chance = Port(Reference(fixture), mine), [], False
-    while len(port.mistakes) < MOST and not chance and (here := port.first_difference()):
-        found = port.explain(here)
+    examined, findings = Examination(Reference(fixture), mine), []
+    while len(examined.mistakes) < MOST and (here := examined.first_difference()):
+        found = examined.explain(here)
         if not found:
-            return Diagnosis(findings, False, here, port.looks(here), conventions(port, findings, here))
+            return Diagnosis(findings, False, here, examined.looks(here), conventions(examined, findings, here))
         findings += [finding(alternatives, here) for alternatives in found]
-        chance = any(best.recognise for best, *_ in found)  # what comes after it cannot be repeated
-        port = port.after([best for best, *_ in found], here, chance)
-    here = "" if chance else port.first_difference()
-    return Diagnosis(findings, not here and not chance, here, [], conventions(port, findings))
+        if any(best.recognise for best, *_ in found):  # chance: what comes after it cannot be repeated
+            return Diagnosis(findings, False, "", [], conventions(examined, findings))
+        examined = examined.after([best for best, *_ in found], here)
+    here = examined.first_difference()
+    return Diagnosis(findings, not here, here, [], conventions(examined, findings))
 
 
 def finding(alternatives: Sequence[Mistake], here: str) -> Finding:
@@ -132,7 +133,7 @@ class Match(NamedTuple):
     mistake: Mistake
 
 
-class Port:
+class Examination:
     """A port's stages, against the reference with the mistakes that have been found planted into it.
 
     mine: {stage name: array} of the port
@@ -146,12 +147,12 @@ class Port:
         self.planted = self.replanted([], back) if mistakes else reference.fixture
         self.order = {name: i for i, name in enumerate(self.planted.stages)}
 
-    def after(self, found: Sequence[Mistake], here: str, chance: bool) -> Port:
+    def after(self, found: Sequence[Mistake], here: str) -> Examination:
         """The port with more mistakes found, of which the last shows at a stage."""
         mine = self.mine
         if not here.startswith(BACK):  # gradients of a wrong forward are wrong: repair it, then compare them
             mine = {name: array for name, array in mine.items() if not name.startswith(BACK)}
-        return self if chance else Port(self.reference, mine, [*self.mistakes, *found])
+        return Examination(self.reference, mine, [*self.mistakes, *found])
 
     def first_difference(self) -> str:
         """The first given stage that differs from the planted reference's, or ""."""
@@ -167,7 +168,7 @@ class Port:
         matches = [match for m in possible if (match := self.match(m, here))]
         if len(matches) > 1:  # the same at this stage: see who is right further down
             matches = [match._replace(reach=-self.reach(match.mistake, here)) for match in matches]
-            matches = [match for match in matches if match.reach == min(matches)[0]]
+            matches = [match for match in matches if match.reach == min(m.reach for m in matches)]
         if matches:
             return [[match.mistake for match in sorted(matches, key=lambda match: match[:3])]]
         return [[m] for m in self.two(possible, here)]
@@ -300,10 +301,10 @@ def loosened(fixture: Fixture, rough: Mapping[str, Any]) -> Fixture:
     return fixture._replace(stages={name: one(name, stage) for name, stage in fixture.stages.items()})
 
 
-def conventions(port: Port, findings: Sequence[Finding], until: str = "") -> dict[str, str]:
+def conventions(examined: Examination, findings: Sequence[Finding], until: str = "") -> dict[str, str]:
     """{topic: the mistake found, "as the reference", or "not shown"}."""
-    order = list(port.reference.fixture.stages)
-    shown = set(order[: order.index(until)] if until in order else order) & set(port.mine)
+    order = list(examined.reference.fixture.stages)
+    shown = set(order[: order.index(until)] if until in order else order) & set(examined.mine)
     table = {}
     for topic, stage in SHOWN_AT.items():
         names = [f.name for f in findings if MISTAKES[f.name].topic == topic]
