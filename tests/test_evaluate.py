@@ -256,7 +256,7 @@ def test_without_matplotlib_there_are_no_figures_but_a_sentence(evaluate, table,
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     code, out, err = evaluate("--dataset", table, "-o", tmp_path)
     assert code == 0
-    assert err == f"no figures without matplotlib; {needs('tutorials')}\n"
+    assert err == f"no figures without matplotlib; {needs('pictures')}\n"
     assert "images.csv" in out
     assert not (tmp_path / "scatter.png").exists()
 

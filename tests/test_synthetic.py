@@ -11,6 +11,7 @@ from musiq_ref.pictures import synthetic
 from musiq_ref.pictures.distortions import DISTORTIONS
 from musiq_ref.pictures.scenes import FAMILIES, scene
 from musiq_ref.pictures.synthetic import photograph_crop, score_of, training_example
+from musiq_ref.training.datasets import DatasetError
 from musiq_ref.training.settings import recipe
 from musiq_ref.training.stream import open_stream
 
@@ -190,3 +191,8 @@ def test_sizes_and_numbers_out_of_range():
             next(synthetic.held_out_examples(size=size))
     with pytest.raises(ValueError, match="seed -1 and index 0; both must be 0 or more"):
         training_example(-1, 0)
+
+
+def test_a_folder_that_would_not_be_read_is_refused():
+    with pytest.raises(DatasetError, match=r"holiday\.csv would not be read"):
+        open_stream(recipe("synthetic"), "holiday.csv")

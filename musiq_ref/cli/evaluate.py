@@ -97,7 +97,7 @@ def _write(folder: Path, rated: list[rating.Rated], title: str) -> list[str]:
     """The table and, with matplotlib, the figures; returns their paths."""
     table, figures = write_table(folder / "images.csv", rated), draw_figures(folder, rated, title)
     if not figures:
-        print(f"no figures without matplotlib; {needs('tutorials')}", file=sys.stderr)
+        print(f"no figures without matplotlib; {needs('pictures')}", file=sys.stderr)
     return [str(file) for file in (table, *figures)]
 
 

@@ -37,7 +37,7 @@ def picture(image: Any, checkpoint: Checkpoint) -> Any:
         from matplotlib.figure import Figure
         from matplotlib.gridspec import GridSpec
     except ImportError:
-        raise ImportError(f"pictures need matplotlib; install it with: {needs('tutorials')}") from None
+        raise ImportError(f"pictures need matplotlib; install it with: {needs('pictures')}") from None
 
     params, config, pixels = checkpoint.params, checkpoint.config, decode(image)
     height, width = pixels.shape[:2]

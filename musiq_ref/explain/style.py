@@ -38,7 +38,7 @@ def styled(draw: Draw) -> Draw:
         try:
             from matplotlib import rc_context
         except ImportError:
-            raise ImportError(f"pictures need matplotlib; install it with: {needs('tutorials')}") from None
+            raise ImportError(f"pictures need matplotlib; install it with: {needs('pictures')}") from None
         with rc_context(STYLE):
             return draw(*args, **kwargs)
 

@@ -48,6 +48,8 @@ def open_stream(settings: Settings, folder: str | Path | None = None) -> Stream:
     >>> stream.length, stream.example(0, 3)[0].dtype
     (8, dtype('uint8'))
     """
+    if settings.dataset == "synthetic" and folder is not None:
+        raise DatasetError(f"the synthetic set is made, so {folder} would not be read; name its data set: dataset=csv")
     stream = _synthetic(settings) if settings.dataset == "synthetic" else _dataset(settings, folder)
     if stream.length < 1 or not stream.validation_length:
         raise DatasetError("there are no images to train on, or none to validate with")
