@@ -186,3 +186,14 @@ def test_a_film_is_neither(tmp_path):
     assert kind_of(b"\0\0\0\x18ftypisom\0\0\2\0isommp42") is None
     assert kind_of(b"\0\0\0\x1cftypmif1\0\0\0\0mif1avif") == "AVIF"
     assert kind_of(b"\0\0\0\x1cftypmif1\0\0\0\0mif1heic") == "HEIC"
+
+
+def test_an_empty_name_is_not_the_present_folder():
+    with pytest.raises(ImageError, match="an empty name"):
+        find_images([""])
+
+
+def test_a_broken_link_is_called_one(tmp_path):
+    (tmp_path / "photo.png").symlink_to("gone.png")
+    with pytest.raises(ImageError, match=r"photo\.png is a link to gone\.png, which does not exist"):
+        mq.decode(tmp_path / "photo.png")

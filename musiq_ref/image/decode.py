@@ -103,6 +103,8 @@ def missing(name: str) -> str:
     if is_url(name):
         remedy = "pass the path alone" if name.lower().startswith("file:") else "download it first and pass the file"
         return f"{name} is a URL, and nothing is fetched here; {remedy}"
+    if os.path.islink(name):
+        return f"{name} is a link to {os.readlink(name)}, which does not exist; name another file"
     return f"{name} does not exist{similar_file(Path(name)) or '; check the path'}"
 
 
@@ -112,7 +114,7 @@ def _read_path(path: Path, name: str) -> bytes:
     except FileNotFoundError:
         raise ImageError(missing(name)) from None
     except IsADirectoryError:
-        problem = "is a folder; pass the files in it, which find_images lists"
+        problem = "is a folder; pass the files in it"
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
         problem = f"cannot be read ({getattr(error, 'strerror', None) or error}); check the path and its permissions"
     raise ImageError(f"{path} {problem}")

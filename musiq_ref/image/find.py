@@ -67,6 +67,8 @@ def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 def _expanded(name: str) -> list[Path]:
     """The paths of a pattern; the name itself if it is none, or matches nothing."""
+    if not name:
+        raise ImageError("an empty name is no path; name a file or a folder, the present one as .")
     if os.path.lexists(name):
         return [Path(name)]
     if is_url(name):
