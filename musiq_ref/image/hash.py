@@ -1,4 +1,7 @@
-"""The hash of the spatial embedding: which cell of a G × G grid each patch falls into (SPEC 3)."""
+"""The hash of the spatial embedding: which cell of a G × G grid each patch falls into (SPEC 3).
+
+Integers have no gradient; that of the table which they index is `lookup_backward` in ops/embedding.py.
+"""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from musiq_ref.model.encoder import block_names, mlp, norm
 from musiq_ref.model.noise import NO_NOISE
 from musiq_ref.model.taps import no_tap, within
 from musiq_ref.ops.activation import gelu_erf, gelu_tanh, relu
+from musiq_ref.ops.layer_norm import layer_norm
 from musiq_ref.ops.linear import linear
 from musiq_ref.ops.softmax import mask_logits, softmax
 from musiq_ref.verify.mistakes.mistake import Mistake, at, latest
@@ -50,9 +51,13 @@ def normalised(x, eps=1e-6, ddof=0, axis=-1, root_then_eps=False):
     return centred / (np.sqrt(variance) + eps if root_then_eps else np.sqrt(variance + eps))
 
 
-def norm_with(eps=1e-6, **how):
-    """`layer_norm` with another ε, divisor or axis."""
-    return lambda x, gamma, beta, _=1e-6: (gamma * normalised(x, eps, **how) + beta, None)
+def norm_with(**how):
+    """`layer_norm` with another divisor or axis, or ε elsewhere."""
+    return lambda x, gamma, beta, eps=1e-6: (gamma * normalised(x, eps, **how) + beta, None)
+
+
+def norm_with_eps(eps):
+    return lambda x, gamma, beta, _=1e-6: layer_norm(x, gamma, beta, eps)
 
 
 def post_norm_block(z, allowed, params, conventions, tap=no_tap, noise=NO_NOISE, rate=0.0):
@@ -191,10 +196,10 @@ MISTAKES = [
             tap=at("encoder/input", lambda a, seen, config: a * math.sqrt(config.width))),
     Mistake("post-norm", "normalise before each branch, not after", "block", post_norm_block, BLOCK + "norm1"),
     Mistake("LayerNorm with ε 1e-5", "ε is 1e-6 (PyTorch's default is 1e-5)",
-            "layer_norm", norm_with(1e-5), BLOCK + "norm1", "eps"),
+            "layer_norm", norm_with_eps(1e-5), BLOCK + "norm1", "eps"),
     Mistake("LayerNorm with ε 1e-3", "ε is 1e-6 (Keras's default is 1e-3)",
-            "layer_norm", norm_with(1e-3), BLOCK + "norm1", "eps"),
-    Mistake("LayerNorm with ε 1e-12", "ε is 1e-6", "layer_norm", norm_with(1e-12)),
+            "layer_norm", norm_with_eps(1e-3), BLOCK + "norm1", "eps"),
+    Mistake("LayerNorm with ε 1e-12", "ε is 1e-6", "layer_norm", norm_with_eps(1e-12)),
     Mistake("LayerNorm with ε beside the root", "add ε to the variance, not to the standard deviation",
             "layer_norm", norm_with(root_then_eps=True)),
     Mistake("LayerNorm with unbiased variance", "divide the variance by D",

@@ -18,7 +18,8 @@ class Mistake(NamedTuple):
 
     name: what is wrong, as reports print it
     remedy: what to do
-    op: the functions that are got wrong, by name: "layer_norm", "layer_norm_backward", "gelu_tanh gelu_erf"
+    op: the functions of ops, image or model that are got wrong, by name: "layer_norm", "layer_norm_backward",
+        "gelu_tanh gelu_erf"
     function: what is computed instead, with the arguments of the right one
     stage: the first of the ladder that shows it; "" if none does, None if it is not looked for there
     topic: the convention that it is a value of; "" for a plain bug

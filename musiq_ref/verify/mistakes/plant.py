@@ -1,6 +1,6 @@
 """Planting mistakes, never into the live library: each time into a private instance of its modules.
 
-The modules of the ops, of the image, of the model and of the ladder, and the mistakes themselves, are executed once
+The modules of the ops, of the image, of the model and of the stages, and the mistakes themselves, are executed once
 more, importing each other and nothing live in their place. What is replaced there no other thread can see, there is
 nothing to put back, and so any number of threads may plant, score and train at once.
 """
@@ -13,6 +13,7 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
+from importlib.machinery import PathFinder
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -26,8 +27,13 @@ from musiq_ref.verify.ladder.stages import BACK
 from musiq_ref.verify.mistakes.catalogue import MISTAKES
 from musiq_ref.verify.mistakes.mistake import Mistake
 
-LIBRARY = ("musiq_ref.ops", "musiq_ref.image", "musiq_ref.model", "musiq_ref.verify.ladder.stages")
-PRIVATE = (*LIBRARY, "musiq_ref.verify.mistakes")
+PRIVATE = (
+    "musiq_ref.ops",
+    "musiq_ref.image",
+    "musiq_ref.model",
+    "musiq_ref.verify.ladder.stages",
+    "musiq_ref.verify.mistakes",
+)
 
 
 class PrivateLibrary:
@@ -42,6 +48,9 @@ class PrivateLibrary:
     def __init__(self) -> None:
         self.modules: dict[str, ModuleType] = {}
         self.module("musiq_ref.verify.ladder.stages")
+        self.library = dict(self.modules)
+        self.homes = {f.__name__: m for m in self.library.values() for f in vars(m).values() if _defined_in(f, m)}
+        self.planted: list[ModuleType] = []  # the modules of the mistakes planted so far
 
     def module(self, name: str) -> ModuleType:
         """The private instance of a module, executed when it is first asked for."""
@@ -53,8 +62,10 @@ class PrivateLibrary:
 
     def _import(self, name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
         """`__import__` as the private modules see it: what is private comes from here."""
-        if not fromlist or not f"{name}.".startswith(tuple(f"{part}." for part in PRIVATE)):
+        if not f"{name}.".startswith(tuple(f"{part}." for part in PRIVATE)):
             return __import__(name, globals, locals, fromlist, level)
+        if not fromlist:
+            raise ImportError(f"write `from {name} import …`, so that a private instance can stand in its place")
         module = self.module(name)
         for item in fromlist:
             if not hasattr(module, item):  # a module of the package
@@ -69,12 +80,19 @@ class PrivateLibrary:
     def replace(self, name: str, function: Any, where: str = "") -> None:
         """Wherever the library has the function of that name, it has another one from now on.
 
+        name: of a function of ops, image, model or the stages
+        function: with the same arguments
         where: the last part of the name of the one module in which it is replaced; "" for all
+
+        Raises ValueError for a function or a module that is not there.
         """
-        modules = [m for n, m in self.modules.items() if n.startswith(LIBRARY)]
-        [right] = [
-            f for m in modules if isinstance(f := vars(m).get(name), FunctionType) and f.__module__ == m.__name__
-        ]
+        if name not in self.homes:
+            raise ValueError(f"no function of ops, image or model is called {name!r}, so nothing can be planted there")
+        modules = [*self.library.values(), *self.planted]
+        modules = [m for m in modules if where in ("", m.__name__.rpartition(".")[2])]
+        if not modules:
+            raise ValueError(f"no module of ops, image or model is called {where!r}, so nothing can be planted there")
+        present = vars(self.homes[name])[name]  # the right one, or what an earlier mistake has put there
 
         def replaced(value: Any) -> Any:
             if isinstance(value, dict):  # such as GELU: {"tanh": (gelu_tanh, gelu_tanh_backward), …}
@@ -82,29 +100,43 @@ class PrivateLibrary:
             if isinstance(value, tuple):
                 entries = map(replaced, value)
                 return type(value)(*entries) if hasattr(value, "_fields") else tuple(entries)
-            return function if value is right else value
+            return function if value is present else value
 
         for module in modules:
-            if where in ("", module.__name__.rpartition(".")[2]):
-                names = [n for n in vars(module) if not n.startswith("__")]
-                vars(module).update({n: replaced(vars(module)[n]) for n in names})
+            names = [n for n in vars(module) if not n.startswith("__")]
+            vars(module).update({n: replaced(vars(module)[n]) for n in names})
 
     def plant(self, mistakes: Sequence[Mistake]) -> None:
-        """Puts the functions of mistakes in the place of the right ones.
+        """Puts the functions of mistakes in the place of the right ones, one mistake after the other.
 
-        Those of the catalogue are taken from the private one, so that each works on a library that has the others, too.
+        For each, the modules of the catalogue are executed anew. So it calls the library as it is with the mistakes
+        before it, and theirs call what it puts there: two can be in one function, or in one that another calls.
         """
-        own = self.module("musiq_ref.verify.mistakes.catalogue").MISTAKES
         for mistake in mistakes:
-            function = own[mistake.name].function if MISTAKES.get(mistake.name) is mistake else mistake.function
-            for name in mistake.op.split() if function and not mistake.conventions else ():
-                self.replace(name, function, mistake.where)
+            if mistake.function is None or mistake.conventions:
+                continue
+            self.modules = dict(self.library)
+            own = self.module("musiq_ref.verify.mistakes.catalogue").MISTAKES
+            known = MISTAKES.get(mistake.name)
+            listed = known is not None and known.function is mistake.function
+            for name in mistake.op.split():
+                self.replace(name, own[mistake.name].function if listed else mistake.function, mistake.where)
+            self.planted += [m for n, m in self.modules.items() if n not in self.library]
+
+
+def _defined_in(value: Any, module: ModuleType) -> bool:
+    """Whether a value is a function that the module itself defines."""
+    return isinstance(value, FunctionType) and value.__module__ == module.__name__
 
 
 @functools.cache
 def _code(name: str) -> CodeType:
     """The compiled source of a module."""
-    return importlib.import_module(name).__loader__.get_code(name)  # type: ignore[union-attr]
+    loader: Any = importlib.import_module(name).__loader__
+    if not hasattr(loader, "get_code"):  # pytest's, which rewrites assertions
+        path = importlib.import_module(name.rpartition(".")[0]).__path__
+        loader = getattr(PathFinder.find_spec(name, path), "loader", None)
+    return loader.get_code(name)
 
 
 def run_planted(

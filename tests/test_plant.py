@@ -1,0 +1,85 @@
+"""Planting: several mistakes at once, in one place only, and what cannot be planted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from musiq_ref.model.parameters import map_params
+from musiq_ref.ops.group_norm import group_norm
+from musiq_ref.ops.softmax import softmax
+from musiq_ref.verify import build_fixture, fingerprint
+from musiq_ref.verify.ladder.stages import run_stages
+from musiq_ref.verify.mistakes.catalogue import MISTAKES
+from musiq_ref.verify.mistakes.mistake import Mistake
+from musiq_ref.verify.mistakes.plant import PrivateLibrary, Reference, run_planted
+
+FIXTURE = build_fixture()
+SINGLE = map_params(lambda a: a.astype(np.float32), FIXTURE.params)
+
+
+def planted(*names, **options):
+    return run_planted([MISTAKES[n] for n in names], SINGLE, FIXTURE.image, FIXTURE.config, **options)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("GroupNorm of the root with ε 1e-5", "GroupNorm of the bottleneck with ε 1e-3"),  # in one function
+        ("half-pixel hash", "transposed hash"),  # the second calls what the first has replaced
+        ("missing spatial embedding", "missing scale embedding"),
+        ("last token read", "head without bias"),
+    ],
+)
+def test_two_mistakes_that_meet_are_both_planted_in_either_order_and_both_named(names):
+    stages, other = planted(*names), planted(*reversed(names))
+    for name, array in stages.items():
+        np.testing.assert_array_equal(array, other[name], err_msg=name)
+    assert sorted(fingerprint(FIXTURE, stages).names) == sorted(names)
+
+
+def test_both_epsilons_of_the_stem_are_what_they_were_replaced_by():
+    library = PrivateLibrary()
+    library.plant(
+        [MISTAKES[n] for n in ("GroupNorm of the root with ε 1e-5", "GroupNorm of the bottleneck with ε 1e-3")]
+    )
+    x, ones = np.random.default_rng(0).normal(size=(1, 3, 2, 4)), np.ones(4)
+    wrong = library.module("musiq_ref.model.stem").group_norm
+    for given, computed in ((1e-6, 1e-5), (1e-4, 1e-3), (1e-2, 1e-2)):
+        np.testing.assert_array_equal(wrong(x, ones, ones, given, 2)[0], group_norm(x, ones, ones, computed, 2)[0])
+
+
+def test_a_mistake_of_one_module_leaves_the_function_right_in_the_others():
+    stages = planted("softmax over the queries")
+    weights, logits = stages["encoder/block_00/attention/weights"], stages["head/logits"]
+    np.testing.assert_allclose(weights.sum(axis=-2), 1, rtol=1e-5)
+    np.testing.assert_array_equal(stages["probabilities"], softmax(logits)[0])
+
+
+def test_a_copy_of_a_listed_mistake_is_planted_like_the_listed_one():
+    copied = MISTAKES["transposed hash"]._replace(remedy="")
+    both = [MISTAKES["half-pixel hash"], copied]
+    stages = run_planted(both, SINGLE, FIXTURE.image, FIXTURE.config)
+    np.testing.assert_array_equal(stages["hash_index"], planted("half-pixel hash", "transposed hash")["hash_index"])
+
+
+def test_the_stem_is_computed_anew_for_a_mistake_whose_place_is_not_said():
+    mine = Mistake("mine", "", "group_norm", lambda x, gamma, beta, eps, groups=32: (gamma * x + beta, None))
+    run = Reference(FIXTURE).run([mine], until="encoder/input")
+    plain = run_stages(FIXTURE.params, FIXTURE.image, FIXTURE.config, until="encoder/input")
+    assert np.abs(run["encoder/input"] - plain["encoder/input"]).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("op", "where", "says"),
+    [
+        ("laier_norm", "", "no function of ops, image or model is called 'laier_norm'"),
+        ("rowwise", "", "no function of ops, image or model is called 'rowwise'"),  # of backend.py
+        ("Tokens", "", "no function of ops, image or model is called 'Tokens'"),
+        ("softmax", "atention", "no module of ops, image or model is called 'atention'"),
+    ],
+)
+def test_what_cannot_be_planted_is_refused(op, where, says):
+    mine = Mistake("mine", "", op, lambda *x: x, where=where)
+    with pytest.raises(ValueError, match=says):
+        run_planted([mine], SINGLE, FIXTURE.image, FIXTURE.config)
