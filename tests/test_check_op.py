@@ -220,3 +220,15 @@ def test_wrong_integers_are_shown():
     assert not result
     assert result.sizes["n"] > 1
     assert math.prod(result.expected.shape) == result.sizes["n"]
+
+
+def test_rounding_in_a_gradient_that_is_zero_in_exact_arithmetic_is_no_mistake():
+    """The key's bias moves all logits of a row alike, so softmax gives it no gradient but rounding."""
+    rng = np.random.default_rng(0)
+
+    def rounded(dy, cache):
+        dz, dparams = OPS["attention"].backward(dy, cache)
+        noise = 1e-12 * np.abs(dz).max() * rng.standard_normal(dparams["key"]["bias"].shape)
+        return dz, {**dparams, "key": {**dparams["key"], "bias": dparams["key"]["bias"] + noise}}
+
+    assert op("attention", backward=rounded)

@@ -137,7 +137,7 @@ class Checker(NamedTuple):
         return next(patterns(failure.expected, failure.actual, relatives), "")
 
     def _gives(self, mistake: Mistake, trial: Trial, failure: Failure) -> bool:
-        """Whether a mistake gives the wrong numbers of a failure, and not the right ones."""
+        """Whether a mistake gives the wrong numbers of a failure."""
         inputs = copy.deepcopy(trial.inputs)
         if failure.what == "y":
             numbers = attempt("forward", mistake.function, *inputs)  # type: ignore[arg-type]
@@ -150,8 +150,7 @@ class Checker(NamedTuple):
         if failure.what != "y":
             numbers = as_dict(numbers, self.entry.gradients).get(failure.what)
         factor = self.entry.visible(trial.inputs) if self.entry.visible and failure.what == "y" else None
-        same, right = (self._wrong("y", a, failure.actual, factor) is None for a in (numbers, failure.expected))
-        return same and not right
+        return self._wrong("y", numbers, failure.actual, factor) is None
 
     def _cotangent(self, trial: Trial) -> Any:
         """The cotangent, 0 where the result is padding that nothing reads."""
