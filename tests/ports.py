@@ -17,7 +17,7 @@ def torch_tokens(module, image):
     tokens, config = module.tokenize(image), module.config
     cells = np.full((HASH_LENGTHS, HASH_LENGTHS), -1)
     for n in range(1, HASH_LENGTHS + 1):
-        cells[n - 1, :n] = hash_index(1, n, config.grid_size)
+        cells[n - 1, :n] = hash_index(1, n, config.grid_size).numpy()
     sides = [[resized_size(h, w, side) for side in config.longer_sides] for h, w in SIDES]
     return {
         "integers/hash": cells,
