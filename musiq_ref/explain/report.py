@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from musiq_ref.checkpoint import Checkpoint
-from musiq_ref.counts import complexity
+from musiq_ref.config import MusiqConfig
+from musiq_ref.counts import Complexity, complexity
 from musiq_ref.explain.attention_maps import rollout_over_photograph
 from musiq_ref.explain.gradient import gradient_over_photograph
 from musiq_ref.explain.positions import hash_grid
@@ -115,9 +116,7 @@ def report(image: ImageLike, checkpoint: Checkpoint, name: str = "the photograph
             "that pixel a little brighter raise or lower the score? The gradient describes tiny changes only; a strong "
             "gradient is not a flaw by itself. A raster in it shows the borders of the patches.",
         ),
-        f"<footer>Written by musiq_ref. Model: {config.layers} encoder blocks of width {config.width}, "
-        f"{counts.parameters:,} parameters, {counts.macs / 1e9:.2f} billion multiply–accumulates for this photograph. "
-        "A score is one model's estimate; it is not the opinion of a person.</footer>",
+        _footer(config, counts),
     ]
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -125,6 +124,14 @@ def report(image: ImageLike, checkpoint: Checkpoint, name: str = "the photograph
         f"<title>{html.escape(name)}: score {score.value:.2f}</title><style>{STYLE}</style></head>\n<body>\n"
         + "\n".join(parts)
         + "\n</body></html>\n"
+    )
+
+
+def _footer(config: MusiqConfig, counts: Complexity) -> str:
+    return (
+        f"<footer>Written by musiq_ref. Model: {config.layers} encoder blocks of width {config.width}, "
+        f"{counts.parameters:,} parameters, {counts.macs / 1e9:.2f} billion multiply–accumulates for this photograph. "
+        "A score is one model's estimate; it is not the opinion of a person.</footer>"
     )
 
 

@@ -62,11 +62,9 @@ def check_vjp(
     pairs = _pair(inputs, gradients)
     if not pairs:
         raise ValueError("none of the inputs is a float64 array; there is no gradient to check")
-
-    directions = [("all inputs", None)] + [(name, name) for name, _, _ in pairs]
     rounding = ROUNDING / step * np.sqrt(((cotangent * y) ** 2).sum())  # of the differences, when the derivative is 0
     worst = 0.0
-    for label, only in directions:
+    for label, only in [("all inputs", None), *((name, name) for name, _, _ in pairs)]:
         v = {name: rng.standard_normal(x.shape) if only in (None, name) else np.zeros(x.shape) for name, x, _ in pairs}
         ahead, behind = (forward(*_shift(inputs, v, sign * step))[0] for sign in (1, -1))
         change = cotangent * (ahead - behind) / (2 * step)

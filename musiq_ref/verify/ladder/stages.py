@@ -111,21 +111,7 @@ def run_stages(
         for name, table in integer_tables(config).items():
             see(name, table)
         dtype = next(flatten(params))[1].dtype
-        scales = tokenize.scales_of(image.shape[0], image.shape[1], config)
-        see("layout", np.array([s[2:] for s in scales]))
-        resized: dict[str, Array] = {}
-
-        def pixel_tap(name: str, array: Array) -> Array:
-            resized[name] = array if tap is None else tap(name, array)
-            return resized[name]
-
-        tokens = tokenize.batch([tokenize.tokenize(image, config, dtype, pixel_tap)])
-        for name in ("hash_index", "scale_index", "mask"):
-            see(name, getattr(tokens, name).astype(np.int64))
-        if tap is not None:
-            tap("mask", tokens.mask)  # to be seen, not replaced
-        for name, array in resized.items():
-            see(name, array)
+        tokens = _tokens(see, tap, image, config, dtype)
         logits, cache = musiq.forward(params, tokens, config, tap=forward_tap)
         expected, cache_score = head.expected_score(logits)
         if expected.distribution is not None:
@@ -137,6 +123,26 @@ def run_stages(
     except Enough:
         pass
     return stages
+
+
+def _tokens(see, tap, image, config: MusiqConfig, dtype) -> tokenize.Tokens:
+    """The tokens of the image; what they are made of is seen after their integers."""
+    scales = tokenize.scales_of(image.shape[0], image.shape[1], config)
+    see("layout", np.array([s[2:] for s in scales]))
+    resized: dict[str, Array] = {}
+
+    def pixel_tap(name: str, array: Array) -> Array:
+        resized[name] = array if tap is None else tap(name, array)
+        return resized[name]
+
+    tokens = tokenize.batch([tokenize.tokenize(image, config, dtype, pixel_tap)])
+    for name in ("hash_index", "scale_index", "mask"):
+        see(name, getattr(tokens, name).astype(np.int64))
+    if tap is not None:
+        tap("mask", tokens.mask)  # to be seen, not replaced
+    for name, array in resized.items():
+        see(name, array)
+    return tokens
 
 
 def _losses(see, logits, expected, config: MusiqConfig) -> None:
