@@ -70,6 +70,17 @@ def test_the_stem_is_computed_anew_for_a_mistake_whose_place_is_not_said():
     assert np.abs(run["encoder/input"] - plain["encoder/input"]).max() > 1e-3
 
 
+def test_a_name_means_one_function_of_the_library():
+    library = PrivateLibrary().library.values()
+    defined = [
+        f.__name__
+        for m in library
+        for f in vars(m).values()
+        if getattr(f, "__code__", None) and f.__module__ == m.__name__
+    ]
+    assert sorted(defined) == sorted(set(defined))
+
+
 @pytest.mark.parametrize(
     ("op", "where", "says"),
     [
