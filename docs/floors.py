@@ -20,7 +20,11 @@ class Floor(NamedTuple):
 
 FLOORS = (
     Floor(("config.py", "backend.py"), "what varies between models and programs; which array library", 4),
-    Floor(("version.py", "extras.py", "suggest.py", "reprs.py"), "words that several floors use", 4),
+    Floor(
+        ("version.py", "extras.py", "suggest.py", "reprs.py", "outputs.py"),
+        "words that several floors use; writing files",
+        4,
+    ),
     Floor(("ops/",), "linear, GELU, softmax, norms, convolution, pooling: a pair a file", 1),
     Floor(("image/",), "pixels to tokens: decode, resize, patches, hash, tokenize", 1),
     Floor(("model/",), "stem, embeddings, attention, encoder, head, the whole (Eq. 1–11)", 1),
@@ -28,7 +32,7 @@ FLOORS = (
         ("losses.py", "loss_inputs.py", "metrics.py"), "L1, MSE, Huber, EMD, cross-entropy; SRCC, PLCC, KRCC, RMSE", 1
     ),
     Floor(("checkpoint/",), "the authors' files, pyiqa's, our own; download", 2),
-    Floor(("scoring.py", "counts.py", "pages.py"), "scores of photographs; parameters and multiply–accumulates", 2),
+    Floor(("scoring.py", "counts.py"), "scores of photographs; parameters and multiply–accumulates", 2),
     Floor(("pictures/",), "scenes, distortions, the synthetic set", 2),
     Floor(("training/",), "data sets, optimisers, schedules, the loop", 2),
     Floor(("evaluation/",), "how well scores follow people's, on a data set", 2),

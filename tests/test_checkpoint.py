@@ -23,12 +23,12 @@ from musiq_ref.checkpoint import (
     to_official,
     to_pyiqa,
 )
-from musiq_ref.checkpoint.files import write_atomically
 from musiq_ref.checkpoint.load import DEMO
 from musiq_ref.checkpoint.native import METADATA_KEY, config_from_json, config_to_json
 from musiq_ref.cli import main
 from musiq_ref.config import OFFICIAL, PAPER, PYIQA, MusiqConfig
 from musiq_ref.model.parameters import flatten, nest, parameter_shapes
+from musiq_ref.outputs import OutputError, write_output
 
 TINY = MusiqConfig.preset("tiny")
 SMALLEST = {"layers": 1, "width": 6, "mlp_width": 5, "heads": 2, "patch_size": 4, "grid_size": 2}
@@ -490,8 +490,8 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
         part.write_text("half of the new")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(CheckpointError, match=r"cannot be written .No space left on device."):
-        write_atomically(path, fail)
+    with pytest.raises(OutputError, match=r"cannot be written .No space left on device."):
+        write_output(path, fail)
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
     assert path.read_text() == "old"
     for save in (lambda p: save_official(p, random_params(TINY)), lambda p: save_pyiqa(p, random_params(TINY))):

@@ -17,7 +17,7 @@ from PIL import Image
 import musiq_ref as mq
 from musiq_ref.cli import main
 from musiq_ref.explain.gallery import Picture, gallery, thumbnail
-from musiq_ref.pages import GENERATOR, check_page, write_page
+from musiq_ref.outputs import GENERATOR, check_output, write_output
 from musiq_ref.verify import deterministic_params
 
 CONFIG = mq.MusiqConfig.preset("tiny")
@@ -179,7 +179,7 @@ def test_results_come_before_a_page_that_cannot_be_written(folder, capsys, monke
     def full(*args):
         raise ValueError("gallery.html: no space left")
 
-    monkeypatch.setattr("musiq_ref.cli.score.write_page", full)
+    monkeypatch.setattr("musiq_ref.cli.score.write_output", full)
     assert score("a.png", "--html", "gallery.html", "--json") == 2
     out, err = capsys.readouterr()
     assert json.loads(out)[0]["path"] == "a.png"
@@ -202,7 +202,7 @@ def test_an_interruption_leaves_the_page_of_what_was_scored(folder, monkeypatch,
 def test_another_file_is_replaced_with_force_only(folder, capsys):
     (folder / "mine.html").write_text("<p>mine</p>")
     assert score("a.png", "--html", "mine.html") == 2
-    assert "was not written by musiq_ref; name another, or add --force" in capsys.readouterr().err
+    assert "was not written by musiq-ref; name another, or add --force" in capsys.readouterr().err
     assert (folder / "mine.html").read_text() == "<p>mine</p>"
     assert score("a.png", "--html", "mine.html", "--force") == 0
     assert GENERATOR in (folder / "mine.html").read_text()
@@ -212,9 +212,9 @@ def test_another_file_is_replaced_with_force_only(folder, capsys):
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("a.png", "a.png is no name for a page"),
-        ("new.txt", "let it end in .html"),
-        ("no/page.html", "its folder does not exist"),
+        ("a.png", "a.png does not end in .html or .htm"),
+        ("new.txt", "new.txt does not end in .html"),
+        ("no/page.html", "there is no folder no; make it first"),
         ("input.html", "is one of the files to read"),
         ("folder.html", "is no file"),
     ],
@@ -232,17 +232,17 @@ def test_what_is_never_written(folder, target, message, force, capsys):
 
 def test_a_failure_while_writing_keeps_the_old_page(tmp_path, monkeypatch):
     path = tmp_path / "page.html"
-    write_page(path, f"{GENERATOR} old")
-    check_page(path)
+    write_output(path, f"{GENERATOR} old")
+    check_output(path)
     monkeypatch.setattr("os.replace", lambda *args: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(ValueError, match=r"page\.html: the file cannot be written \(No space left"):
-        write_page(path, "new")
+    with pytest.raises(ValueError, match=r"page\.html cannot be written \(No space left"):
+        write_output(path, "new")
     assert path.read_text().endswith("old")
     assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_names_that_are_no_unicode(tmp_path):
-    write_page(tmp_path / "page.html", gallery([Picture("\udcff.png", 1.0, b"", None)], DEMO))
+    write_output(tmp_path / "page.html", gallery([Picture("\udcff.png", 1.0, b"", None)], DEMO))
     assert "\\udcff.png" in (tmp_path / "page.html").read_text("utf-8")
 
 

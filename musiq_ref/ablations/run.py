@@ -15,7 +15,7 @@ from musiq_ref.ablations.definitions import Cell, Grid
 from musiq_ref.ablations.processes import in_processes
 from musiq_ref.ablations.results import markdown, report
 from musiq_ref.checkpoint import load_checkpoint
-from musiq_ref.checkpoint.write import write_file
+from musiq_ref.checkpoint.layout import write_file
 from musiq_ref.evaluation.rating import rate_synthetic
 from musiq_ref.metrics import plcc, srcc
 from musiq_ref.pictures.synthetic import held_out_examples

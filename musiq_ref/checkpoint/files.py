@@ -1,12 +1,10 @@
-"""Files: which kind one is (by content, never by name), the tensors in it, and writing one whole or not at all."""
+"""Files: which kind one is (by content, never by name), and the tensors in it."""
 
 from __future__ import annotations
 
-import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -110,30 +108,3 @@ def damaged(error: Exception) -> CheckpointError:
     """The sentence for a file whose start is right and whose rest is not."""
     reason = " ".join(str(error).split())[:160] or type(error).__name__
     return CheckpointError(f"cut short, damaged or not plain numbers ({reason}); download or export it again")
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` fill a temporary file in the same folder, then puts it in the place of `path` in one step.
-
-    On any failure the temporary file is removed and `path` stays as it was; an OSError becomes a CheckpointError.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_atomically(Path(folder, "a.txt"), lambda part: part.write_text("whole"))
-    ...     [p.name for p in Path(folder).iterdir()]
-    ['a.txt']
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        try:
-            write(part)
-            with part.open("rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
-    except (OSError, safetensors.SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise CheckpointError(
-            f"the file cannot be written ({reason}); check the folder, its rights and space"
-        ) from None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from musiq_ref.config import Conventions
+from musiq_ref.outputs import OutputError, write_output
 
 Tensors = dict[str, np.ndarray]
 """A checkpoint as files hold it: one flat dict from a tensor's name to its values."""
@@ -60,3 +62,11 @@ def printable(name: object) -> str:
     """
     text = name if isinstance(name, str) else type(name).__name__
     return text[:200].encode("unicode_escape").decode("ascii")[:90]
+
+
+def write_file(path: str | Path, write: Callable[[Path], object]) -> None:
+    """`outputs.write_output`, whose error becomes a CheckpointError."""
+    try:
+        write_output(path, write)
+    except OutputError as error:
+        raise CheckpointError(str(error)) from None

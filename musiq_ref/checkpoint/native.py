@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from musiq_ref.checkpoint.files import write_atomically
 from musiq_ref.checkpoint.infer import to_params
-from musiq_ref.checkpoint.layout import CheckpointError, Layout
+from musiq_ref.checkpoint.layout import CheckpointError, Layout, write_file
 from musiq_ref.config import OFFICIAL, MusiqConfig
 from musiq_ref.model.parameters import Params, flatten
 
@@ -84,6 +83,6 @@ def save_checkpoint(path: str | Path, params: Params, config: MusiqConfig) -> No
             raise CheckpointError(f"{foreign[0]} is a {kind}; bring the parameters back to NumPy arrays first")
         tensors = dict(flatten(to_params(leaves, NATIVE_LAYOUT, config, dtype=None)))
         metadata = {"format": "musiq_ref", METADATA_KEY: config_to_json(config)}
-        write_atomically(Path(path), lambda part: save_file(tensors, part, metadata))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: not written, {error}") from None
+    write_file(path, lambda part: save_file(tensors, part, metadata))

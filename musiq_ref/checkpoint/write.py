@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
 
 from musiq_ref.checkpoint.convert import to_official, to_pyiqa
-from musiq_ref.checkpoint.files import write_atomically
-from musiq_ref.checkpoint.layout import CheckpointError, Tensors
+from musiq_ref.checkpoint.layout import Tensors, write_file
 from musiq_ref.checkpoint.official import PREFIX
 from musiq_ref.model.parameters import Params
 
@@ -28,7 +26,7 @@ def save_official(path: str | Path, params: Params) -> None:
     (48, 1)
     """
     tensors = {PREFIX + name: array for name, array in to_official(params).items()}
-    write_file(Path(path), lambda part: write_npz(part, tensors))
+    write_file(path, lambda part: write_npz(part, tensors))
 
 
 def save_pyiqa(path: str | Path, params: Params) -> None:
@@ -44,18 +42,10 @@ def save_pyiqa(path: str | Path, params: Params) -> None:
     'pyiqa'
     """
     tensors = to_pyiqa(params)
-    write_file(Path(path), lambda part: save_file(tensors, part, {"format": "pt"}))
+    write_file(path, lambda part: save_file(tensors, part, {"format": "pt"}))
 
 
 def write_npz(path: Path, tensors: Tensors) -> None:
     """`numpy.savez` to exactly this path, whatever its extension."""
     with path.open("wb") as file:
         np.savez(file, **tensors)  # pyright: ignore[reportArgumentType]
-
-
-def write_file(path: Path, write: Callable[[Path], object]) -> None:
-    """`write_atomically`, where the error names the file."""
-    try:
-        write_atomically(path, write)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: not written, {error}") from None

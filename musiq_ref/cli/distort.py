@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from musiq_ref.checkpoint.files import write_atomically
 from musiq_ref.image.decode import decode
 from musiq_ref.image.find import find_images
+from musiq_ref.outputs import write_output
 from musiq_ref.pictures.distortions import DISTORTIONS
 
 EXAMPLE = "musiq-ref distort photo.jpg -o spoilt/ --distortion jpeg --severity 0.3 --severity 0.9"
@@ -68,5 +68,5 @@ def _write(path: Path, pixels: np.ndarray) -> None:
     Image.fromarray(pixels).save(buffer, "png")
     if path.exists() and not np.array_equal(decode(path), pixels):
         raise ValueError(f"{path} is there already and holds another picture; choose another folder")
-    write_atomically(path, lambda part: part.write_bytes(buffer.getvalue()))
+    write_output(path, buffer.getvalue())
     print(path)

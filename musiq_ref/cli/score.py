@@ -19,7 +19,7 @@ from musiq_ref.checkpoint import Checkpoint, load_checkpoint
 from musiq_ref.cli.shared import add_scoring, say_which_model
 from musiq_ref.config import NAMED_CONVENTIONS
 from musiq_ref.image.find import EXTENSIONS, find_images
-from musiq_ref.pages import check_page, write_page
+from musiq_ref.outputs import check_output, write_output
 from musiq_ref.scoring import Score, scorer
 
 EXAMPLE = "musiq-ref score photo.jpg holiday/ --csv scores.csv --html gallery.html"
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     found = find_images(name for name in args.images if name != "-")
     files: list[tuple[str, Any]] = [(str(path), path) for path in found.files]
     if args.html:
-        check_page(args.html, found.files, args.force)
+        check_output(args.html, found.files, args.force, (".html", ".htm"))
     if "-" in args.images:
         files.insert(0, ("-", _standard_input()))
     checkpoint = load_checkpoint(args.checkpoint, args.dtype)
@@ -141,5 +141,5 @@ def _write_gallery(
         Picture(row["path"], row["score"], small, row["error"])
         for row, small in zip(rows, [*thumbnails, b""], strict=False)
     ]
-    write_page(path, gallery(pictures, checkpoint, left_out))
+    write_output(path, gallery(pictures, checkpoint, left_out))
     print(f"the pictures are in {path}", file=sys.stderr)

@@ -15,7 +15,7 @@ from PIL import Image
 from musiq_ref.checkpoint import Checkpoint
 from musiq_ref.checkpoint.load import DEMO
 from musiq_ref.image.decode import decode
-from musiq_ref.pages import GENERATOR
+from musiq_ref.outputs import GENERATOR
 
 SIDE = 256  # of a thumbnail, at most
 

@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from musiq_ref.checkpoint.write import write_file
+from musiq_ref.checkpoint.layout import write_file
 from musiq_ref.model.parameters import Params, flatten, nest
 from musiq_ref.training.settings import Settings, renamed
 
