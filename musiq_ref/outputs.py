@@ -14,6 +14,9 @@ GENERATOR = '<meta name="generator" content="musiq_ref">'
 SOFTWARE = "musiq_ref"
 """What our pictures name as their maker: a text chunk of a PNG, the metadata of an SVG or PDF."""
 
+METADATA = {"png": {"Software": SOFTWARE}, "svg": {"Title": SOFTWARE}, "pdf": {"Creator": SOFTWARE}}
+"""{kind: what matplotlib's `savefig` is to write into it as `metadata`}"""
+
 MARKS = {
     ".html": (GENERATOR.encode(),),
     ".htm": (GENERATOR.encode(),),
@@ -89,7 +92,7 @@ def is_ours(path: Path) -> bool:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - NEAR))
         near = start + file.read(NEAR)
-    suffix = path.suffix.lower()
+    suffix = Path(path.name.removesuffix(".part")).suffix.lower()
     if suffix == ".csv":  # a table's mark is its header
         return not size or start.startswith(MARKS[suffix])
     return not size or any(mark in near for mark in MARKS.get(suffix, ()))

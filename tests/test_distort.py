@@ -41,7 +41,7 @@ def test_another_picture_is_not_overwritten(photo, tmp_path, capsys):
     Image.new("RGB", (4, 4)).save(other)
     before = other.read_bytes()
     assert main(["distort", str(photo), "-o", str(tmp_path), "--distortion", "jpeg", "--severity", "0.5"]) == 2
-    assert "is there already and holds another picture" in capsys.readouterr().err
+    assert "was not written by musiq-ref; name another, or add --force" in capsys.readouterr().err
     assert other.read_bytes() == before
 
 

@@ -244,10 +244,3 @@ def test_a_failure_while_writing_keeps_the_old_page(tmp_path, monkeypatch):
 def test_names_that_are_no_unicode(tmp_path):
     write_output(tmp_path / "page.html", gallery([Picture("\udcff.png", 1.0, b"", None)], DEMO))
     assert "\\udcff.png" in (tmp_path / "page.html").read_text("utf-8")
-
-
-def test_explain_never_replaces_its_photograph(folder, capsys):
-    before = (folder / "a.png").read_bytes()
-    assert main(["explain", "a.png", "--checkpoint", "tiny.safetensors", "-o", "./a.png"]) == 2
-    assert "is the photograph itself" in capsys.readouterr().err
-    assert (folder / "a.png").read_bytes() == before

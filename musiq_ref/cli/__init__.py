@@ -1,15 +1,19 @@
 """`musiq-ref`: one file a subcommand, no logic of its own, imported when it is called.
 
 A subcommand is a module with EXAMPLE (command lines), `configure(parser)` and `run(args) -> int`.
-Exit code 0: fine; 1: the answer is "no", or some input could not be read; 2: bad use.
+Exit code 0: done; 1: done, and the answer is "no", or some of the images have no score; 2: it cannot be done.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 from musiq_ref.cli.parser import Parser, PrintCompletion, Subcommand
 from musiq_ref.version import __version__
@@ -28,31 +32,75 @@ COMMANDS = {
 }
 """{subcommand: what it does}; each is a module of this package."""
 
+GO_ON = {"train": "the same command goes on where this one stopped"}
+GO_ON["download"] = GO_ON["train"]
+START_ANEW = "no file is half written; the same command begins anew"
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does."""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one subcommand and returns its exit code; errors are one sentence on stderr."""
     for stream in (sys.stdout, sys.stderr):  # lines reach a pipe as they come, even names that it cannot show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace", line_buffering=True)
-    command = "musiq-ref"
+    args = argparse.Namespace(subcommand="")
     try:
-        args = _parser().parse_args(argv)
-        command = f"musiq-ref {args.subcommand}"
-        with _limited(getattr(args, "threads", None)):
-            return args.run(args)
+        with _terminable():
+            args = _parser().parse_args(argv)
+            with _limited(getattr(args, "threads", None)):
+                return args.run(args)
     except BrokenPipeError:  # whoever reads our output, `head` say, has had enough
         return 0
-    except MemoryError:
-        print(f"{command}: this machine has too little memory for it; use a smaller image", file=sys.stderr)
-        return 1
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"{command}: {error}", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        _say(args, f"stopped; {GO_ON.get(args.subcommand, START_ANEW)}")
+        return 143 if isinstance(stop, Terminated) else 130
+    except Exception as error:
+        if not isinstance(error, EXPECTED) and "MUSIQ_REF_TRACEBACK" in os.environ:
+            raise
+        _say(args, _sentence(error))
         return 2
-    except KeyboardInterrupt:
-        print(f"{command}: interrupted", file=sys.stderr)
-        return 130
     finally:
         _flush()
+
+
+EXPECTED = (ValueError, OSError, RuntimeError, MemoryError, ImportError)
+"""What is raised on purpose, with a sentence for the user."""
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "this machine has too little memory for it; give it a smaller picture, batch or checkpoint"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror or error}; check the path, its rights and the space left"
+    if isinstance(error, EXPECTED) and str(error):
+        return " ".join(str(error).split())
+    what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return f"this is a fault of musiq-ref ({what}); please report it, with what MUSIQ_REF_TRACEBACK=1 before it prints"
+
+
+def _say(args: argparse.Namespace, sentence: str) -> None:
+    print(f"musiq-ref {args.subcommand}".rstrip() + f": {sentence}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """In its block SIGTERM raises Terminated; only the main thread may ask for that."""
+
+    def stop(*_: Any) -> None:
+        raise Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _parser() -> Parser:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from musiq_ref.cli.shared import add_threads
+from musiq_ref.cli.shared import add_force, add_threads
+from musiq_ref.outputs import check_output, write_output
 from musiq_ref.verify.adapters import bisect, compare_port, load_callable, run_command, single_step
 from musiq_ref.verify.comparison.climb import compare
 from musiq_ref.verify.comparison.page import as_page
@@ -41,15 +42,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--self-test", action="store_true", help="plant every known fault; each must be named")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--html", metavar="FILE", type=Path, help="also write the report as one page")
+    add_force(parser, "--html")
     add_threads(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Exit code 0: it agrees; 1: it differs; 2: bad use, or a damaged fixture."""
+    if args.html:
+        read = [*args.fixture.rglob("*"), *(Path(args.mine).rglob("*") if args.mine else ()), args.mine or args.fixture]
+        check_output(args.html, read, args.force, (".html", ".htm"))
     fixture = load_fixture(args.fixture)
     if args.self_test:
         return _self_test(fixture, args.json)
-    if (args.mine is None) == (args.command is None):
+    if bool(args.mine) == bool(args.command):
         raise ValueError("name MINE, or a program with --command, one of the two")
     if (args.single_step or args.bisect) and not (args.mine and ":" in args.mine):
         raise ValueError("--single-step and --bisect need a callable, FILE.py:FUNCTION or MODULE:FUNCTION")
@@ -60,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     comparison = _compare(fixture, args)
     print(json.dumps(comparison.to_dict(), indent=1) if args.json else str(comparison))
     if args.html:
-        args.html.write_text(as_page(comparison), encoding="utf-8")
+        write_output(args.html, as_page(comparison))
     return 0 if comparison.passed else 1
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import sys
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from musiq_ref.cli.shared import add_force
 from musiq_ref.image.decode import decode
 from musiq_ref.image.find import find_images
-from musiq_ref.outputs import write_output
+from musiq_ref.outputs import SOFTWARE, check_output, write_output
 from musiq_ref.pictures.distortions import DISTORTIONS
 
 EXAMPLE = "musiq-ref distort photo.jpg -o spoilt/ --distortion jpeg --severity 0.3 --severity 0.9"
@@ -36,6 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="from 0, untouched, to 1; may be repeated (default: 0.2, 0.6 and 1)",
     )
+    add_force(parser, "the pictures")
     parser.add_argument("--seed", type=int, default=0, help="of the noise and of directions (default 0)")
 
 
@@ -43,30 +47,39 @@ def run(args: argparse.Namespace) -> int:
     if args.seed < 0:
         raise ValueError(f"--seed is {args.seed}; it must not be negative")
     found = find_images(args.images)
-    files = found.files
-    names = [path.stem for path in files]
+    names = [path.stem for path in found.files]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise ValueError(f"two of the images are called {sorted(twice)[0]}; give them in two calls, to two folders")
     if found.left_out:
         print(found.summary(), file=sys.stderr)
+    if args.output.exists() and not args.output.is_dir():
+        raise ValueError(f"{args.output} is a file; name a folder")
     args.output.mkdir(parents=True, exist_ok=True)
-    for path in files:
+    wanted = list(itertools.product(args.distortion or USUAL, args.severity or (0.2, 0.6, 1.0)))
+    for path in found.files:
+        for name, severity in wanted:
+            check_output(_place(args.output, path, name, severity), found.files, args.force)
+    for path in found.files:
         pixels = decode(path)
         if pixels.dtype != np.uint8:
             pixels = np.rint(255 * pixels).astype(np.uint8)
-        for name in args.distortion or USUAL:
-            for severity in args.severity or (0.2, 0.6, 1.0):
-                spoilt = DISTORTIONS[name](pixels, severity, np.random.default_rng(args.seed))
-                _write(args.output / f"{path.stem}_{name}_{severity:.2f}.png", spoilt)
+        for name, severity in wanted:
+            spoilt = DISTORTIONS[name](pixels, severity, np.random.default_rng(args.seed))
+            _write(_place(args.output, path, name, severity), spoilt, args.force)
     return 0
 
 
-def _write(path: Path, pixels: np.ndarray) -> None:
+def _place(folder: Path, path: Path, distortion: str, severity: float) -> Path:
+    return folder / f"{path.stem}_{distortion}_{severity:.2f}.png"
+
+
+def _write(path: Path, pixels: np.ndarray, force: bool) -> None:
     """Writes a PNG, but not over another picture."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "png")
-    if path.exists() and not np.array_equal(decode(path), pixels):
-        raise ValueError(f"{path} is there already and holds another picture; choose another folder")
+    if path.exists() and not force and not np.array_equal(decode(path), pixels):
+        raise ValueError(f"{path} is there already and holds another picture; name another folder, or add --force")
+    buffer, maker = io.BytesIO(), PngInfo()
+    maker.add_text("Software", SOFTWARE)
+    Image.fromarray(pixels).save(buffer, "png", pnginfo=maker)
     write_output(path, buffer.getvalue())
     print(path)

@@ -7,18 +7,19 @@ import contextlib
 import csv
 import io
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
 from musiq_ref.checkpoint import Checkpoint, load_checkpoint
-from musiq_ref.cli.shared import add_scoring, say_which_model
+from musiq_ref.cli.shared import add_force, add_scoring, say_which_model
 from musiq_ref.config import NAMED_CONVENTIONS
-from musiq_ref.image.find import EXTENSIONS, find_images
+from musiq_ref.image.find import find_images
 from musiq_ref.outputs import check_output, write_output
 from musiq_ref.scoring import Score, scorer
 
@@ -36,17 +37,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print a JSON list instead of lines")
     parser.add_argument("--csv", metavar="FILE", type=Path, help="also write the scores to a CSV file")
     parser.add_argument("--html", metavar="FILE", type=Path, help="also write a page that shows the pictures by score")
-    parser.add_argument("--force", action="store_true", help="let --html replace a file that musiq-ref did not write")
+    add_force(parser, "--csv and --html")
 
 
 def run(args: argparse.Namespace) -> int:
     found = find_images(name for name in args.images if name != "-")
     files: list[tuple[str, Any]] = [(str(path), path) for path in found.files]
-    if args.html:
-        check_output(args.html, found.files, args.force, (".html", ".htm"))
+    checkpoint = load_checkpoint(args.checkpoint, args.dtype)
+    for output, endings in ((args.csv, (".csv",)), (args.html, (".html", ".htm"))):
+        if output:
+            check_output(output, [*found.files, checkpoint.path], args.force, endings)
+    if args.csv:
+        check_output(_part(args.csv), [*found.files, checkpoint.path], args.force)
     if "-" in args.images:
         files.insert(0, ("-", _standard_input()))
-    checkpoint = load_checkpoint(args.checkpoint, args.dtype)
     with warnings.catch_warnings(action="ignore"):  # said below, louder
         one = scorer(checkpoint, args.backend, args.dtype, NAMED_CONVENTIONS.get(args.conventions))
     say_which_model(checkpoint)
@@ -58,11 +62,11 @@ def run(args: argparse.Namespace) -> int:
             for name, source in tqdm(files, unit="image", disable=len(files) < 2 or not sys.stderr.isatty()):
                 row = _scored(one, name, source)
                 rows.append(row)
-                write_row(row)
                 if not args.json:
                     tqdm.write(
                         f"{row['score']:10.4f}  {name}" if row["error"] is None else f"     error  {row['error']}"
                     )
+                write_row(row)
                 if args.html:
                     thumbnails.append(_thumbnail(row, source))
         finally:  # what was scored before an interruption is printed, too
@@ -100,26 +104,35 @@ def _scored(one: Callable[[Any], Score], name: str, source: Any) -> dict[str, An
 
 @contextlib.contextmanager
 def _csv_table(path: Path | None, outputs: int) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A function that writes a row to the file, at once, so that nothing is lost if the work is interrupted."""
+    """A function that writes a row, at once, to a file FILE.part, which becomes FILE when all is done."""
     if path is None:
         yield lambda row: None
         return
-    if path.suffix.lower() in EXTENSIONS:
-        raise ValueError(f"--csv {path} names an image, which would be overwritten; name a .csv file")
+    part = _part(path)
     try:
-        file = open(path, "w", newline="", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
-    except OSError as error:
-        raise ValueError(f"--csv {path} cannot be written ({error.strerror}); name another file") from None
-    with file:
-        writer = csv.writer(file)
-        probabilities = [f"p{k}" for k in range(1, outputs + 1)] if outputs > 1 else []
-        writer.writerow(["path", "score", "height", "width", *probabilities, "error"])
+        with open(part, "w", newline="", encoding="utf-8", errors="backslashreplace", buffering=1) as file:
+            yield _row_writer(file, outputs)
+        os.replace(part, path)
+    except BaseException:
+        if part.exists():
+            print(f"the scores so far are in {part}", file=sys.stderr)
+        raise
 
-        def write_row(row: dict[str, Any]) -> None:
-            p = row["distribution"] or [None] * len(probabilities)
-            writer.writerow([row["path"], row["score"], row["height"], row["width"], *p, row["error"]])
 
-        yield write_row
+def _part(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part")
+
+
+def _row_writer(file: TextIO, outputs: int) -> Callable[[dict[str, Any]], None]:
+    writer = csv.writer(file)
+    probabilities = [f"p{k}" for k in range(1, outputs + 1)] if outputs > 1 else []
+    writer.writerow(["path", "score", "height", "width", *probabilities, "error"])
+
+    def write_row(row: dict[str, Any]) -> None:
+        p = row["distribution"] or [None] * len(probabilities)
+        writer.writerow([row["path"], row["score"], row["height"], row["width"], *p, row["error"]])
+
+    return write_row
 
 
 def _thumbnail(row: dict[str, Any], source: Any) -> bytes:

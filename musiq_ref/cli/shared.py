@@ -29,6 +29,13 @@ def add_scoring(parser: argparse.ArgumentParser) -> None:
     add_threads(parser)
 
 
+def add_force(parser: argparse.ArgumentParser, options: str) -> None:
+    """`--force`, for `outputs.check_output`."""
+    parser.add_argument(
+        "--force", action="store_true", help=f"let {options} replace a file that musiq-ref did not write"
+    )
+
+
 def add_threads(parser: argparse.ArgumentParser) -> None:
     """`--threads`, which `main` heeds."""
     parser.add_argument("--threads", type=_at_least_1, metavar="N", help="processor cores to use (default: all)")

@@ -22,6 +22,7 @@ from musiq_ref.explain.scales import multi_scale_patches, scale_name
 from musiq_ref.explain.style import COLOURS, new_figure, styled
 from musiq_ref.image.decode import ImageLike, decode
 from musiq_ref.image.tokenize import scales_of
+from musiq_ref.outputs import GENERATOR
 from musiq_ref.scoring import scorer
 
 PATCHES = 2500  # at most, for what needs a gradient: about 6 GB for the small model
@@ -120,7 +121,7 @@ def report(image: ImageLike, checkpoint: Checkpoint, name: str = "the photograph
     ]
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'{GENERATOR}<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{html.escape(name)}: score {score.value:.2f}</title><style>{STYLE}</style></head>\n<body>\n"
         + "\n".join(parts)
         + "\n</body></html>\n"

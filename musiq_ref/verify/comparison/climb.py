@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file
 
+from musiq_ref.checkpoint.files import read_tensors
+from musiq_ref.checkpoint.layout import CheckpointError
 from musiq_ref.verify.comparison.report import Comparison, Rung, histogram
 from musiq_ref.verify.ladder.distance import ulps
 from musiq_ref.verify.ladder.fixture import Fixture, Stage, load_fixture, sample_places
@@ -66,12 +67,12 @@ def read_stages(source: Any) -> dict[str, np.ndarray]:
         if not files:
             raise ValueError(f"{path}: has no .npy files; write one for each stage, named like those of the fixture")
         return {f.relative_to(base).with_suffix("").as_posix(): _load(f) for f in files}
-    if path.suffix == ".npz" and path.is_file():
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    if path.suffix == ".safetensors" and path.is_file():
-        return load_file(path)
-    raise ValueError(f"{source}: is neither a folder nor a .npz or .safetensors file")
+    if not path.is_file():
+        raise ValueError(f"{source}: is neither a folder nor a .npz or .safetensors file")
+    try:
+        return read_tensors(path)[0]
+    except CheckpointError as error:
+        raise ValueError(f"{source}: {str(error).replace('a checkpoint', 'a file of arrays')}") from None
 
 
 def _load(file: Path) -> np.ndarray:

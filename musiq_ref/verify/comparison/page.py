@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from html import escape
 
+from musiq_ref.outputs import GENERATOR
 from musiq_ref.verify.comparison.report import MARKS, Comparison, Rung, describe, diagnosis_lines, grouped
 from musiq_ref.verify.ladder.stages import BACK
 
@@ -46,7 +47,7 @@ def as_page(c: Comparison) -> str:
     parts = [header(c, title), first_section(c), diagnosis_section(c), ladder(c), growth(c), histograms(c), table(c)]
     body = "\n".join(part for part in parts if part)
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8">{GENERATOR}<title>{title}</title>'
         f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{STYLE}</style></head>'
         f"<body><main>{body}</main></body></html>\n"
     )

@@ -9,11 +9,15 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
+import secrets
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors.numpy import load_file, save
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 from threadpoolctl import threadpool_limits
 
 from musiq_ref.checkpoint import load_checkpoint
@@ -21,7 +25,7 @@ from musiq_ref.checkpoint.layout import CheckpointError
 from musiq_ref.checkpoint.native import METADATA_KEY, config_from_json, config_to_json
 from musiq_ref.config import NAMED_CONVENTIONS, MusiqConfig
 from musiq_ref.image.decode import decode
-from musiq_ref.model.parameters import Params, flatten, map_params, nest
+from musiq_ref.model.parameters import Params, check_params, flatten, map_params, nest
 from musiq_ref.verify.ladder.deterministic import bits, deterministic_image, deterministic_params
 from musiq_ref.verify.ladder.stages import STEP, axes_of, run_stages, targets
 from musiq_ref.verify.ladder.tolerance import SAFE, Tolerance, calibrate, corner_margin, rounded
@@ -29,6 +33,7 @@ from musiq_ref.version import __version__
 
 FORMAT, VERSION = "musiq_ref fixture", 1
 WHOLE = 2**17  # values up to which an array is stored whole
+AGAIN = "make the fixture again with `musiq-ref fixture`"
 SAMPLE = 32749  # values that are stored of a larger one: a prime, so that they fall on all rows and columns
 PRESETS: dict[str, tuple[dict[str, Any], tuple[int, int]]] = {  # preset: changes to it, size of the image
     "tiny": ({"longer_sides": (56, 96)}, (54, 96)),
@@ -190,12 +195,30 @@ def make_fixture(folder: str | Path, preset: str = "tiny", conventions: str = "o
 
 
 def write_fixture(folder: Path, fixture: Fixture) -> Fixture:
-    """The files of a fixture, the manifest last: a folder without it is not one."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes a fixture beside, then moves it into `folder`, the manifest last: without it a folder is not one.
+
+    Raises FixtureError when it cannot be written.
+    """
+    place = folder.resolve()
+    part = place.with_name(f".{place.name}.{secrets.token_hex(4)}.part")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        manifest = _write_files(part, fixture)
+        for path in sorted(part.iterdir(), key=lambda path: path.name == "manifest.json"):
+            path.rename(place / path.name)
+    except OSError as error:
+        raise FixtureError(f"{folder}: cannot be written ({error.strerror}); check its rights and the space") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return fixture._replace(path=folder, manifest=manifest)
+
+
+def _write_files(part: Path, fixture: Fixture) -> dict[str, Any]:
+    """Writes the files of a fixture into a new folder; returns the manifest."""
     files: dict[str, str] = {}
 
     def put(file: str, content: bytes) -> str:
-        path = folder / file
+        path = part / file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
         files[file] = hashlib.sha256(content).hexdigest()
@@ -228,8 +251,8 @@ def write_fixture(folder: Path, fixture: Fixture) -> Fixture:
         "stages": rows,
     }
     manifest["manifest_sha256"] = digest(manifest)
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    return fixture._replace(path=folder, manifest=manifest)
+    (part / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return manifest
 
 
 def npy(array: np.ndarray) -> bytes:
@@ -264,7 +287,7 @@ def load_fixture(folder: str | Path) -> Fixture:
     contents = {}
     for file, expected in files.items():
         if not (folder / file).is_file():
-            raise FixtureError(f"{folder / file}: is missing; make the fixture again with `musiq-ref fixture`")
+            raise FixtureError(f"{folder / file}: is missing; {AGAIN}")
         contents[file] = (folder / file).read_bytes()
         found = hashlib.sha256(contents[file]).hexdigest()
         if found != expected:
@@ -272,20 +295,37 @@ def load_fixture(folder: str | Path) -> Fixture:
             what = (
                 f"holds what belongs in {other}" if other else "is not what the generator wrote (its SHA-256 differs)"
             )
-            raise FixtureError(f"{folder / file}: {what}; make the fixture again with `musiq-ref fixture`")
+            raise FixtureError(f"{folder / file}: {what}; {AGAIN}")
     present = {str(p.relative_to(folder).as_posix()) for p in folder.rglob("*") if p.is_file()}
     extra = sorted(present - set(files) - {"manifest.json"})
     if extra:
         raise FixtureError(f"{folder / extra[0]}: does not belong to this fixture; move it elsewhere")
+    try:
+        return _assembled(folder, manifest, contents)
+    except (ValueError, TypeError, LookupError, AttributeError, OSError, SyntaxError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise FixtureError(f"{folder / 'manifest.json'}: does not fit its files ({reason}); {AGAIN}") from None
+
+
+def _assembled(folder: Path, manifest: dict[str, Any], contents: dict[str, bytes]) -> Fixture:
+    """The fixture that a manifest describes; raises whatever comes where it describes none."""
     config = config_from_json(json.dumps(manifest["config"]))
-    params = map_params(lambda a: a.astype(np.float64), nest(load_file(folder / "weights.safetensors")))
+    params = map_params(lambda a: a.astype(np.float64), nest(load(contents["weights.safetensors"])))
+    check_params(params, config)
     stages = {}
     for row in manifest["stages"]:
-        array = np.load(io.BytesIO(contents[row["file"]]), allow_pickle=False)
+        array, shape = _array(contents[row["file"]]), tuple(row["shape"])
+        if array.size != (row["sample"] or math.prod(shape)):
+            raise ValueError(f"{row['file']} has {array.size} values")
         tolerance = Tolerance(**row["tolerance"])
-        stages[row["name"]] = Stage(row["name"], array, tuple(row["shape"]), row["sample"], tolerance)
-    image = np.load(io.BytesIO(contents["image.npy"]), allow_pickle=False)
-    return Fixture(folder, config, params, image, stages, manifest)
+        if not all(value is None or isinstance(value, int | float) for value in tolerance):
+            raise ValueError(f"the tolerance of {row['name']} is no number")
+        stages[row["name"]] = Stage(row["name"], array, shape, row["sample"], tolerance)
+    return Fixture(folder, config, params, _array(contents["image.npy"]), stages, manifest)
+
+
+def _array(content: bytes) -> np.ndarray:
+    return np.load(io.BytesIO(content), allow_pickle=False)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -296,14 +336,19 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         kind, version, claimed = manifest["format"], manifest["version"], manifest["manifest_sha256"]
-    except (ValueError, KeyError, TypeError):
-        raise FixtureError(f"{path}: cannot be read as a fixture's manifest; make the fixture again") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise FixtureError(f"{path}: cannot be read as a fixture's manifest; {AGAIN}") from None
     if kind != FORMAT or version != VERSION:
         raise FixtureError(f"{path}: is {kind} version {version}; this program reads {FORMAT} version {VERSION}")
     if digest({k: v for k, v in manifest.items() if k != "manifest_sha256"}) != claimed:
-        raise FixtureError(f"{path}: was edited after the generator wrote it; make the fixture again")
+        raise FixtureError(f"{path}: was edited after the generator wrote it; {AGAIN}")
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not all(type(name) is str for name in files.values()):
+        raise FixtureError(f"{path}: lists no files; {AGAIN}")
+    if any({"..", ""} & set(name.split("/")) for name in files):
+        raise FixtureError(f"{path}: lists files outside its folder; {AGAIN}")
     try:
         config_from_json(json.dumps(manifest["config"]))
-    except CheckpointError as error:
+    except (CheckpointError, KeyError) as error:
         raise FixtureError(f"{path}: {error}") from None
     return manifest

@@ -1,0 +1,235 @@
+"""What every command writes: never an input, never somebody else's file, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import musiq_ref as mq
+from musiq_ref.cli import main
+from musiq_ref.outputs import HOUR, OutputError, check_output, clear_parts, is_ours, write_output
+
+COMMANDS = {  # a command, up to the file that it writes; the files that it reads
+    "score --csv": ("score a.png --checkpoint tiny.safetensors --csv", "out.csv", ["a.png", "tiny.safetensors"]),
+    "score --html": ("score a.png --checkpoint tiny.safetensors --html", "out.html", ["a.png", "tiny.safetensors"]),
+    "explain page": ("explain a.png --checkpoint tiny.safetensors -o", "out.html", ["a.png", "tiny.safetensors"]),
+    "explain picture": ("explain a.png --checkpoint tiny.safetensors -o", "out.png", ["a.png", "tiny.safetensors"]),
+    "explain svg": ("explain a.png --checkpoint tiny.safetensors -o", "out.svg", ["a.png", "tiny.safetensors"]),
+    "explain pdf": ("explain a.png --checkpoint tiny.safetensors -o", "out.pdf", ["a.png", "tiny.safetensors"]),
+    "compare --html": (
+        "compare fixture fixture --no-diagnosis --html",
+        "out.html",
+        ["fixture/manifest.json", "fixture/stages/score.npy"],
+    ),
+}
+EACH = pytest.mark.parametrize("command", list(COMMANDS))
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """A folder with an image, a model of one layer and a fixture."""
+    folder = tmp_path_factory.mktemp("made")
+    rng = np.random.default_rng(3)
+    Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(folder / "a.png")
+    config = mq.MusiqConfig.preset("tiny", layers=1)
+    mq.save_checkpoint(folder / "tiny.safetensors", mq.init_params(config, 0), config)
+    mq.verify.make_fixture(folder / "fixture", image=rng.integers(0, 256, (20, 30, 3), dtype=np.uint8))
+    return folder
+
+
+@pytest.fixture
+def folder(made, tmp_path, monkeypatch):
+    """A copy of it, which is the current folder."""
+    subprocess.run(["cp", "-r", f"{made}/.", str(tmp_path)], check=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def run(command: str, output: str, *more: str) -> int:
+    return main([*COMMANDS[command][0].split(), output, *more])
+
+
+@EACH
+def test_a_command_replaces_what_it_wrote_itself(command, folder):
+    output = COMMANDS[command][1]
+    assert run(command, output) == 0
+    assert is_ours(Path(output))
+    assert run(command, output) == 0
+    assert not list(folder.glob(".*")) + list(folder.glob("*.part"))
+
+
+@EACH
+def test_another_file_is_replaced_with_force_only(command, folder, capsys):
+    output = COMMANDS[command][1]
+    Path(output).write_text("of somebody")
+    assert run(command, output) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "was not written by musiq-ref; name another, or add --force" in err
+    assert Path(output).read_text() == "of somebody"
+    assert run(command, output, "--force") == 0
+    assert is_ours(Path(output))
+
+
+@EACH
+@pytest.mark.parametrize("force", [[], ["--force"]])
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_no_input_is_ever_replaced(command, force, link, folder, capsys):
+    _, output, inputs = COMMANDS[command]
+    for name in inputs:
+        link(Path(name).absolute(), output)  # another name of the same file
+        before = contents(folder)
+        assert run(command, output, *force) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+        assert contents(folder) == before
+        Path(output).unlink()
+
+
+@EACH
+def test_a_full_disk_leaves_the_old_output(command, folder, capsys, monkeypatch):
+    output = COMMANDS[command][1]
+    assert run(command, output) == 0
+    before = contents(folder)
+    capsys.readouterr()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    monkeypatch.setattr("os.replace", full)
+    assert run(command, output) == 2
+    out, err = capsys.readouterr()
+    assert "No space left on device" in err
+    assert "Traceback" not in err
+    assert contents(folder).items() >= before.items()
+    if command.startswith(("score", "compare")):
+        assert out  # what was found is printed, whatever becomes of the file
+
+
+@EACH
+@pytest.mark.parametrize("output", ["nowhere/out", "folder", "/dev/full", ""])
+def test_a_place_that_cannot_be_written_is_noticed_first(command, output, folder, capsys):
+    ending = Path(COMMANDS[command][1]).suffix
+    if output == "folder":
+        (folder / f"folder{ending}").mkdir()
+    assert run(command, output + ending * (output in ("nowhere/out", "folder"))) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+
+
+def test_distorted_pictures_replace_neither_inputs_nor_others(folder, capsys):
+    command = ["distort", "a.png", "-o", ".", "--distortion", "jpeg", "--severity", "0.5"]
+    Path("a_jpeg_0.50.png").write_bytes(Path("a.png").read_bytes())
+    assert main(command) == 2
+    assert "was not written by musiq-ref" in capsys.readouterr().err
+    assert main([*command[:2], "a_jpeg_0.50.png", *command[2:], "--force"]) == 2
+    assert "is one of the files to read" in capsys.readouterr().err
+    assert Path("a_jpeg_0.50.png").read_bytes() == Path("a.png").read_bytes()
+    assert main([*command, "--force"]) == 0
+    assert main(command) == 0  # the same picture again
+
+
+def test_distorting_into_a_file(folder, capsys):
+    assert main(["distort", "a.png", "-o", "a.png"]) == 2
+    assert "a.png is a file; name a folder" in capsys.readouterr().err
+
+
+def test_a_fixture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    fixture = mq.verify.build_fixture(image=np.zeros((20, 30, 3), np.uint8))
+    monkeypatch.setattr("musiq_ref.verify.ladder.fixture.build_fixture", lambda *_, **__: fixture)
+    with monkeypatch.context() as patch:
+        patch.setattr("musiq_ref.verify.ladder.fixture.digest", lambda _: (_ for _ in ()).throw(OSError(28, "full")))
+        with pytest.raises(ValueError, match=r"new: cannot be written \(full\)"):
+            mq.verify.make_fixture(tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == []
+    assert len(list(tmp_path.iterdir())) == 1
+    mq.verify.make_fixture(tmp_path / "new")
+
+
+def test_rows_reach_the_table_at_once(folder, monkeypatch, capsys):
+    Path("b.png").write_bytes(Path("a.png").read_bytes())
+    real = mq.scorer("tiny.safetensors")
+
+    def interrupted(path):
+        if path.name == "b.png":
+            assert len(Path("out.csv.part").read_text().splitlines()) == 2
+            raise KeyboardInterrupt
+        return real(path)
+
+    monkeypatch.setattr("musiq_ref.cli.score.scorer", lambda *_: interrupted)
+    assert main(["score", "a.png", "b.png", "--checkpoint", "tiny.safetensors", "--csv", "out.csv"]) == 130
+    assert "the scores so far are in out.csv.part" in capsys.readouterr().err
+    assert not Path("out.csv").exists()
+
+
+def test_a_link_is_followed_to_its_file(tmp_path):
+    (tmp_path / "real.txt").write_text("old")
+    (tmp_path / "link.txt").symlink_to("real.txt")
+    write_output(tmp_path / "link.txt", "new")
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "real.txt").read_text() == "new"
+
+
+def test_parts_of_killed_writes_are_cleared(tmp_path):
+    old, young, other = (tmp_path / name for name in (".a.txt.1f.part", ".a.txt.2f.part", ".b.txt.1f.part"))
+    for path in (old, young, other):
+        path.touch()
+    for path in (old, other):
+        os.utime(path, (time.time() - 2 * HOUR,) * 2)
+    write_output(tmp_path / "a.txt", "new")
+    assert (old.exists(), young.exists(), other.exists()) == (False, True, True)
+    clear_parts(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_an_empty_file_may_be_filled(tmp_path):
+    (tmp_path / "a.html").touch()
+    check_output(tmp_path / "a.html")
+    (tmp_path / "b.csv").write_text("image,score\n")
+    with pytest.raises(OutputError, match="was not written by musiq-ref"):
+        check_output(tmp_path / "b.csv")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_in_one_sentence(number, code, folder):
+    for name in "bcdefghi":
+        Path(f"{name}.png").write_bytes(Path("a.png").read_bytes())
+    command = [sys.executable, "-m", "musiq_ref", "score", *map(str, Path().glob("*.png"))] * 1
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert err.splitlines()[-1].startswith("musiq-ref score: stopped; ")
+    assert "Traceback" not in err
+
+
+def test_a_fault_of_ours_is_one_sentence(folder, monkeypatch, capsys):
+    monkeypatch.setattr("musiq_ref.cli.explain.report", lambda *_: {}["x"])
+    assert main(["explain", "a.png"]) == 2
+    assert "this is a fault of musiq-ref (KeyError: 'x'); please report it" in capsys.readouterr().err
+    monkeypatch.setenv("MUSIQ_REF_TRACEBACK", "1")
+    with pytest.raises(KeyError):
+        main(["explain", "a.png"])
+
+
+def test_json_stays_json_when_the_page_fails(folder, monkeypatch, capsys):
+    monkeypatch.setattr("musiq_ref.cli.compare.as_page", lambda _: (_ for _ in ()).throw(OSError(28, "full")))
+    command = ["compare", "fixture", "fixture", "--no-diagnosis", "--json", "--html", "out.html"]
+    assert main(command) == 2
+    assert json.loads(capsys.readouterr().out)["passed"]
