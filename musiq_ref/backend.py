@@ -123,5 +123,5 @@ def get_backend(name: str = "numpy") -> Backend:
     found = {e.name: e for e in entry_points(group="musiq_ref.backends")}
     if name not in found:
         known = ", ".join(sorted({"numpy", *found}))
-        raise BackendError(f"no backend is called {name!r}; installed are: {known}")
+        raise BackendError(f"no backend is called {name!r}; there are: {known}")
     return found[name].load()()

@@ -29,7 +29,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     checkpoint = load_checkpoint(args.checkpoint)
     check_output(args.output, [args.image, checkpoint.path], args.force, ENDINGS)
-    say_which_model(checkpoint)
     kind = args.output.suffix.lower().removeprefix(".")
     if kind == "html":
         write_output(args.output, report(args.image, checkpoint, Path(args.image).name))
@@ -37,5 +36,6 @@ def run(args: argparse.Namespace) -> int:
         file = io.BytesIO()
         picture(args.image, checkpoint).savefig(file, format=kind, dpi=110, metadata=METADATA[kind])
         write_output(args.output, file.getvalue())
+    say_which_model(checkpoint)
     print(f"{args.image}: the {'page' if kind == 'html' else 'picture'} is in {args.output}")
     return 0

@@ -12,6 +12,7 @@ import importlib.util
 import shlex
 import subprocess
 import tempfile
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,14 @@ from musiq_ref.verify.comparison.climb import compare, read_stages
 from musiq_ref.verify.comparison.report import Comparison
 from musiq_ref.verify.ladder.fixture import Fixture
 from musiq_ref.verify.ladder.stages import run_stages
+
+class PortError(ValueError):
+    """A port that raised, or returned what is no stages; the message says where.
+
+    >>> issubclass(PortError, ValueError)
+    True
+    """
+
 
 Port = Callable[[Fixture, Callable[[str, Any], Any]], Mapping[str, Any] | None]
 
@@ -43,8 +52,22 @@ def run_port(fixture: Fixture, port: Port, given: Mapping[str, Any] | None = Non
             return array
         return np.asarray(given[name]).reshape(np.shape(array)).astype(seen[name].dtype)
 
-    returned = port(fixture, tap)
-    return {**(returned or {}), **seen}  # what the tap was shown is what the port computed
+    try:
+        returned = port(fixture, tap) or {}
+    except Exception as error:
+        raise PortError(_raised(getattr(port, "__name__", "the port"), error)) from error
+    if not isinstance(returned, Mapping) or not all(isinstance(name, str) for name in returned):
+        raise PortError(f"the port returned a {type(returned).__name__}; let it return None or {{stage name: array}}")
+    return {**returned, **seen}  # what the tap was shown is what the port computed
+
+
+def _raised(name: str, error: BaseException) -> str:
+    """What went wrong in somebody's code, and in which line of it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where, what = f", {frames[-1].filename} line {frames[-1].lineno}" if frames else "", str(error)
+    if isinstance(error, SyntaxError):
+        where, what = f", {error.filename} line {error.lineno}", error.msg
+    return f"{name} raised {type(error).__name__}: {' '.join(what.split())}{where}"
 
 
 def compare_port(fixture: Fixture, port: Port, *, diagnose: bool = True) -> Comparison:
@@ -135,6 +158,8 @@ def load_callable(name: str) -> Port:
             module = importlib.import_module(place)
     except (ImportError, OSError) as error:
         raise ValueError(f"{name}: {error}") from None
+    except (Exception, SystemExit) as error:
+        raise PortError(_raised(place, error)) from error
     found: Any = getattr(module, attribute, None)
     if callable(found):
         return cast(Port, found)
@@ -150,10 +175,10 @@ def run_command(command: str, fixture: Fixture, timeout: float = 3600) -> dict[s
     if fixture.path is None:
         raise ValueError("a program needs a fixture on disk; make one with make_fixture")
     with tempfile.TemporaryDirectory() as folder:
-        arguments = [*shlex.split(command), str(fixture.path.resolve()), folder]
         try:
+            arguments = [*shlex.split(command), str(fixture.path.resolve()), folder]
             done = subprocess.run(arguments, capture_output=True, text=True, timeout=timeout, check=False)
-        except (OSError, subprocess.TimeoutExpired) as error:
+        except (OSError, ValueError, subprocess.TimeoutExpired) as error:
             raise ValueError(f"{command}: could not be run ({error})") from None
         if done.returncode:
             last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no message"]
