@@ -20,7 +20,7 @@ from musiq_ref.extras import needs
 from musiq_ref.image.decode import decode
 from musiq_ref.metrics import plcc, srcc
 from musiq_ref.pictures.synthetic import held_out_examples
-from musiq_ref.training.datasets import Dataset, DatasetError, Example, Split, split
+from musiq_ref.training.datasets import Dataset, DatasetError, Example, Split, open_dataset, split
 from musiq_ref.verify import deterministic_params
 
 SIZES = {"layers": 1, "width": 8, "mlp_width": 6, "heads": 2, "patch_size": 8, "grid_size": 3, "longer_sides": [12]}
@@ -102,7 +102,7 @@ def test_ten_splits_are_scored_once_and_averaged(evaluate, table, checkpoint, mo
     code, out, _ = evaluate("--dataset", table, "--splits", 10, "--json")
     assert code == 0
     assert len({example.group for example in rated}) == len(rated) <= IMAGES
-    data = rating.open_dataset(str(table))
+    data = open_dataset(str(table))
     scores = np.array([one.value for one in mq.score([example.image for example in data.examples], checkpoint)])
     targets = np.array([example.target[0] for example in data.examples])
     parts = [list(split(data, index=i).test) for i in range(10)]
@@ -302,4 +302,4 @@ def test_published_figures_name_their_source():
         assert 0 < published.srcc < published.plcc + 0.01 < 1
         assert published.source
     with pytest.raises(DatasetError):
-        rating.open_dataset("spaq", "nowhere")
+        open_dataset("spaq", "nowhere")

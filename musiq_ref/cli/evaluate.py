@@ -17,7 +17,7 @@ from musiq_ref.evaluation.files import draw_figures, write_table
 from musiq_ref.extras import needs
 from musiq_ref.pictures.synthetic import held_out_examples
 from musiq_ref.scoring import scorer
-from musiq_ref.training.datasets import SHORTER_SIDES
+from musiq_ref.training.datasets import SHORTER_SIDES, open_dataset
 
 LISTED = 10  # problems that are printed; JSON has them all
 EXAMPLE = "musiq-ref evaluate --dataset koniq --data koniq10k/ --checkpoint koniq -o results"
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     synthetic = args.dataset == "synthetic"
     if synthetic and (args.splits or args.split is not None or args.all or args.shorter_side):
         raise ValueError("the synthetic test set is evaluated as a whole, without --splits, --split, --all or resizing")
-    dataset = None if synthetic else rating.open_dataset(args.dataset, args.data)
+    dataset = None if synthetic else open_dataset(args.dataset, args.data)
     checkpoint = load_checkpoint(args.checkpoint, args.dtype)
     one = scorer(checkpoint, args.backend, args.dtype, NAMED_CONVENTIONS.get(args.conventions))
     say_which_model(checkpoint)

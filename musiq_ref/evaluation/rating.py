@@ -18,7 +18,7 @@ from musiq_ref.image.decode import decode
 from musiq_ref.metrics import METRICS, evaluate, srcc
 from musiq_ref.pictures.distortions import DISTORTIONS
 from musiq_ref.pictures.synthetic import SyntheticExample
-from musiq_ref.training.datasets import LOADERS, Dataset, Example, csv_file, shrink, split
+from musiq_ref.training.datasets import Dataset, Example, shrink, split
 
 
 class Published(NamedTuple):
@@ -70,25 +70,6 @@ class Selection(NamedTuple):
 
     what: str
     positions: tuple[tuple[int, ...], ...]
-
-
-def open_dataset(name: str, folder: str | Path | None = None) -> Dataset:
-    """The data set of that name in its folder, or the one that a table lists (`datasets.csv_file`).
-
-    name: "koniq", "spaq", "ava", "paq2piq", or the path of a .csv or .xlsx file.  Raises DatasetError, ValueError.
-
-    >>> open_dataset("koniq")
-    Traceback (most recent call last):
-    ValueError: where is the data set koniq? pass its folder (--data on the command line)
-    """
-    loader = LOADERS.get(name)
-    if loader is None and Path(name).suffix.lower() not in (".csv", ".xlsx"):
-        raise ValueError(f"there is no data set {name!r}; choose koniq, spaq, ava, paq2piq, synthetic, or a .csv file")
-    if loader is None:
-        return csv_file(name)
-    if folder is None:
-        raise ValueError(f"where is the data set {name}? pass its folder (--data on the command line)")
-    return loader(folder)
 
 
 def choose_parts(dataset: Dataset, splits: int = 0, index: int | None = None, everything: bool = False) -> Selection:

@@ -6,7 +6,7 @@ SPEC 7.
 """
 
 from musiq_ref.training.datasets.dataset import Dataset, DatasetError, Example, Split, check_images, digest, split
-from musiq_ref.training.datasets.loaders import LOADERS, ava, csv_file, koniq10k, paq2piq, spaq
+from musiq_ref.training.datasets.loaders import LOADERS, ava, csv_file, koniq10k, open_dataset, paq2piq, spaq
 from musiq_ref.training.datasets.sizes import SHORTER_SIDES, shrink
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "csv_file",
     "digest",
     "koniq10k",
+    "open_dataset",
     "paq2piq",
     "shrink",
     "spaq",

@@ -12,12 +12,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from musiq_ref.image.decode import ImageError, decode
+from musiq_ref.reprs import shown
 
 TEST_SHARE = 0.2  # SPEC 7: random 80/20 splits
 
 
 class DatasetError(ValueError):
     """A data set that cannot be used; the message is one sentence that names the file and says what to do."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(shown(message))
 
 
 class Example(NamedTuple):
