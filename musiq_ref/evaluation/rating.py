@@ -6,6 +6,7 @@ for KonIQ-10k and SPAQ are means over ten such splits, for each of which a model
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
@@ -31,6 +32,7 @@ class Published(NamedTuple):
     source: str
 
 
+ALL = "all images"
 PAPER = "Ke et al. 2021"
 PYIQA = "pyiqa, tests/NR_benchmark_results.csv, commit 0d00073"
 PUBLISHED = (
@@ -83,7 +85,7 @@ def choose_parts(dataset: Dataset, splits: int = 0, index: int | None = None, ev
     Selection(what='test part of random split 0', positions=((3, 5),))
     """
     if everything:
-        return Selection("all images", (tuple(range(len(dataset.examples))),))
+        return Selection(ALL, (tuple(range(len(dataset.examples))),))
     if splits:
         parts = tuple(split(dataset, index=i).test for i in range(splits))
         return Selection(f"mean over the test parts of {splits} random splits", parts)
@@ -113,8 +115,11 @@ def rate(score_one: Callable[[Any], Any], examples: Iterable[Example], side: int
         name = str(example.image) if isinstance(example.image, Path) else example.group
         try:
             score = float(score_one(shrink(decode(example.image), side)).value)
+            error = "" if math.isfinite(score) else f"{name}: its score is {score}; check the checkpoint"
         except (ValueError, OSError) as problem:
             error = str(problem) if name in str(problem) else f"{name}: {problem}"
+        except MemoryError:
+            error = f"{name}: too large for the memory of this machine; reduce it, or use another"
         rated.append(Rated(name, target, score, error, example.image))
     return rated
 
