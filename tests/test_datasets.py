@@ -189,6 +189,17 @@ def test_paq2piq_with_the_published_validation_part(tmp_path):
     assert paq2piq(tmp_path).published == Split((0, 2), (1,), ())
 
 
+def test_a_split_that_cannot_be_understood_is_refused(tmp_path):
+    text(tmp_path / "labels<=640_padded.csv", "name_image,mos_image,is_valid", "a.jpg,71.5,maybe")
+    image(tmp_path / "database" / "a.jpg")
+    with pytest.raises(DatasetError, match="row 2: set is 'maybe'; use training, validation or test"):
+        paq2piq(tmp_path)
+    make_ava(tmp_path)
+    text(tmp_path / "aesthetics_image_lists" / "generic_test.jpgl", "96.jpg")
+    with pytest.raises(DatasetError, match=r"generic_test\.jpgl lists no image of AVA\.txt"):
+        ava(tmp_path)
+
+
 def test_any_csv_with_scores(tmp_path):
     text(tmp_path / "my.csv", "\ufeffPath;Score;group", "x/a.png;1.5;cat", "b.png;4;dog")
     image(tmp_path / "x" / "a.png")
@@ -549,6 +560,45 @@ def test_tables_that_are_none(tmp_path):
         csv_file(tmp_path)
     with pytest.raises(ValueError, match="target is 'both'; use score or votes"):
         csv_file(tmp_path / "a.csv", target="both")
+
+
+def damaged(data, rng):
+    """The data with a few bytes changed, put in, doubled or taken out."""
+    changed = bytearray(data)
+    for _ in range(rng.integers(1, 5)):
+        i, j = sorted(rng.integers(len(changed) + 1, size=2))
+        kind = rng.integers(5)
+        if kind == 0:
+            changed[i : i + 1] = rng.bytes(1)
+        elif kind == 1:
+            pieces = [b",", b";", b"\n", b"\r", b'"', b"\0", b"<", b"&", b"\xff", b"9", b".", b"image"]
+            changed[i:i] = pieces[rng.integers(len(pieces))]
+        elif kind == 2:
+            changed[i:i] = changed[i : min(j, i + 200)]
+        elif kind == 3:
+            del changed[i : i + 3]
+        elif kind == 4 and rng.integers(3) == 0:
+            del changed[i:]
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.xlsx", "AVA.txt"])
+def test_damaged_tables_are_read_or_refused_in_one_line(tmp_path, rng, name):
+    make_ava(tmp_path)
+    for i in range(4):
+        image(tmp_path / f"{i}.png")
+    text(tmp_path / "a.csv", "image,mos,set", *(f"{i}.png,{i + 0.25},test" for i in range(4)))
+    xlsx(tmp_path / "a.xlsx", [["image", "mos"], *([f"{i}.png", i + 0.25] for i in range(4))])
+    path, refused = tmp_path / name, []
+    whole = path.read_bytes()
+    for _ in range(200):
+        path.write_bytes(damaged(whole, rng))
+        try:
+            assert len((ava(tmp_path) if name == "AVA.txt" else csv_file(path)).examples) <= 4
+        except DatasetError as error:
+            refused.append(str(error))
+    assert len(refused) > 100
+    assert all("\n" not in text and (name in text or "has no image" in text) for text in refused)
 
 
 def made_up(groups):

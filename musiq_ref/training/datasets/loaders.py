@@ -17,6 +17,8 @@ from musiq_ref.training.datasets.tables import LabelRow, find, plain, read_table
 
 Folder = str | os.PathLike[str]
 IMAGE_COLUMNS = ("path", "image", "image_name", "img_name", "img_path", "name", "file", "filename")  # of any CSV file
+IS_VALID = {"true": "validation", "1": "validation", "1.0": "validation"}  # in PaQ-2-PiQ
+IS_VALID |= {"false": "training", "0": "training", "0.0": "training"}
 PYIQA_PARTS = {"0": "train", "1": "validation", "2": "test"}  # in the column `split` of its meta_info tables
 
 
@@ -74,7 +76,7 @@ def paq2piq(folder: Folder) -> Dataset:
     require(rows, [name, score])
     if "is_valid" in rows[0].cells:
         for row in rows:
-            row.cells["set"] = "validation" if row.text("is_valid").lower() in ("true", "1", "1.0") else "training"
+            row.cells["set"] = IS_VALID.get(row.text("is_valid").lower(), row.text("is_valid"))
     images = image_folder(Path(folder), ["database", "FLIVE", "."], "PaQ-2-PiQ")
     return _scored("PaQ-2-PiQ", rows, images, name, score)
 
@@ -110,6 +112,8 @@ def ava(folder: Folder) -> Dataset:
             )
     if not rows:
         raise DatasetError(f"{path} has no rows; get a fresh copy")
+    if test and all(row.cells["set"] == "train" for row in rows):
+        raise DatasetError(f"{listed} lists no image of {path.name}; get a fresh copy, or remove it")
     images = image_folder(Path(folder), ["images", "image"], "AVA")
     targets = [shares(row, counts) for row in rows]
     return assemble("AVA", rows, targets, images, "image", (1.0, 10.0))
@@ -143,7 +147,8 @@ def csv_file(
     if target not in (None, "score", "votes"):
         raise ValueError(f"target is {target!r}; use score or votes")
     if not path.is_file():
-        raise DatasetError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}; check the path")
+        problem = "is a folder" if path.is_dir() else "is no file" if path.exists() else "does not exist"
+        raise DatasetError(f"{path} {problem}; check the path")
     if not folder.is_dir():
         raise DatasetError(f"{folder} is no folder; pass the one that the images of {path} lie in")
     rows = [row._replace(cells={plain(name): text for name, text in row.cells.items()}) for row in read_table(path)]
