@@ -66,7 +66,8 @@ def shown(text: str) -> str:
     >>> shown("a\\nb\\udcff.png")
     'a\\\\nb\\\\udcff.png'
     """
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    escaped = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    line = text if text.isprintable() else "".join(escaped)
     return line if len(line) <= 2 * LONGEST else f"{line[:LONGEST]} … {line[-LONGEST:]}"
 
 

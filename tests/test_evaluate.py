@@ -300,7 +300,7 @@ def test_an_output_that_is_a_file_is_noticed_before_the_work(evaluate, table, mo
     assert "labels.csv" in err
 
 
-@pytest.mark.parametrize("name", ["$a_{$.png", "$x$ y$.png", "\\alpha^.png", "图片.png"])
+@pytest.mark.parametrize("name", ["$a_{$.png", "$x$ y$.png", "a_{^$$.png", "图片.png"])
 def test_names_that_matplotlib_would_typeset(evaluate, table, tmp_path, name):
     (table.parent / "13.png").rename(table.parent / name)
     folder = table.parent.rename(tmp_path / "$b_{$")

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from musiq_ref.training.datasets.dataset import DatasetError
 from musiq_ref.training.datasets.workbook import CELLS, read_workbook
 
-LARGEST = 2**27  # bytes of a file
+LARGEST = 2**26  # bytes of a file
 NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
 PERHAPS_THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2},[0-9]{3}")
@@ -42,7 +42,7 @@ class LabelRow(NamedTuple):
 
     def text(self, column: str) -> str:
         """The cell of that column, without blanks around it.  Raises DatasetError if it is empty."""
-        if plain(column) in self.twice:
+        if self.twice and plain(column) in self.twice:
             raise DatasetError(f"{self.path} has several columns called {column}; rename those that are not meant")
         value = (self.cells.get(column) or "").strip()
         if not value:
@@ -54,10 +54,11 @@ class LabelRow(NamedTuple):
 
         Raises DatasetError if it is none, lies outside low … high, or if 1,234 may be either.
         """
-        text = self.text(column)
-        if PERHAPS_THOUSANDS.fullmatch(text):
-            raise self.error(f"{column} is {text!r}; write {text.replace(',', '.')} or {text.replace(',', '')}")
-        number = text.replace(",", ".") if DECIMAL_COMMA.fullmatch(text) else text
+        text = number = self.text(column)
+        if DECIMAL_COMMA.fullmatch(text):
+            number = text.replace(",", ".")
+            if PERHAPS_THOUSANDS.fullmatch(text):
+                raise self.error(f"{column} is {text!r}; write {number} or {text.replace(',', '')}")
         value = float(number) if NUMBER.fullmatch(number) else float("nan")
         if not low <= value <= high:
             raise self.error(f"{column} is {reprlib.repr(text)}; it must be a number from {low:g} to {high:g}")
