@@ -329,12 +329,15 @@ def test_what_is_read_is_never_written_over(evaluate, table, tmp_path, monkeypat
     (folder / "images.csv").write_bytes(lines)
     (folder / "other.csv").write_bytes(lines)
     monkeypatch.setattr(rating, "rate", None)  # before the work
-    for name in ("images.csv", "other.csv"):
-        code, out, err = evaluate("--dataset", folder / name, "-o", folder, *options)
+    for chosen, there in (
+        (["--dataset", folder / "images.csv"], "images.csv"),
+        (["--dataset", "csv", "--data", folder / "images.csv"], "images.csv"),
+        (["--dataset", folder / "other.csv"], "worst.png" if force else "images.csv"),
+    ):
+        code, out, err = evaluate(*chosen, "-o", folder, *options)
         assert (code, out) == (2, "")
-        if name == "images.csv" or force:
-            there = "images.csv" if name == "images.csv" else "worst.png"
-            assert f"{there} is one of the files to read, which would be overwritten" in err
+        assert there in err
+        assert "is one of the files to read, which would be overwritten" in err or not force
     assert (folder / "images.csv").read_bytes() == lines
 
 

@@ -100,8 +100,10 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError("--splits must be at least 2, --split and --shorter-side must not be negative")
     if args.resamples < 1:
         raise ValueError(f"--resamples is {args.resamples}; it must be at least 1")
-    if args.dataset == "synthetic" and (args.splits or args.split is not None or args.all or args.shorter_side):
-        raise ValueError("the synthetic test set is evaluated as a whole, without --splits, --split, --all or resizing")
+    parts = args.splits or args.split is not None or args.all
+    if args.dataset == "synthetic" and (args.data or parts or args.shorter_side):
+        options = "--data, --splits, --split, --all or resizing"
+        raise ValueError(f"the synthetic test set is evaluated as a whole, without {options}")
 
 
 def _choose(args: argparse.Namespace, dataset: Dataset) -> rating.Selection:
@@ -115,8 +117,8 @@ def _files(args: argparse.Namespace, dataset: Dataset | None) -> list[Path]:
     """What will be written, checked against what is read."""
     if not args.output:
         return []
-    examples = dataset.examples if dataset else ()
-    inputs = [Path(args.dataset), Path(args.checkpoint), *(e.image for e in examples if isinstance(e.image, Path))]
+    inputs = [Path(name) for name in (args.dataset, args.data, args.checkpoint) if name]
+    inputs += [one.image for one in dataset.examples if isinstance(one.image, Path)] if dataset else []
     files = [args.output / name for name in (TABLE, *(FIGURES if can_draw() else ()))]
     for file in files if args.output.is_dir() else ():
         check_output(file, inputs, args.force)
