@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from decimal import Decimal
 from numbers import Real
 from typing import Any
 
@@ -135,13 +136,16 @@ def _pair(predictions, targets, least: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _numbers(what: str, values) -> np.ndarray:
     """As float64; what NumPy would make numbers of, such as texts, None and complex numbers, is refused."""
+    if np.ma.is_masked(values):
+        raise ValueError(f"some of the {what} are masked; leave out these images")
     try:
         array = np.asarray(values)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"the {what} are no array of numbers ({' '.join(str(error).split())})") from None
-    if array.dtype.kind not in "biuf" and not all(isinstance(value, Real) for value in array.flat):
-        raise ValueError(f"the {what} are of type {array.dtype}; pass real numbers")
-    return array.astype(np.float64)
+        if array.dtype.kind in "biuf" or all(isinstance(value, Real | Decimal) for value in array.flat):
+            return array.astype(np.float64)
+        kind = f"of type {array.dtype}"
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        kind = "no array of numbers, or one of them is too large"
+    raise ValueError(f"the {what} are {kind}; pass a list of real numbers")
 
 
 def _correlation(name: str, predictions, targets) -> float:

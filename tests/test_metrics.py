@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
@@ -67,10 +68,12 @@ BAD = {
     "nan": ([1, math.nan, 3], [1, 2, 3], "the prediction of image 1 is nan; it must be finite"),
     "inf": ([1, 2, 3], [1, 2, math.inf], "the target of image 2 is inf"),
     "lengths": ([1, 2, 3], [1, 2], r"predictions have shape \(3,\) and the targets \(2,\)"),
-    "texts": (["1", "2", "3"], [1, 2, 3], "the predictions are of type <U1; pass real numbers"),
-    "none": ([1, 2, 3], [1, None, 3], "the targets are of type object; pass real numbers"),
+    "texts": (["1", "2", "3"], [1, 2, 3], "the predictions are of type <U1; pass a list of real numbers"),
+    "none": ([1, 2, 3], [1, None, 3], "the targets are of type object; pass a list of real numbers"),
     "complex": (np.array([1, 2, 3j]), [1, 2, 3], "the predictions are of type complex128"),
     "ragged": ([[1], [2, 3]], [1, 2], "the predictions are no array of numbers"),
+    "too large": ([1, 2, 10**400], [1, 2, 3], "no array of numbers, or one of them is too large"),
+    "masked": (np.ma.array([1, 2, 3], mask=[0, 1, 0]), [1, 2, 3], "some of the predictions are masked"),
     "no list": ({1, 2}, [1, 2], "the predictions are of type object"),
     "columns": (np.ones((3, 1)), np.ones((3, 1)), r"shape \(3, 1\).*must be the same \(n,\)"),
 }
@@ -95,7 +98,7 @@ def test_two_scores_have_every_metric():
 
 
 def test_numbers_of_any_kind_are_numbers():
-    x = [Fraction(1, 2), 2**70, 3]
+    x = [Fraction(1, 2), 2**70, Decimal(3)]
     assert srcc(x, np.array([1, 3, 2], np.uint8)) == srcc([0.5, 2.0**70, 3.0], [1, 3, 2])
 
 
