@@ -101,10 +101,12 @@ def _thumbnail(image: ImageLike) -> np.ndarray:
 def made_folder(folder: Path) -> Iterator[None]:
     """In its block the folder is there; what had to be made and stays empty is removed.  Raises OutputError.
 
-    >>> with made_folder(Path("made", "here")):
-    ...     Path("made", "here").is_dir()
+    >>> import tempfile
+    >>> made = Path(tempfile.mkdtemp(), "made")
+    >>> with made_folder(made / "here"):
+    ...     (made / "here").is_dir()
     True
-    >>> Path("made").exists()
+    >>> made.exists()
     False
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
