@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from decimal import Decimal
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -38,7 +40,7 @@ def krcc(predictions, targets) -> float:
     >>> round(krcc([1, 2, 3, 4], [1, 3, 2, 4]), 4)
     0.6667
     """
-    return _correlation("kendalltau", predictions, targets, method="asymptotic")  # of the unused p-value
+    return _correlation("kendalltau", predictions, targets)
 
 
 def rmse(predictions, targets) -> float:
@@ -48,7 +50,9 @@ def rmse(predictions, targets) -> float:
     1.0
     """
     x, y = _pair(predictions, targets, least=1)
-    return float(np.sqrt(np.mean((x - y) ** 2)))
+    with np.errstate(over="ignore"):
+        value = float(np.sqrt(np.mean((x - y) ** 2)))
+    return _finite(value, "error", len(x))
 
 
 METRICS: dict[str, Callable[..., float]] = {"srcc": srcc, "plcc": plcc, "krcc": krcc, "rmse": rmse}
@@ -116,13 +120,13 @@ def evaluate(
 
 def _pair(predictions, targets, least: int) -> tuple[np.ndarray, np.ndarray]:
     """Both as float64 (n,), checked."""
-    pair = np.asarray(predictions, dtype=np.float64), np.asarray(targets, dtype=np.float64)
+    pair = _numbers("predictions", predictions), _numbers("targets", targets)
     if pair[0].ndim != 1 or pair[0].shape != pair[1].shape:
         raise ValueError(
             f"the predictions have shape {pair[0].shape} and the targets {pair[1].shape}; both must be the same (n,)"
         )
     if len(pair[0]) < least:
-        raise ValueError(f"there are {len(pair[0])} scores; this metric needs at least {least}")
+        raise ValueError(f"the number of scores is {len(pair[0])}; this metric needs at least {least}")
     for what, x in zip(("prediction", "target"), pair, strict=True):
         if not np.isfinite(x).all():
             i = int(np.argmin(np.isfinite(x)))
@@ -130,7 +134,21 @@ def _pair(predictions, targets, least: int) -> tuple[np.ndarray, np.ndarray]:
     return pair
 
 
-def _correlation(name: str, predictions, targets, **options) -> float:
+def _numbers(what: str, values) -> np.ndarray:
+    """As float64; what NumPy would make numbers of, such as texts, None and complex numbers, is refused."""
+    if np.ma.is_masked(values):
+        raise ValueError(f"some of the {what} are masked; leave out these images")
+    try:
+        array = np.asarray(values)
+        if array.dtype.kind in "biuf" or all(isinstance(value, Real | Decimal) for value in array.flat):
+            return array.astype(np.float64)
+        kind = f"of type {array.dtype}"
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        kind = "no array of numbers, or one of them is too large"
+    raise ValueError(f"the {what} are {kind}; pass a list of real numbers")
+
+
+def _correlation(name: str, predictions, targets) -> float:
     """The statistic of scipy.stats of that name."""
     import scipy.stats  # half the time that the command line takes to start, so only where it is used
 
@@ -138,12 +156,16 @@ def _correlation(name: str, predictions, targets, **options) -> float:
     for what, scores in (("predictions", x), ("targets", y)):
         if (scores == scores[0]).all():
             raise ValueError(f"all {len(scores)} {what} are {scores[0]:.6g}; scores that are equal have no correlation")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("error", scipy.stats.NearConstantInputWarning)
         try:
-            value = float(getattr(scipy.stats, name)(x, y, **options).statistic)
+            value = float(getattr(scipy.stats, name)(x, y).statistic)
         except scipy.stats.NearConstantInputWarning:
             raise ValueError("the predictions or the targets differ only by rounding; rescale them first") from None
+    return _finite(value, "correlation", len(x))
+
+
+def _finite(value: float, what: str, count: int) -> float:
     if not np.isfinite(value):
-        raise ValueError(f"the correlation of these {len(x)} scores is {value}; they are too large or too close")
+        raise ValueError(f"the {what} of these {count} scores is {value}; they are too large or too close")
     return value

@@ -11,7 +11,7 @@ from typing import Any
 from musiq_ref.backend import on_host
 from musiq_ref.config import MusiqConfig
 
-LONGEST = 400  # characters of a value that none of the rules of `described` is for
+LONGEST = 400  # characters of a value that none of the rules of `described` is for, and of each end of a line
 
 
 def short_text(record: Any) -> str:
@@ -58,6 +58,17 @@ def described(value: Any) -> str:
         return repr(os.fspath(value))
     text = repr(value)
     return text if isinstance(value, str) or len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
+def shown(text: str) -> str:
+    """One line that can be printed: line ends, and bytes of a file's name that are no UTF-8, as escapes; not too long.
+
+    >>> shown("a\\nb\\udcff.png")
+    'a\\\\nb\\\\udcff.png'
+    """
+    escaped = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    line = text if text.isprintable() else "".join(escaped)
+    return line if len(line) <= 2 * LONGEST else f"{line[:LONGEST]} … {line[-LONGEST:]}"
 
 
 def _described_params(params: dict) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from musiq_ref.extras import needs
 from musiq_ref.image.decode import decode
 from musiq_ref.metrics import plcc, srcc
 from musiq_ref.pictures.synthetic import held_out_examples
-from musiq_ref.training.datasets import Dataset, DatasetError, Example, Split, split
+from musiq_ref.training.datasets import Dataset, DatasetError, Example, Split, open_dataset, split
 from musiq_ref.verify import deterministic_params
 
 SIZES = {"layers": 1, "width": 8, "mlp_width": 6, "heads": 2, "patch_size": 8, "grid_size": 3, "longer_sides": [12]}
@@ -102,7 +103,7 @@ def test_ten_splits_are_scored_once_and_averaged(evaluate, table, checkpoint, mo
     code, out, _ = evaluate("--dataset", table, "--splits", 10, "--json")
     assert code == 0
     assert len({example.group for example in rated}) == len(rated) <= IMAGES
-    data = rating.open_dataset(str(table))
+    data = open_dataset(str(table))
     scores = np.array([one.value for one in mq.score([example.image for example in data.examples], checkpoint)])
     targets = np.array([example.target[0] for example in data.examples])
     parts = [list(split(data, index=i).test) for i in range(10)]
@@ -151,7 +152,7 @@ def test_when_hardly_anything_can_be_read_the_reason_is_given(evaluate, table):
         (table.parent / f"{i}.png").write_bytes(b"no picture")
     code, out, err = evaluate("--dataset", table)
     assert (code, out) == (2, "")
-    assert "there are 0 scores" in err
+    assert "the number of scores is 0" in err
     assert "the first of 8 problems with images: " in err
     assert "12.png" in err
     assert len(err.splitlines()) == 1
@@ -280,6 +281,8 @@ def test_results_are_printed_even_if_the_files_cannot_be_written(evaluate, table
         (["--dataset", "juggling"], "there is no data set 'juggling'"),
         (["--dataset", "nowhere.csv"], "nowhere.csv does not exist"),
         (["--dataset", "synthetic", "--splits", "10"], "the synthetic test set is evaluated as a whole"),
+        (["--dataset", "koniq", "--resamples", "0"], "--resamples is 0; it must be at least 1"),
+        (["--dataset", "csv"], "where is the data set csv? pass its table (--data FILE.csv on the command line)"),
         (["--dataset", "koniq", "--splits", "1"], "--splits must be at least 2"),
     ],
 )
@@ -297,9 +300,117 @@ def test_an_output_that_is_a_file_is_noticed_before_the_work(evaluate, table, mo
     assert "labels.csv" in err
 
 
+@pytest.mark.parametrize("name", ["$a_{$.png", "$x$ y$.png", "a_{^$$.png", "图片.png"])
+def test_names_that_matplotlib_would_typeset(evaluate, table, tmp_path, name):
+    (table.parent / "13.png").rename(table.parent / name)
+    folder = table.parent.rename(tmp_path / "$b_{$")
+    (folder / "labels.csv").write_text((folder / "labels.csv").read_text().replace("13.png", name), "utf-8")
+    code, out, err = evaluate("--dataset", folder / "labels.csv", "--split", 0, "-o", tmp_path / "results")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == f"wrote {tmp_path / 'results' / 'worst.png'}"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are text")
+def test_names_that_are_no_text(evaluate, table, tmp_path):
+    folder = table.parent.rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    code, _, err = evaluate("--dataset", folder / "labels.csv", "-o", tmp_path / "results")
+    assert (code, err) == (0, "")
+    assert {row["image"] for row in read(tmp_path / "results" / "images.csv")} == {
+        f"{tmp_path}/\\udcff/{i}.png" for i in range(12, IMAGES)
+    }
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_what_is_read_is_never_written_over(evaluate, table, tmp_path, monkeypatch, force):
+    folder, options = table.parent, ["--force"] if force else []
+    labels = table.rename(folder / "images.csv").read_bytes()
+    (folder / "12.png").rename(folder / "worst.png")
+    lines = labels.replace(b"12.png", b"worst.png")
+    (folder / "images.csv").write_bytes(lines)
+    (folder / "other.csv").write_bytes(lines)
+    monkeypatch.setattr(rating, "rate", None)  # before the work
+    for chosen, there in (
+        (["--dataset", folder / "images.csv"], "images.csv"),
+        (["--dataset", "csv", "--data", folder / "images.csv"], "images.csv"),
+        (["--dataset", folder / "other.csv"], "worst.png" if force else "images.csv"),
+    ):
+        code, out, err = evaluate(*chosen, "-o", folder, *options)
+        assert (code, out) == (2, "")
+        assert there in err
+        assert "is one of the files to read, which would be overwritten" in err or not force
+    assert (folder / "images.csv").read_bytes() == lines
+
+
+def test_only_files_of_ours_are_replaced_unless_forced(evaluate, table, tmp_path):
+    arguments = ("--dataset", table, "-o", tmp_path / "results")
+    assert evaluate(*arguments)[0] == evaluate(*arguments)[0] == 0
+    (tmp_path / "results" / "scatter.png").write_bytes((table.parent / "3.png").read_bytes())
+    code, out, err = evaluate(*arguments)
+    assert (code, out) == (2, "")
+    assert "scatter.png is there and was not written by musiq-ref; name another, or add --force" in err
+    assert evaluate(*arguments, "--force")[0] == 0
+    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == ["images.csv", "scatter.png", "worst.png"]
+
+
+def test_a_folder_that_was_made_is_not_left_empty(evaluate, table, tmp_path, monkeypatch):
+    def interrupted(*args):
+        assert (tmp_path / "made" / "here").is_dir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rating, "rate", interrupted)
+    assert evaluate("--dataset", table, "-o", tmp_path / "made" / "here")[0] == 130
+    assert not (tmp_path / "made").exists()
+
+
+def test_results_are_printed_before_any_file_is_written(evaluate, table, tmp_path, monkeypatch, capsys):
+    printed = []
+
+    def noted(*args):
+        printed.append(capsys.readouterr().out)
+        return tmp_path
+
+    monkeypatch.setattr("musiq_ref.cli.evaluate.write_table", noted)
+    assert evaluate("--dataset", table, "-o", tmp_path)[0] == 0
+    assert "SRCC" in printed[0]
+
+
+def test_the_table_is_written_even_where_there_is_no_result(evaluate, table, tmp_path, monkeypatch):
+    monkeypatch.setattr("musiq_ref.cli.evaluate.scorer", lambda *_: lambda pixels: SimpleNamespace(value=1.0))
+    code, _, err = evaluate("--dataset", table, "-o", tmp_path)
+    assert code == 2
+    assert "all 8 predictions are 1; scores that are equal have no correlation; --all takes all images" in err
+    assert len(read(tmp_path / "images.csv")) == 8
+
+
+@pytest.mark.parametrize(("rows", "code", "words"), [(1, 2, "1 image;"), (5, 2, "number of scores is 1"), (10, 0, "")])
+def test_few_images(evaluate, table, rows, code, words):
+    lines = [line.rpartition(",")[0] for line in table.read_text().splitlines()]
+    table.write_text("\n".join(lines[: 1 + rows]))
+    found, out, err = evaluate("--dataset", table)
+    assert found == code
+    assert words in err
+    assert "--all takes all images, not only the test part" in out + err
+    if rows > 1:
+        assert evaluate("--dataset", table, "--all")[0] == 0
+
+
+def test_a_table_and_its_images_elsewhere(evaluate, table, tmp_path):
+    moved = table.rename(tmp_path / "labels.csv")
+    code, out, _ = evaluate("--dataset", moved, "--data", tmp_path / "pictures")
+    assert code == 0
+    assert "8 images" in out
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_score_that_is_no_number_is_an_error_of_its_image(value):
+    example = Example(np.zeros((8, 8, 3), np.uint8), (0.1,), "black")
+    [one] = rating.rate(lambda pixels: SimpleNamespace(value=value), [example])
+    assert one.error == f"black: its score is {value}; check the checkpoint"
+
+
 def test_published_figures_name_their_source():
     for published in rating.PUBLISHED:
         assert 0 < published.srcc < published.plcc + 0.01 < 1
         assert published.source
     with pytest.raises(DatasetError):
-        rating.open_dataset("spaq", "nowhere")
+        open_dataset("spaq", "nowhere")

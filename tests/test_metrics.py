@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -61,11 +63,18 @@ BAD = {
         "all 3 predictions are 2; scores that are equal have no",
     ),
     "constant targets": ([1, 2, 3], [0.5, 0.5, 0.5], "all 3 targets are 0.5"),
-    "too short": ([1], [1], "there are 1 scores; this metric needs at least 2"),
-    "nothing": ([], [], "there are 0 scores"),
+    "too short": ([1], [1], "the number of scores is 1; this metric needs at least 2"),
+    "nothing": ([], [], "the number of scores is 0"),
     "nan": ([1, math.nan, 3], [1, 2, 3], "the prediction of image 1 is nan; it must be finite"),
     "inf": ([1, 2, 3], [1, 2, math.inf], "the target of image 2 is inf"),
     "lengths": ([1, 2, 3], [1, 2], r"predictions have shape \(3,\) and the targets \(2,\)"),
+    "texts": (["1", "2", "3"], [1, 2, 3], "the predictions are of type <U1; pass a list of real numbers"),
+    "none": ([1, 2, 3], [1, None, 3], "the targets are of type object; pass a list of real numbers"),
+    "complex": (np.array([1, 2, 3j]), [1, 2, 3], "the predictions are of type complex128"),
+    "ragged": ([[1], [2, 3]], [1, 2], "the predictions are no array of numbers"),
+    "too large": ([1, 2, 10**400], [1, 2, 3], "no array of numbers, or one of them is too large"),
+    "masked": (np.ma.array([1, 2, 3], mask=[0, 1, 0]), [1, 2, 3], "some of the predictions are masked"),
+    "no list": ({1, 2}, [1, 2], "the predictions are of type object"),
     "columns": (np.ones((3, 1)), np.ones((3, 1)), r"shape \(3, 1\).*must be the same \(n,\)"),
 }
 
@@ -81,6 +90,23 @@ def test_bad_input_gets_one_clear_sentence(name, bad):
         with pytest.raises(ValueError, match=message) as error:
             call(x, y)
         assert "\n" not in str(error.value)
+
+
+def test_two_scores_have_every_metric():
+    assert evaluate([1, 2], [1, 3], resamples=5)["krcc"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert [metric([1, 2], [3, 1]) for metric in (srcc, plcc, krcc)] == pytest.approx([-1, -1, -1])
+
+
+def test_numbers_of_any_kind_are_numbers():
+    x = [Fraction(1, 2), 2**70, Decimal(3)]
+    assert srcc(x, np.array([1, 3, 2], np.uint8)) == srcc([0.5, 2.0**70, 3.0], [1, 3, 2])
+
+
+def test_what_overflows_has_no_rmse_and_gives_no_warning():
+    huge, opposite = [1e308, -1e308, 3], [-1e308, 1e308, 1]
+    assert plcc(huge, opposite) == pytest.approx(-1)
+    with pytest.raises(ValueError, match="the error of these 3 scores is inf; they are too large or too close"):
+        rmse(huge, opposite)
 
 
 def test_scores_that_differ_only_by_rounding_have_ranks_but_no_linear_correlation():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -13,12 +14,15 @@ from musiq_ref.checkpoint import load_checkpoint
 from musiq_ref.cli.shared import add_scoring, say_which_model
 from musiq_ref.config import NAMED_CONVENTIONS
 from musiq_ref.evaluation import rating
-from musiq_ref.evaluation.files import draw_figures, write_table
+from musiq_ref.evaluation.files import FIGURES, TABLE, can_draw, draw_figures, made_folder, write_table
 from musiq_ref.extras import needs
+from musiq_ref.outputs import check_output
 from musiq_ref.pictures.synthetic import held_out_examples
 from musiq_ref.scoring import scorer
-from musiq_ref.training.datasets import SHORTER_SIDES
+from musiq_ref.training.datasets import SHORTER_SIDES, Dataset, DatasetError, open_dataset
 
+MORE = "--all takes all images, not only the test part"
+FEW = 10  # images
 LISTED = 10  # problems that are printed; JSON has them all
 EXAMPLE = "musiq-ref evaluate --dataset koniq --data koniq10k/ --checkpoint koniq -o results"
 
@@ -30,7 +34,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="NAME|CSV",
         help="koniq, spaq, ava, paq2piq, synthetic, or a CSV file of images (path) with scores (score) or votes (p1 …)",
     )
-    parser.add_argument("--data", metavar="FOLDER", help="where the data set lies; a CSV file and synthetic need none")
+    parser.add_argument(
+        "--data", metavar="FOLDER", help="where the data set lies, or a CSV file's images where they are not beside it"
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--splits",
@@ -51,66 +57,96 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_scoring(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, nothing else")
     parser.add_argument("-o", "--output", metavar="FOLDER", type=Path, help="write a CSV file and figures there")
+    parser.add_argument("--force", action="store_true", help="let -o replace files that musiq-ref did not write")
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.splits < 0 or args.splits == 1 or (args.split or 0) < 0 or (args.shorter_side or 0) < 0:
-        raise ValueError("--splits must be at least 2, --split and --shorter-side must not be negative")
-    synthetic = args.dataset == "synthetic"
-    if synthetic and (args.splits or args.split is not None or args.all or args.shorter_side):
-        raise ValueError("the synthetic test set is evaluated as a whole, without --splits, --split, --all or resizing")
-    dataset = None if synthetic else rating.open_dataset(args.dataset, args.data)
+    _check(args)
+    dataset = None if args.dataset == "synthetic" else open_dataset(args.dataset, args.data)
+    selection = dataset and _choose(args, dataset)
+    files = _files(args, dataset)
     checkpoint = load_checkpoint(args.checkpoint, args.dtype)
     one = scorer(checkpoint, args.backend, args.dtype, NAMED_CONVENTIONS.get(args.conventions))
     say_which_model(checkpoint)
-    if args.output:
-        args.output.mkdir(parents=True, exist_ok=True)  # better noticed before the work
 
     answer: dict = {"dataset": args.dataset, "checkpoint": args.checkpoint}
-    if dataset is None:
-        result = rating.rate_synthetic(one, _progress(held_out_examples()))
-        rated, parts, problems = result.rated, [result.rated], []
-        answer |= {"part": "held-out pictures", "order": result.order, "pristine_best": result.pristine_best}
-        answer |= {"kinds": result.kinds}
-    else:
-        what, positions = rating.choose_parts(dataset, args.splits, args.split, args.all)
-        chosen = sorted(set().union(*positions))
-        side = SHORTER_SIDES.get(args.dataset, 0) if args.shorter_side is None else args.shorter_side
-        rated = rating.rate(one, _progress([dataset.examples[i] for i in chosen]), side)
-        at = dict(zip(chosen, rated, strict=True))
-        parts = [[at[i] for i in part] for part in positions]
-        problems = [*dataset.problems, *(r.error for r in rated if r.error)]
-        answer |= {"part": what, "shorter_side": side}
-    answer |= {"images": sum(not r.error for r in rated), "problems": problems}
-    published = [p._asdict() for p in rating.PUBLISHED if p.dataset == args.dataset]
-    answer |= {"metrics": {}, "published": published, "files": []}
-    try:
-        if args.output:
-            answer["files"] = _write(args.output, rated, f"{args.dataset}, {answer['part']}")
-    finally:  # the results are printed, whatever happens to the files
-        answer["metrics"] = _metrics(parts, args.resamples, problems)
-        print(json.dumps(answer, indent=2) if args.json else _text(answer))
+    with made_folder(args.output) if args.output else contextlib.nullcontext():
+        if dataset is None or selection is None:
+            result = rating.rate_synthetic(one, _progress(held_out_examples()))
+            rated, parts, problems = result.rated, [result.rated], []
+            answer |= {"part": "held-out pictures", "order": result.order, "pristine_best": result.pristine_best}
+            answer |= {"kinds": result.kinds}
+        else:
+            chosen = sorted(set().union(*selection.positions))
+            side = SHORTER_SIDES.get(args.dataset, 0) if args.shorter_side is None else args.shorter_side
+            rated = rating.rate(one, _progress([dataset.examples[i] for i in chosen]), side)
+            at = dict(zip(chosen, rated, strict=True))
+            parts = [[at[i] for i in part] for part in selection.positions]
+            problems = [*dataset.problems, *(r.error for r in rated if r.error)]
+            answer |= {"part": selection.what, "shorter_side": side}
+        answer |= {"images": sum(not r.error for r in rated), "problems": problems}
+        published = [p._asdict() for p in rating.PUBLISHED if p.dataset == args.dataset]
+        answer |= {"metrics": {}, "published": published, "files": [str(file) for file in files]}
+        try:  # the results are printed before the files, which may fail, and the files are there even without results
+            answer["metrics"] = _metrics(args, parts, problems)
+            print(json.dumps(answer, indent=2) if args.json else _text(answer))
+        finally:
+            _write(args, rated, f"{args.dataset}, {answer['part']}")
     return 1 if problems else 0
 
 
-def _write(folder: Path, rated: list[rating.Rated], title: str) -> list[str]:
-    """The table and, with matplotlib, the figures; returns their paths."""
-    table, figures = write_table(folder / "images.csv", rated), draw_figures(folder, rated, title)
-    if not figures:
+def _check(args: argparse.Namespace) -> None:
+    if args.splits < 0 or args.splits == 1 or (args.split or 0) < 0 or (args.shorter_side or 0) < 0:
+        raise ValueError("--splits must be at least 2, --split and --shorter-side must not be negative")
+    if args.resamples < 1:
+        raise ValueError(f"--resamples is {args.resamples}; it must be at least 1")
+    parts = args.splits or args.split is not None or args.all
+    if args.dataset == "synthetic" and (args.data or parts or args.shorter_side):
+        options = "--data, --splits, --split, --all or resizing"
+        raise ValueError(f"the synthetic test set is evaluated as a whole, without {options}")
+
+
+def _choose(args: argparse.Namespace, dataset: Dataset) -> rating.Selection:
+    try:
+        return rating.choose_parts(dataset, args.splits, args.split, args.all)
+    except DatasetError as error:
+        raise DatasetError(f"{error}; {MORE}") from None
+
+
+def _files(args: argparse.Namespace, dataset: Dataset | None) -> list[Path]:
+    """What will be written, checked against what is read."""
+    if not args.output:
+        return []
+    inputs = [Path(name) for name in (args.dataset, args.data, args.checkpoint) if name]
+    inputs += [one.image for one in dataset.examples if isinstance(one.image, Path)] if dataset else []
+    files = [args.output / name for name in (TABLE, *(FIGURES if can_draw() else ()))]
+    for file in files if args.output.is_dir() else ():
+        check_output(file, inputs, args.force)
+    return files
+
+
+def _write(args: argparse.Namespace, rated: list[rating.Rated], title: str) -> None:
+    """The table and, with matplotlib, the figures."""
+    if not args.output:
+        return
+    files = [write_table(args.output / TABLE, rated), *draw_figures(args.output, rated, title)]
+    if not can_draw():
         print(f"no figures without matplotlib; {needs('pictures')}", file=sys.stderr)
-    return [str(file) for file in (table, *figures)]
+    for file in () if args.json else files:
+        print(f"wrote {file}")
 
 
 def _progress(examples):
     return tqdm(examples, unit="image", disable=not sys.stderr.isatty())
 
 
-def _metrics(parts: list[list[rating.Rated]], resamples: int, problems: list[str]) -> dict[str, dict[str, float]]:
+def _metrics(args: argparse.Namespace, parts: list[list[rating.Rated]], problems: list[str]) -> dict:
     try:
-        return rating.summarize(parts, resamples)
+        return rating.summarize(parts, args.resamples)
     except ValueError as error:
+        more = "" if args.all or args.dataset == "synthetic" else f"; {MORE}"
         first = f"; the first of {len(problems)} problems with images: {problems[0]}" if problems else ""
-        raise ValueError(f"{error}{first}") from None
+        raise ValueError(f"{error}{more}{first}") from None
 
 
 def _text(answer: dict) -> str:
@@ -128,6 +164,8 @@ def _text(answer: dict) -> str:
         )
     else:
         lines.append("with 95 % bootstrap intervals over the images")
+    if answer["images"] < FEW:
+        lines.append(f"so few images say little about a model{'' if answer['part'] == rating.ALL else f'; {MORE}'}")
     for p in answer["published"]:
         lines.append(f"published SRCC/PLCC {p['srcc']:.3f}/{p['plcc']:.3f}  {p['protocol']} ({p['source']})")
     if "order" in answer:
@@ -139,4 +177,4 @@ def _text(answer: dict) -> str:
     lines += [f"left out: {problem}" for problem in answer["problems"][:LISTED]]
     if len(answer["problems"]) > LISTED:
         lines.append(f"left out: {len(answer['problems']) - LISTED} more, which --json lists")
-    return "\n".join([*lines, *(f"wrote {file}" for file in answer["files"])])
+    return "\n".join(lines)

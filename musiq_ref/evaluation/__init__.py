@@ -4,11 +4,11 @@ from musiq_ref.evaluation.rating import (
     PUBLISHED,
     Rated,
     choose_parts,
-    open_dataset,
     rate,
     rate_synthetic,
     summarize,
     worst,
 )
+from musiq_ref.training.datasets import open_dataset
 
 __all__ = ["PUBLISHED", "Rated", "choose_parts", "open_dataset", "rate", "rate_synthetic", "summarize", "worst"]

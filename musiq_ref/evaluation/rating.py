@@ -6,6 +6,7 @@ for KonIQ-10k and SPAQ are means over ten such splits, for each of which a model
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
@@ -18,7 +19,7 @@ from musiq_ref.image.decode import decode
 from musiq_ref.metrics import METRICS, evaluate, srcc
 from musiq_ref.pictures.distortions import DISTORTIONS
 from musiq_ref.pictures.synthetic import SyntheticExample
-from musiq_ref.training.datasets import LOADERS, Dataset, Example, csv_file, shrink, split
+from musiq_ref.training.datasets import Dataset, Example, shrink, split
 
 
 class Published(NamedTuple):
@@ -31,6 +32,7 @@ class Published(NamedTuple):
     source: str
 
 
+ALL = "all images"
 PAPER = "Ke et al. 2021"
 PYIQA = "pyiqa, tests/NR_benchmark_results.csv, commit 0d00073"
 PUBLISHED = (
@@ -72,25 +74,6 @@ class Selection(NamedTuple):
     positions: tuple[tuple[int, ...], ...]
 
 
-def open_dataset(name: str, folder: str | Path | None = None) -> Dataset:
-    """The data set of that name in its folder, or the one that a table lists (`datasets.csv_file`).
-
-    name: "koniq", "spaq", "ava", "paq2piq", or the path of a .csv or .xlsx file.  Raises DatasetError, ValueError.
-
-    >>> open_dataset("koniq")
-    Traceback (most recent call last):
-    ValueError: where is the data set koniq? pass its folder (--data on the command line)
-    """
-    loader = LOADERS.get(name)
-    if loader is None and Path(name).suffix.lower() not in (".csv", ".xlsx"):
-        raise ValueError(f"there is no data set {name!r}; choose koniq, spaq, ava, paq2piq, synthetic, or a .csv file")
-    if loader is None:
-        return csv_file(name)
-    if folder is None:
-        raise ValueError(f"where is the data set {name}? pass its folder (--data on the command line)")
-    return loader(folder)
-
-
 def choose_parts(dataset: Dataset, splits: int = 0, index: int | None = None, everything: bool = False) -> Selection:
     """Which images to test with: the published test part, or the random split `index` (0 where nothing is published).
 
@@ -102,7 +85,7 @@ def choose_parts(dataset: Dataset, splits: int = 0, index: int | None = None, ev
     Selection(what='test part of random split 0', positions=((3, 5),))
     """
     if everything:
-        return Selection("all images", (tuple(range(len(dataset.examples))),))
+        return Selection(ALL, (tuple(range(len(dataset.examples))),))
     if splits:
         parts = tuple(split(dataset, index=i).test for i in range(splits))
         return Selection(f"mean over the test parts of {splits} random splits", parts)
@@ -132,8 +115,11 @@ def rate(score_one: Callable[[Any], Any], examples: Iterable[Example], side: int
         name = str(example.image) if isinstance(example.image, Path) else example.group
         try:
             score = float(score_one(shrink(decode(example.image), side)).value)
+            error = "" if math.isfinite(score) else f"{name}: its score is {score}; check the checkpoint"
         except (ValueError, OSError) as problem:
             error = str(problem) if name in str(problem) else f"{name}: {problem}"
+        except MemoryError:
+            error = f"{name}: too large for the memory of this machine; reduce it, or use another"
         rated.append(Rated(name, target, score, error, example.image))
     return rated
 

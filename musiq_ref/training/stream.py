@@ -14,7 +14,7 @@ import numpy as np
 
 from musiq_ref.image.decode import decode
 from musiq_ref.pictures.synthetic import training_example
-from musiq_ref.training.datasets import LOADERS, SHORTER_SIDES, DatasetError, check_images, csv_file, shrink, split
+from musiq_ref.training.datasets import SHORTER_SIDES, DatasetError, check_images, open_dataset, shrink, split
 from musiq_ref.training.settings import Settings
 
 VALIDATION_SEED = 1_000_000  # added to the seed: scenes and crops that training with this seed does not see
@@ -76,10 +76,7 @@ def _synthetic(settings: Settings) -> Stream:
 
 
 def _dataset(settings: Settings, folder: str | Path | None) -> Stream:
-    if folder is None:
-        raise DatasetError(f"where is the data set {settings.dataset}? Pass its folder (--data on the command line)")
-    loader = LOADERS.get(settings.dataset, csv_file)
-    data = check_images(loader(folder))
+    data = check_images(open_dataset(settings.dataset, folder))
     classes, outputs = settings.loss == "cross_entropy" and data.outputs == 1, settings.config().outputs
     fits = outputs > 1 if classes else data.outputs == outputs
     if not fits:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from musiq_ref.reprs import shown
 from musiq_ref.training.datasets.dataset import Dataset, DatasetError, Example, Split
 from musiq_ref.training.datasets.tables import LabelRow
 
@@ -35,7 +38,7 @@ def shares(row: LabelRow, columns: Sequence[str]) -> tuple[float, ...]:
     votes = [row.value(column, 0, 1e9) for column in columns]
     total = sum(votes)
     if total <= 0:
-        raise DatasetError(f"{row.path}, row {row.number}: there is not a single vote; remove the row")
+        raise row.error("there is not a single vote; remove the row")
     return tuple(vote / total for vote in votes)
 
 
@@ -50,8 +53,8 @@ def assemble(
     """The data set of rows and their targets: one example for every row whose image is there.
 
     images: the folder that the names in `image_column` are relative to. The column `set`, if there is one, is the
-    published split, and `group` what must stay together.  Raises DatasetError if no image is there, or if one group is
-    in two parts.
+    published split, and `group` what must stay together.  A row that repeats an image becomes a problem.  Raises
+    DatasetError if no image is there, if one group is in two parts, or if one image has two labels.
 
     >>> assemble("none", [LabelRow(Path("a.csv"), 2, {"image": "x.jpg"})], [(1.0,)], Path("."), "image", (0, 1))
     Traceback (most recent call last):
@@ -60,31 +63,43 @@ def assemble(
     examples, problems = [], []
     parts: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
     part_of: dict[str, str] = {}
+    rows_of: dict[str, tuple[int, tuple[float, ...]]] = {}
     for row, target in zip(rows, targets, strict=True):
-        path, where = images / row.text(image_column), f"({row.path}, row {row.number})"
-        group = row.text("group") if "group" in row.cells else Path(row.text(image_column)).as_posix()
-        if not path.is_file():
-            problems.append(f"{path} {where} does not exist; download it or remove the row")
+        file = _file(images, row.text(image_column))
+        path, group = images / file, row.text("group") if "group" in row.cells else Path(file).as_posix()
+        part = _part(row) if "set" in row.cells else ""
+        if part_of.setdefault(group, part) != part:
+            raise row.error(f"{group} is in {part} and in {part_of[group]}; choose one")
+        before, its_target = rows_of.setdefault(os.path.normpath(path), (row.number, target))
+        if its_target != target:
+            raise row.error(f"{path} has another label in row {before}; keep one of the rows")
+        if problem := _problem(path, row.number, before):
+            problems.append(shown(f"{path} ({row.path}, row {row.number}) {problem}"))
             continue
-        if not path.stat().st_size:
-            problems.append(f"{path} {where} is empty; get a fresh copy")
-            continue
-        if "set" in row.cells:
-            part = _part(row)
-            if part_of.setdefault(group, part) != part:
-                raise DatasetError(
-                    f"{row.path}, row {row.number}: {group} is in {part} and in {part_of[group]}; choose one"
-                )
+        if part:
             parts[part].append(len(examples))
         examples.append(Example(path, target, group))
     if not examples:
         raise DatasetError(f"{name} has no image: {problems[0]}")
-    published = Split(*(tuple(parts[part]) for part in Split._fields)) if part_of else None
+    published = Split(*(tuple(parts[part]) for part in Split._fields)) if "set" in rows[0].cells else None
     return Dataset(name, tuple(examples), len(targets[0]), score_range, published, tuple(problems))
+
+
+def _file(images: Path, name: str) -> str:
+    """The file's name; the back slashes of Windows are understood everywhere."""
+    return name if "\\" not in name or os.path.isfile(images / name) else name.replace("\\", "/")
+
+
+def _problem(path: Path, row: int, before: int) -> str:
+    if row != before:
+        return f"is in row {before} already; remove one of the rows"
+    if not os.path.isfile(path):
+        return "does not exist; download it or remove the row"
+    return "" if path.stat().st_size else "is empty; get a fresh copy"
 
 
 def _part(row: LabelRow) -> str:
     text = row.text("set")
     if text.lower() not in PARTS:
-        raise DatasetError(f"{row.path}, row {row.number}: set is {text!r}; use training, validation or test")
+        raise row.error(f"set is {reprlib.repr(text)}; use training, validation or test")
     return PARTS[text.lower()]

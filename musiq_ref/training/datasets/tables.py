@@ -1,46 +1,67 @@
-"""Tables of labels: CSV files and Excel workbooks as rows of text, by the standard library alone."""
+"""Tables of labels, CSV files and Excel workbooks, as rows of text. What does not fit is refused, never cut."""
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
+import itertools
 import re
-import zipfile
-import zlib
+import reprlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
-from xml.etree import ElementTree
 
 from musiq_ref.training.datasets.dataset import DatasetError
+from musiq_ref.training.datasets.workbook import CELLS, read_workbook
 
-UNREADABLE = (OSError, csv.Error, zipfile.BadZipFile, ElementTree.ParseError)
-DAMAGED = (LookupError, ValueError, RuntimeError, zlib.error)  # of a zip that holds something else, or an encrypted one
+LARGEST = 2**26  # bytes of a file
+NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
+DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
+PERHAPS_THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2},[0-9]{3}")
 
 
 class LabelRow(NamedTuple):
-    """A row of a table of labels: its file, its number there (the header is row 1) and its cells by column name."""
+    """A row of a table of labels.
+
+    path: of the table
+    number: of the row; the header is row 1
+    cells: {name of a column: text}
+    twice: names (`plain`) that several columns have, so that none of them can be meant
+    """
 
     path: Path
     number: int
     cells: dict[str, str]
+    twice: frozenset[str] = frozenset()
+
+    def error(self, problem: str) -> DatasetError:
+        """What to raise about this row."""
+        return DatasetError(f"{self.path}, row {self.number}: {problem}")
 
     def text(self, column: str) -> str:
         """The cell of that column, without blanks around it.  Raises DatasetError if it is empty."""
+        if self.twice and plain(column) in self.twice:
+            raise DatasetError(f"{self.path} has several columns called {column}; rename those that are not meant")
         value = (self.cells.get(column) or "").strip()
         if not value:
-            raise DatasetError(f"{self.path}, row {self.number}: {column} is empty; fill it in or remove the row")
+            raise self.error(f"{column} is empty; fill it in or remove the row")
         return value
 
     def value(self, column: str, low: float, high: float) -> float:
-        """The number in that column.  Raises DatasetError if it is none or lies outside low … high."""
-        text = self.text(column)
-        try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
+        """The number in that column, with a decimal point or comma.
+
+        Raises DatasetError if it is none, lies outside low … high, or if 1,234 may be either.
+        """
+        text = number = self.text(column)
+        if DECIMAL_COMMA.fullmatch(text):
+            number = text.replace(",", ".")
+            if PERHAPS_THOUSANDS.fullmatch(text):
+                raise self.error(f"{column} is {text!r}; write {number} or {text.replace(',', '')}")
+        value = float(number) if NUMBER.fullmatch(number) else float("nan")
         if not low <= value <= high:
-            where = f"{self.path}, row {self.number}"
-            raise DatasetError(f"{where}: {column} is {text!r}; it must be a number from {low:g} to {high:g}")
+            raise self.error(f"{column} is {reprlib.repr(text)}; it must be a number from {low:g} to {high:g}")
         return value
 
 
@@ -63,10 +84,31 @@ def find(folder: Path, names: Sequence[str], dataset: str) -> Path:
     raise DatasetError(f"{folder} holds no {' or '.join(names)}; pass the folder of {dataset} that this file lies in")
 
 
-def read_table(path: Path) -> list[LabelRow]:
-    """The rows of a .csv file (commas, semicolons or tabs; UTF-8) or of an .xlsx workbook's first sheet.
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, or in UTF-16 with a byte-order mark.  Raises DatasetError where it is neither.
 
-    Raises DatasetError for a file that is neither, or that has no rows.
+    >>> "The text of a file" in read_text(Path(__file__))
+    True
+    """
+    try:
+        if path.stat().st_size > LARGEST:
+            raise DatasetError(f"{path} has more than {LARGEST >> 20} MiB, too much for a table of labels; cut it down")
+        data = path.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read ({error.strerror}); check its rights") from None
+    try:
+        text = data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise DatasetError(f"{path} is not text in UTF-8; open it where it was made and save it as CSV (UTF-8)")
+    return text
+
+
+def read_table(path: Path) -> list[LabelRow]:
+    """The rows of a .csv file (commas, semicolons or tabs) or of an .xlsx workbook's first sheet.
+
+    Raises DatasetError for a file that is neither, that has no rows, or a row that does not fit the header.
 
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp(), "labels.csv")
@@ -74,15 +116,23 @@ def read_table(path: Path) -> list[LabelRow]:
     >>> [(row.number, row.cells) for row in read_table(file)]
     [(2, {'image': 'a.jpg', 'score': '3.5'})]
     """
-    try:
-        lines = _xlsx(path) if path.suffix.lower() == ".xlsx" else _csv(path)
-    except (*UNREADABLE, *DAMAGED) as error:
-        raise DatasetError(f"{path} cannot be read as a table ({error}); get a fresh copy or save it as CSV") from None
-    lines = [(number, cells) for number, cells in lines if any(cells)]
+    lines = read_workbook(path) if path.suffix.lower() == ".xlsx" else _csv(path)
     if len(lines) < 2:
         raise DatasetError(f"{path} has no rows below its header; get a fresh copy")
-    header = [name.strip() for name in lines[0][1]]
-    return [LabelRow(path, number, dict(zip(header, cells, strict=False))) for number, cells in lines[1:]]
+    header = [" ".join(name.split()) for name in lines[0][1]]
+    names = Counter(plain(name) for name in header)
+    twice = frozenset(name for name, count in names.items() if count > 1)
+    named = [(column, name) for column, name in enumerate(header) if name]
+    return [LabelRow(path, number, {name: cells[i] for i, name in named}, twice) for number, cells in lines[1:]]
+
+
+def plain(name: str) -> str:
+    """A column's name without regard to case, and blanks as underscores.
+
+    >>> plain("Image name")
+    'image_name'
+    """
+    return name.lower().replace(" ", "_")
 
 
 def require(rows: list[LabelRow], columns: Sequence[str]) -> None:
@@ -92,54 +142,48 @@ def require(rows: list[LabelRow], columns: Sequence[str]) -> None:
     """
     for column in columns:
         if column not in rows[0].cells:
-            there = ", ".join(name for name in rows[0].cells if name)
+            there = ", ".join(reprlib.repr(name)[1:-1] for name in list(rows[0].cells)[:30])
             raise DatasetError(f"{rows[0].path} has no column {column}, only {there}; rename or add it")
 
 
 def _csv(path: Path) -> list[tuple[int, list[str]]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        header = file.readline()
-        file.seek(0)
-        reader = csv.reader(file, delimiter=max(",;\t", key=header.count))
-        return [(reader.line_num, cells) for cells in reader]
+    """The rows that are not empty: number (of rows, whatever line ends are in quotes) and cells."""
+    text = read_text(path)
+
+    def first(delimiter: str) -> list[str]:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        return next((cells for cells in reader if any(cells)), [])
+
+    lines, number = [], 0
+    try:
+        delimiter = max(",;\t", key=lambda character: len(first(character)))
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        for number, cells in enumerate(reader, start=1):
+            if not any(cell.strip() for cell in cells):
+                continue
+            lines.append((number, cells))
+            header = lines[0][1]
+            if len(cells) != len(header):
+                raise DatasetError(_misfit(path, number, cells, len(header), delimiter))
+            for name, cell in zip(header[1:], cells[1:], strict=True):  # pandas leaves its index without a name
+                if cell.strip() and not name.strip():
+                    raise DatasetError(
+                        f"{path}, row {number}: {reprlib.repr(cell)} has no name above it; name its column"
+                    )
+            if len(lines) * len(cells) > CELLS:
+                raise DatasetError(f"{path} has more than {CELLS} cells, too many for a table of labels; cut it down")
+    except csv.Error as error:
+        raise DatasetError(f"{path}, row {number + 1}: {error}; is there a quotation mark too many?") from None
+    return lines
 
 
-def _xlsx(path: Path) -> list[tuple[int, list[str]]]:
-    """Office Open XML (ECMA-376): a zip of XML files; texts lie in a table of their own and cells give their number."""
-    with zipfile.ZipFile(path) as archive:
-        workbook = ElementTree.fromstring(archive.read("xl/workbook.xml"))
-        relations = ElementTree.fromstring(archive.read("xl/_rels/workbook.xml.rels"))
-        targets = {relation.get("Id"): relation.get("Target", "") for relation in relations}
-        first = workbook.findall("{*}sheets/{*}sheet")[0]
-        target = targets[first.attrib["{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"]]
-        name = target.lstrip("/") if target.startswith("/") else f"xl/{target}"
-        texts = []
-        if "xl/sharedStrings.xml" in archive.namelist():
-            strings = ElementTree.fromstring(archive.read("xl/sharedStrings.xml"))
-            texts = [_text(item) for item in strings.findall("{*}si")]
-        rows = ElementTree.fromstring(archive.read(name)).findall("{*}sheetData/{*}row")
-    return [(int(row.get("r", i)), _cells(row, texts)) for i, row in enumerate(rows, start=1)]
-
-
-def _cells(row: ElementTree.Element, texts: list[str]) -> list[str]:
-    cells: list[str] = []
-    for cell in row.findall("{*}c"):
-        letters = re.match("[A-Z]+", cell.get("r", ""))
-        if letters:  # A, B, …, Z, AA: bijective base 26; empty cells are left out of the file
-            column = 0
-            for letter in letters.group():
-                column = 26 * column + ord(letter) - ord("A") + 1
-            cells += [""] * (column - 1 - len(cells))
-        if cell.get("t") == "inlineStr":
-            cells.append(_text(cell.find("{*}is")))
-        else:
-            value = cell.findtext("{*}v", "")
-            cells.append(texts[int(value)] if cell.get("t") == "s" else value)
-    return cells
-
-
-def _text(element: ElementTree.Element | None) -> str:
-    """A text, plain (t) or in runs of different fonts (r/t); phonetic hints (rPh/t) are left out."""
-    if element is None:
-        return ""
-    return "".join(t.text or "" for t in (*element.findall("{*}t"), *element.findall("{*}r/{*}t")))
+def _misfit(path: Path, number: int, cells: list[str], width: int, delimiter: str) -> str:
+    """The sentence about a row that is longer or shorter than the header."""
+    remedy = "fill in what is missing, or remove the row"
+    if len(cells) > width:
+        remedy = f"put texts that hold {delimiter!r} in quotation marks"
+        pairs = itertools.pairwise(map(str.strip, cells)) if delimiter == "," else ()
+        numbers = [f"{a},{b}" for a, b in pairs if re.fullmatch("[+-]?[0-9]+", a) and re.fullmatch("[0-9]+", b)]
+        if numbers:  # a decimal comma, most likely
+            remedy = f"is {numbers[0]} one number? write {numbers[0].replace(',', '.')}, or put it in quotation marks"
+    return f"{path}, row {number}: {len(cells)} cells, where the header has {width}; {remedy}"
