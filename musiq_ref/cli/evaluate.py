@@ -11,7 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from musiq_ref.checkpoint import load_checkpoint
-from musiq_ref.cli.shared import add_scoring, say_which_model
+from musiq_ref.cli.shared import add_force, add_scoring, say_which_model
 from musiq_ref.config import NAMED_CONVENTIONS
 from musiq_ref.evaluation import rating
 from musiq_ref.evaluation.files import FIGURES, TABLE, can_draw, draw_figures, made_folder, write_table
@@ -57,7 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_scoring(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, nothing else")
     parser.add_argument("-o", "--output", metavar="FOLDER", type=Path, help="write a CSV file and figures there")
-    parser.add_argument("--force", action="store_true", help="let -o replace files that musiq-ref did not write")
+    add_force(parser, "-o")
 
 
 def run(args: argparse.Namespace) -> int:
