@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -40,7 +41,7 @@ BROKEN = (
     RuntimeError,
     MemoryError,
 )
-BROKEN += (zipfile.BadZipFile, zlib.error, struct.error, SafetensorError)
+BROKEN += (zipfile.BadZipFile, tokenize.TokenError, zlib.error, struct.error, SafetensorError)
 """What the readers of NumPy, zipfile and safetensors raise on bytes that are not what they should be."""
 
 

@@ -53,9 +53,10 @@ def config_from_json(text: str) -> MusiqConfig:
         values = json.loads(text)
         values["conventions"]["mask_value"] = float(values["conventions"]["mask_value"])
         return MusiqConfig.from_dict(values)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
-            f"the configuration in its metadata cannot be read ({type(error).__name__}: {str(error)[:200]}); "
+            f"the configuration in its metadata cannot be read ({type(error).__name__}: {reason}); "
             f"upgrade musiq_ref if a newer one wrote it, or pass config="
         ) from None
 
