@@ -189,7 +189,7 @@ STORAGES = {
     "path": ({"key": "../data.pkl"}, "no item named"),
     "number as key": ({"key": 0}, "would have to be made by torch.FloatStorage"),
     "odd bytes": ({"kind": "DoubleStorage", "size": (1, 3), "count": 3, "key": "odd"}, "damaged"),
-    "complex": ({"kind": "ComplexFloatStorage"}, r"would have to be made by torch.ComplexFloatStorage"),
+    "unknown": ({"kind": "Float8Storage"}, r"would have to be made by torch.Float8Storage"),
     "a function": ({"kind": "load"}, r"would have to be made by torch.load"),
     "size of text": ({"size": "ab"}, "reaches outside"),
     "no size": ({"size": None}, "reaches outside"),

@@ -52,6 +52,8 @@ def read_torch_stream(file: BinaryIO, size: int) -> tuple[Any, Callable[[dict[st
     found = run_pickle(file, storages)
     places = {}
     for key in run_pickle(file):
+        if key not in storages:
+            raise CheckpointError(f"it has a storage of an unknown type; {RESAVE}")
         count = int.from_bytes(file.read(8), "big" if big else "little")
         places[key] = file.tell(), count * letters(storages[key]).itemsize
         if file.seek(places[key][1], 1) > size:

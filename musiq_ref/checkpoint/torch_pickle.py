@@ -25,6 +25,11 @@ STORAGES = {
     "torch.CharStorage": "i1",
     "torch.ByteStorage": "u1",
     "torch.BoolStorage": "?",
+    "torch.ComplexFloatStorage": "c8",
+    "torch.ComplexDoubleStorage": "c16",
+    "torch.QInt8Storage": "i1",
+    "torch.QUInt8Storage": "u1",
+    "torch.QInt32Storage": "i4",
 }
 """{type of a storage: NumPy's letter for its elements}"""
 
@@ -214,6 +219,8 @@ BINARY: dict[str, Callable[[Any, Any], Any]] = {"STACK_GLOBAL": global_name, "RE
 
 def persistent(key: Any, storages: dict[str, Storage]) -> Storage | Opaque:
     """What ("storage", type, key, device, count) stands for; Opaque for a type or a form that is not known."""
+    if type(key) is not tuple or len(key) < 5:
+        return Opaque("a persistent object")
     _, kind, key, _, count, *view = key
     if not isinstance(kind, Name) or kind.text not in STORAGES or not isinstance(key, str) or any(view):
         return Opaque(described(kind))
