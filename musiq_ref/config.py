@@ -102,7 +102,7 @@ MOST = {
     "outputs": 2**17,
     "patch_size": 2**10,
     "grid_size": 2**10,
-    "longer_sides": 2**13,
+    "longer_sides": 2**12,
 }
 """{field: its greatest value}, far above every published one, so that a damaged file cannot claim a giant."""
 MOST_SCALES = 32

@@ -7,6 +7,7 @@ import os
 import stat
 import warnings
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,7 +111,7 @@ def read_zip(path: Path) -> Weights:
         members = archive.infolist()
         names = [member.filename.removesuffix(".npy") for member in members]
         if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
+            [(twice, _)] = Counter(names).most_common(1)
             raise CheckpointError(f"it holds {printable(twice)} twice, and which one counts is open; export it again")
         unpacked = sum(member.file_size for member in members)
         if unpacked > max(64 * 2**20, MOST_INFLATION * path.stat().st_size):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ LETTERS = {letters: name for name, letters in DTYPES.items()}
 SEAL, METHOD = "seal", "seal_method"
 """Metadata: the SHA-256 of the whole file with BLANK in the seal's place, and a second word that there is one."""
 BLANK = "0" * 64
-LONGEST_HEADER = 2**23
+LONGEST_HEADER = 2**22
 
 
 def write_sealed(path: str | Path, tensors: Tensors, metadata: dict[str, str]) -> None:
@@ -88,8 +89,7 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
         raise ValueError(f"{twice[:80]!r} is there twice")
     return found
 

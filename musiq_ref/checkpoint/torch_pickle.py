@@ -38,7 +38,7 @@ TENSORS = {"torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor"}
 PARAMETERS = {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"}
 SUBCLASS = "torch._tensor._rebuild_from_type_v2"
 
-MOST_INSTRUCTIONS = 3_000_000
+MOST_INSTRUCTIONS = 2_000_000
 
 
 class Name(NamedTuple):

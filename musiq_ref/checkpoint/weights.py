@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import deque
 from collections.abc import Iterator
+from types import UnionType
 from typing import Any, NamedTuple
 
 from musiq_ref.checkpoint.layout import CheckpointError, Layout, listed, printable
 from musiq_ref.checkpoint.native import NATIVE_LAYOUT
 from musiq_ref.checkpoint.official import OFFICIAL_LAYOUT, PREFIX
 from musiq_ref.checkpoint.pyiqa import PYIQA_LAYOUT
-from musiq_ref.checkpoint.torch_pickle import described
+from musiq_ref.checkpoint.torch_pickle import Name, Opaque, described
 from musiq_ref.config import MusiqConfig
 from musiq_ref.model.parameters import parameter_shapes
 
@@ -30,7 +32,7 @@ COMMON = re.compile(r"^(head|embedding|class_token)\b")
 
 OPTIMIZER = re.compile(r"(^|[/.])(opt_state|optimi[sz]er\w*|mu|nu|momentum|exp_avg\w*)[/.]")
 AVERAGE = re.compile(r"(^|[/._])(ema|swa|average|averaged|teacher)([/._]|$)")
-DEEPEST, MOST_ENTRIES, LONGEST_NAME = 8, 100_000, 1000
+DEEPEST, MOST_ENTRIES, LONGEST_NAME, MOST_PLACES = 8, 100_000, 1000, 100
 NOT_RUN = (
     "nothing that a file asks for is run; save model.state_dict() alone, and load this file nowhere unless you trust it"
 )
@@ -85,10 +87,13 @@ def find_weights(entries: Any, kind: type) -> Weights:
     ({'conv_root.weight': 1.5, 'head.bias': 0.5}, ("the weights are those under 'net/module.'", 'left out: epoch'))
     """
     leaves = flat_leaves(entries, kind)
-    counts = count_places(leaves, kind) or count_places(leaves, object)
+    counts = count_places(leaves, kind) or count_places(leaves, Opaque | Name, common=True)
     if not counts:
         raise CheckpointError("none of MUSIQ's tensors in it; check which model it is of")
-    likely = [place for place, count in counts.items() if 2 * count > max(counts.values())]
+    most = max(counts.values())
+    likely = [place for place, count in counts.items() if 2 * count > most]
+    if len(likely) > MOST_PLACES:
+        raise CheckpointError(f"it holds {len(likely)} models; save model.state_dict() of one")
     layout, prefix = min(likely, key=lambda place: bool(AVERAGE.search(place[1])))
     tensors, others = {}, {}
     for name, value in leaves.items():
@@ -108,8 +113,10 @@ def find_weights(entries: Any, kind: type) -> Weights:
     return Weights(LAYOUTS[layout], {name[len(prefix) :]: value for name, value in tensors.items()}, tuple(notes))
 
 
-def count_places(leaves: dict[str, Any], kind: type) -> dict[tuple[str, str], int]:
+def count_places(leaves: dict[str, Any], kind: type | UnionType, common: bool = False) -> dict[tuple[str, str], int]:
     """{(format, prefix): number of values of a type that have MUSIQ's names there}, in the order of the file.
+
+    common: count names that other models have, too
 
     >>> count_places({"net.conv_root.weight": 1.5, "net.gn_root.bias": 0.5, "mu/conv_root/kernel": 0.0}, float)
     {('pyiqa', 'net.'): 2}
@@ -117,7 +124,7 @@ def count_places(leaves: dict[str, Any], kind: type) -> dict[tuple[str, str], in
     counts: dict[tuple[str, str], int] = {}
     for name, value in leaves.items():
         place = locate(name) if isinstance(value, kind) and not OPTIMIZER.search(name) else None
-        if place and not place.common:
+        if place and (common or not place.common):
             counts[place[:2]] = counts.get(place[:2], 0) + 1
     return counts
 
@@ -133,12 +140,9 @@ def beside(name: str, prefix: str) -> str:
     >>> beside("optimizer/state/0/exp_avg", "state_dict/net."), beside("state_dict/loss.scale", "state_dict/net.")
     ('optimizer', 'state_dict/loss.scale')
     """
-    parts = name.split("/")
-    for count in range(1, len(parts)):
-        start = "/".join(parts[:count])
-        if not prefix.startswith(f"{start}/"):
-            return start
-    return name
+    shared = os.path.commonprefix([name, prefix])  # noqa: RUF071
+    end = name.find("/", shared.rfind("/") + 1)
+    return name if end < 0 else name[:end]
 
 
 def flat_leaves(entries: Any, kind: type) -> dict[str, Any]:

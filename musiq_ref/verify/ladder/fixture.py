@@ -21,7 +21,7 @@ from musiq_ref.checkpoint.layout import CheckpointError
 from musiq_ref.checkpoint.native import METADATA_KEY, config_from_json, config_to_json
 from musiq_ref.config import NAMED_CONVENTIONS, MusiqConfig
 from musiq_ref.image.decode import decode
-from musiq_ref.model.parameters import Params, flatten, map_params, nest
+from musiq_ref.model.parameters import Params, check_params, flatten, map_params, nest
 from musiq_ref.verify.ladder.deterministic import bits, deterministic_image, deterministic_params
 from musiq_ref.verify.ladder.stages import STEP, axes_of, run_stages, targets
 from musiq_ref.verify.ladder.tolerance import SAFE, Tolerance, calibrate, corner_margin, rounded
@@ -279,6 +279,10 @@ def load_fixture(folder: str | Path) -> Fixture:
         raise FixtureError(f"{folder / extra[0]}: does not belong to this fixture; move it elsewhere")
     config = config_from_json(json.dumps(manifest["config"]))
     params = map_params(lambda a: a.astype(np.float64), nest(load_file(folder / "weights.safetensors")))
+    try:
+        check_params(params, config)
+    except ValueError as error:
+        raise FixtureError(f"{folder / 'weights.safetensors'}: {error}; make the fixture again") from None
     stages = {}
     for row in manifest["stages"]:
         array = np.load(io.BytesIO(contents[row["file"]]), allow_pickle=False)
