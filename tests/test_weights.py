@@ -17,7 +17,15 @@ import pytest
 import safetensors.numpy
 
 from musiq_ref import MusiqConfig, init_params
-from musiq_ref.checkpoint import CheckpointError, load_checkpoint, save_official, to_official, to_pyiqa
+from musiq_ref.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    save_checkpoint,
+    save_official,
+    save_pyiqa,
+    to_official,
+    to_pyiqa,
+)
 from musiq_ref.checkpoint.pyiqa import PYIQA_LAYOUT
 from musiq_ref.model.parameters import flatten, parameter_shapes
 
@@ -310,3 +318,56 @@ def test_wrong_headers_of_arrays(tmp_path, monkeypatch, name):
         load_checkpoint("a.npz")
     assert "\n" not in str(caught.value)
     assert os.listdir() == ["a.npz"]
+
+
+PIECES = [b"cos\nmkdir\nX\x06\x00\x00\x00marker\x85R", b"(", b"0", b"}", b'"', b"PK\1\2"]
+
+
+def mutated(content, rng):
+    """Some bytes flipped, cut, doubled or exchanged, most of them near the start or the end."""
+    content = bytearray(content)
+    for _ in range(rng.choice([1, 1, 2, 5])):
+        at = min(int(rng.integers(4000)), len(content) - 1)
+        at = at if rng.random() < 0.5 else len(content) - 1 - at
+        length = int(rng.choice([1, 4, 30]))
+        match rng.integers(5):
+            case 0:
+                content[at] ^= 1 << int(rng.integers(8))
+            case 1:
+                content[at : at + length] = rng.bytes(length)
+            case 2:
+                del content[at : at + length]
+            case 3:
+                content[at:at] = content[at : at + length]
+            case _:
+                content[at:at] = PIECES[rng.integers(len(PIECES))]
+    return bytes(content) or b"x"
+
+
+@pytest.mark.parametrize("kind", ["native", "official", "pyiqa", "torch", "stream"])
+def test_mutated_files_are_refused_or_harmless(request, tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    if kind == "native":
+        save_checkpoint("a", PARAMS, CONFIG)
+    elif kind == "official":
+        save_official("a", PARAMS)
+    elif kind == "pyiqa":
+        save_pyiqa("a", PARAMS)
+    elif kind == "torch":
+        save_pth("a", {"net": WEIGHTS, "beside": list(BESIDE.values())})
+    else:
+        torch = request.getfixturevalue("torch")
+        tensors = {name: torch.from_numpy(array) for name, array in WEIGHTS.items()}
+        torch.save({"net": tensors, "beside": [Custom()]}, "a", _use_new_zipfile_serialization=False)
+    whole, rng = pathlib.Path("a").read_bytes(), np.random.default_rng(3)
+    for _ in range(300):
+        content = mutated(whole, rng)
+        pathlib.Path("a").write_bytes(content)
+        message = None
+        try:
+            load_checkpoint("a", heads=2)
+        except CheckpointError as error:
+            message = str(error)
+        assert message is None or (message.startswith("a: ") and "\n" not in message)
+        assert kind != "native" or content == whole or message
+    assert os.listdir() == ["a"]

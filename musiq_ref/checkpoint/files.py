@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import stat
+import threading
 import warnings
 import zipfile
 from collections import Counter
@@ -26,6 +27,8 @@ MOST_INFLATION = 100
 
 LARGEST = 2**32
 """Bytes: the large preset with an optimiser's state in float64 has half of that."""
+ONE_AT_A_TIME = threading.Lock()
+"""The filters of warnings are those of all threads."""
 
 
 class Contents(NamedTuple):
@@ -49,7 +52,7 @@ def read_tensors(path: Path) -> Contents:
     else: a folder, an empty, a cut or another kind of file.
     """
     try:
-        with warnings.catch_warnings():
+        with ONE_AT_A_TIME, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of numbers and texts in damaged headers, which are refused anyway
             return without_strays(*read_any(path, first_bytes(path)))
     except CheckpointError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -132,11 +133,11 @@ def find_checkpoint(path_or_name: str | PathLike[str]) -> Path:
             )
         return path
     path = Path(path_or_name)
-    if path.name == str(path_or_name) and not path.suffix and not path.exists():
+    if path.name == str(path_or_name) and not path.suffix and not os.path.exists(path):  # no error for odd names
         names = ["demo", *CATALOGUE]
         raise CheckpointError(
             f"{path}: neither a file nor the name of a checkpoint (those are {', '.join(names)})"
-            + did_you_mean(path.name, names)
+            + did_you_mean(path.name[:100], names)
         )
     return path
 
