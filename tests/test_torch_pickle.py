@@ -315,6 +315,11 @@ def test_an_attack_beside_real_tensors(torch, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["a.pth"]
 
 
+def test_an_ordered_dict_of_python_2():
+    pairs = b"ccollections\nOrderedDict\n](](" + text("a") + b"K\x03e](" + text("b") + b"\x88ee\x85R."
+    assert run_pickle(pairs) == {"a": 3, "b": True}
+
+
 DAMAGED = {
     "empty": b"",
     "no end": b"}",

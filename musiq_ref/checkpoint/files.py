@@ -119,7 +119,7 @@ def read_zip(path: Path) -> Weights:
         unpacked = sum(member.file_size for member in members)
         if unpacked > max(64 * 2**20, MOST_INFLATION * path.stat().st_size):
             raise CheckpointError(f"it claims to unpack to {unpacked:,} bytes, which no checkpoint does; delete it")
-        if any(name.endswith("data.pkl") for name in names):
+        if any(f"/{name}".endswith("/data.pkl") for name in names):
             found, take = read_torch_zip(archive)
             return taken(find_weights(found, View), take)
         arrays = {m.filename.removesuffix(".npy"): m for m in members if m.filename.endswith(".npy")}

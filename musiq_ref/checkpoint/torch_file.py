@@ -32,7 +32,7 @@ def read_torch_zip(archive: zipfile.ZipFile) -> tuple[Any, Callable[[dict[str, V
             "a TorchScript archive, which is a program and not run; load it where you trust it, and save its weights: "
             "torch.save(torch.jit.load(file).state_dict(), 'weights.pth')"
         )
-    pickled = next(name for name in names if name.endswith("data.pkl"))
+    pickled = next(name for name in names if f"/{name}".endswith("/data.pkl"))
     folder = pickled.removesuffix("data.pkl")
     order = archive.read(f"{folder}byteorder") if f"{folder}byteorder" in names else b"little"
 
