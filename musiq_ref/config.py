@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args, get_type_hints
+
+
+def shown(value: object) -> str:
+    """The repr of a value in a message, cut where it is long.
+
+    >>> shown("a" * 100)
+    "'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa…"
+    """
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, nests in nests
+        return "too long to show"
+    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 @dataclass(frozen=True)
@@ -50,11 +64,13 @@ class Conventions:
             choices, value = get_args(kind), getattr(self, name)
             if choices and value not in choices:
                 raise ValueError(
-                    f"Conventions.{name} is {value!r}; choose one of {', '.join(repr(c) for c in choices)}"
+                    f"Conventions.{name} is {shown(value)}; choose one of {', '.join(repr(c) for c in choices)}"
                 )
-        if not isinstance(self.mask_value, int | float) or not self.mask_value <= -100:
+        hides = isinstance(self.mask_value, int | float) and self.mask_value <= -100
+        if not hides or -math.inf < self.mask_value < -1e300:
             raise ValueError(
-                f"Conventions.mask_value is {self.mask_value!r}; it must be -100 or below (or -inf) to hide a token"
+                f"Conventions.mask_value is {shown(self.mask_value)}; "
+                f"it must be -100 or below (or -inf) to hide a token"
             )
 
 
@@ -76,6 +92,20 @@ PAPER = Conventions(resized_sides="float64", mask_value=-math.inf, hash="round",
 """The text of the paper; where it is silent, the authors' code (SPEC table 5, column "paper text")."""
 
 NAMED_CONVENTIONS = {"official": OFFICIAL, "pyiqa": PYIQA, "paper": PAPER}
+
+
+MOST = {
+    "layers": 1000,
+    "width": 2**16,
+    "mlp_width": 2**18,
+    "heads": 2**12,
+    "outputs": 2**17,
+    "patch_size": 2**10,
+    "grid_size": 2**10,
+    "longer_sides": 2**12,
+}
+"""{field: its greatest value}, far above every published one, so that a damaged file cannot claim a giant."""
+MOST_SCALES = 32
 
 
 @dataclass(frozen=True)
@@ -108,36 +138,37 @@ class MusiqConfig:
     conventions: Conventions = field(default=OFFICIAL)
 
     def __post_init__(self) -> None:
-        if isinstance(self.longer_sides, int | str):
-            raise ValueError(f"MusiqConfig.longer_sides is {self.longer_sides!r}; pass a tuple of lengths")
+        if isinstance(self.longer_sides, str | dict) or not isinstance(self.longer_sides, Iterable):
+            raise ValueError(f"MusiqConfig.longer_sides is {shown(self.longer_sides)}; pass a tuple of lengths")
         object.__setattr__(self, "longer_sides", tuple(self.longer_sides))
-        for name in ("layers", "width", "mlp_width", "heads", "outputs", "patch_size", "grid_size"):
-            _require_positive(name, getattr(self, name))
-        for side in self.longer_sides:
-            _require_positive("longer_sides", side)
+        for name in MOST:
+            for value in self.longer_sides if name == "longer_sides" else (getattr(self, name),):
+                _require_count(name, value)
         problem = None
         if self.width % self.heads:
             problem = f"width is {self.width}, which does not split into {self.heads} heads; choose a multiple of heads"
         elif self.stem == "resnet" and self.patch_size % 4:
             problem = f"patch_size is {self.patch_size}; choose a multiple of 4, because the stem halves it twice"
+        elif not isinstance(self.native, bool):
+            problem = f"native is {shown(self.native)}; choose True or False"
+        elif self.scales > MOST_SCALES:
+            problem = f"longer_sides has {len(self.longer_sides):,} lengths; choose at most {MOST_SCALES} scales"
         elif list(self.longer_sides) != sorted(set(self.longer_sides)):
-            problem = f"longer_sides is {self.longer_sides}; list each length once, in ascending order"
+            problem = f"longer_sides is {shown(self.longer_sides)}; list each length once, in ascending order"
         elif not self.scales:
             problem = "longer_sides is empty and native is False; a model needs at least one scale"
-        elif not isinstance(self.max_native_patches, int) or self.max_native_patches < -1:
-            problem = f"max_native_patches is {self.max_native_patches!r}; choose -1 (keep all) or a count"
+        elif not _is_whole(self.max_native_patches, -1, 2**31):
+            problem = f"max_native_patches is {shown(self.max_native_patches)}; choose -1 (keep all) or a count"
         elif not self.longer_sides and self.max_native_patches == 0:
             problem = "max_native_patches is 0 and longer_sides is empty; no token would be left"
-        elif not isinstance(self.native, bool):
-            problem = f"native is {self.native!r}; choose True or False"
         elif not isinstance(self.scale_embedding, bool):
-            problem = f"scale_embedding is {self.scale_embedding!r}; choose True or False"
+            problem = f"scale_embedding is {shown(self.scale_embedding)}; choose True or False"
         elif self.spatial not in ("learnable", "sinusoidal", "none"):
-            problem = f"spatial is {self.spatial!r}; choose 'learnable', 'sinusoidal' or 'none'"
+            problem = f"spatial is {shown(self.spatial)}; choose 'learnable', 'sinusoidal' or 'none'"
         elif self.stem not in ("resnet", "linear"):
-            problem = f"stem is {self.stem!r}; choose 'resnet' or 'linear'"
+            problem = f"stem is {shown(self.stem)}; choose 'resnet' or 'linear'"
         elif not isinstance(self.conventions, Conventions):
-            problem = f"conventions is {self.conventions!r}; pass OFFICIAL, PYIQA, PAPER or a Conventions"
+            problem = f"conventions is {shown(self.conventions)}; pass OFFICIAL, PYIQA, PAPER or a Conventions"
         if problem:
             raise ValueError(f"MusiqConfig.{problem}")
 
@@ -204,6 +235,11 @@ PRESETS: dict[str, dict[str, int]] = {
 }
 
 
-def _require_positive(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"MusiqConfig.{name} is {value!r}; it must be a whole number of at least 1")
+def _is_whole(value: Any, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def _require_count(name: str, value: Any) -> None:
+    if not _is_whole(value, 1, MOST[name]):
+        most = f" and at most {MOST[name]:,}" if isinstance(value, int) and value > 1 else ""
+        raise ValueError(f"MusiqConfig.{name} is {shown(value)}; it must be a whole number of at least 1{most}")

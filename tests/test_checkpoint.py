@@ -1,8 +1,10 @@
 """Checkpoints: every layout there and back bit by bit, every kind of broken file refused in one sentence."""
 
+import datetime
 import json
 import math
 import os
+import pickle
 import zipfile
 
 import numpy as np
@@ -341,7 +343,20 @@ def test_the_configuration_is_plain_json():
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", "null", '{"conventions": {}}', "[" * 100_000, config_to_json(TINY).replace("heads", "hats")],
+    [
+        "",
+        "[]",
+        "{}",
+        "null",
+        '{"conventions": {}}',
+        "[" * 100_000,
+        config_to_json(TINY).replace("heads", "hats"),
+        config_to_json(TINY).replace('"layers": 2', '"layers": 1000000000'),
+        config_to_json(TINY).replace('"layers": 2', '"layers": 1' + "0" * 40),
+        config_to_json(TINY).replace('"layers": 2', '"layers": 1' + "0" * 9000),
+        config_to_json(TINY).replace("[224, 384]", "[8, 1000000000]"),
+        config_to_json(TINY).replace("-10000000000.0", "-1" + "0" * 400),
+    ],
 )
 def test_bad_metadata(tmp_path, text):
     tensors = dict(flatten(random_params(TINY)))
@@ -377,6 +392,19 @@ def write_zip(path, name, data=b"x"):
         archive.writestr(name, data)
 
 
+def grow(path, size, start=b"x"):
+    """A file whose rest is a hole."""
+    with path.open("wb") as file:
+        file.write(start)
+        file.truncate(size)
+
+
+def write_script(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("a/data.pkl", "a/constants.pkl", "a/code/__torch__.py"):
+            archive.writestr(name, "x")
+
+
 NOT_CHECKPOINTS = {
     "missing": (lambda p: None, "no such file; check the path"),
     "folder": (lambda p: p.mkdir(), "a folder, not a file"),
@@ -385,6 +413,15 @@ NOT_CHECKPOINTS = {
     "short": (lambda p: p.write_bytes(b"PK"), "cut short"),
     "zip": (lambda p: write_zip(p, "a.txt"), "neither data.pkl nor .npy"),
     "other npz": (lambda p: write_zip(p, "a.npy"), "none of MUSIQ's tensors"),
+    "pipe": (os.mkfifo, "no ordinary file"),
+    "device": (lambda p: p.symlink_to("/dev/zero"), "no ordinary file"),
+    "sparse": (lambda p: grow(p, 2**33), "8,589,934,592 bytes"),
+    "sparse zip": (lambda p: grow(p, 2**31, b"PK\3\4"), "cut short"),
+    "bare pickle": (lambda p: p.write_bytes(pickle.dumps({"conv_root.weight": 1})), r"a bare pickle.*torch\.save"),
+    "tar": (lambda p: grow(p, 512, b"\0" * 257 + b"ustar"), "a tar archive"),
+    "msgpack": (lambda p: p.write_bytes(b"\x82\xa6params\x81"), r"msgpack, it seems.*np\.savez"),
+    "array": (lambda p: p.write_bytes(b"\x93NUMPY\x01\x00" + bytes(120)), "not a checkpoint"),
+    "script": (lambda p: write_script(p), r"TorchScript.*torch\.jit\.load"),
     "safetensors header": (lambda p: p.write_bytes(b"\xff" * 7 + b"\x7f{"), "cut short"),
     "safetensors json": (lambda p: p.write_bytes((9).to_bytes(8, "little") + b'{"a": nu}'), "cut short"),
     "other model": (lambda p: safetensors.numpy.save_file({"w": np.ones(2)}, p), "none of MUSIQ's tensors"),
@@ -400,10 +437,16 @@ def test_what_is_no_checkpoint(tmp_path, name):
     assert str(caught.value).startswith(str(tmp_path / "file"))
 
 
-def test_pytorchs_old_files_are_refused(torch, tmp_path):
-    torch.save({}, tmp_path / "file", _use_new_zipfile_serialization=False)
-    with pytest.raises(CheckpointError, match=r"re-save it with torch\.save"):
-        load_checkpoint(tmp_path / "file")
+@SLOW_DISK
+@given(config=configs(), dtype=DTYPES)
+def test_pytorchs_old_files_are_read(torch, tmp_path, config, dtype):
+    params = random_params(config, dtype=dtype)
+    tensors = {name: torch.from_numpy(array) for name, array in to_pyiqa(params).items()}
+    other = {"optimizer": [torch.ones(3), datetime.date(2020, 1, 1)], "net": tensors}
+    torch.save(other, tmp_path / "a", _use_new_zipfile_serialization=False)
+    loaded = load_checkpoint(tmp_path / "a", dtype=None, config=config)
+    assert_same(loaded.params, params)
+    assert loaded.notes == ("the weights are those under 'net/'", "left out: optimizer")
 
 
 def test_object_arrays_are_not_unpickled(tmp_path):
@@ -519,40 +562,87 @@ def test_the_demo():
 
 
 def test_convert(tmp_path, capsys):
-    params, config = random_params(TINY, dtype="float64"), TINY.replace(conventions=PAPER)
+    params, config = random_params(TINY, dtype="float64"), TINY.replace(conventions=PYIQA)
     save_checkpoint(tmp_path / "a.safetensors", params, config)
-    a, b, c, d = (str(tmp_path / name) for name in ("a.safetensors", "b.npz", "c.safetensors", "d.safetensors"))
-    assert main(["convert", a, b]) == 0
-    assert main(["convert", b, c, "--to", "pyiqa", "--json"]) == 0
-    assert main(["convert", c, d, "--heads", "4"]) == 0
+    a, b, c, d = (str(tmp_path / name) for name in ("a.safetensors", "b.safetensors", "c.npz", "d.safetensors"))
+    assert main(["convert", a, b, "--to", "pyiqa"]) == 0
+    assert main(["convert", b, c, "--json"]) == 0
+    assert main(["convert", c, d]) == 0
     count = sum(array.size for _, array in flatten(params))
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"{b}: official layout, converted from native, {count:,} parameters"
-    assert json.loads(lines[1]) == {"path": c, "from": "official", "to": "pyiqa", "parameters": count}
+    output = capsys.readouterr()
+    lines = output.out.splitlines()
+    assert output.err == ""
+    assert lines[0] == f"{b}: pyiqa layout, converted from native, {count:,} parameters"
+    expected = {"path": c, "from": "pyiqa", "to": "official", "parameters": count, "notes": [], "lost": []}
+    assert json.loads(lines[1]) == expected
     assert_same(load_checkpoint(d, dtype=None).params, params)
-    assert load_checkpoint(d).config == TINY.replace(conventions=PYIQA)
+    assert load_checkpoint(d).config == TINY
+
+
+LOSSES = {
+    "scales": (TINY.replace(longer_sides=(48, 96)), [], "longer_sides = [48, 96], and loads with [224, 384]"),
+    "two scales": (TINY.replace(longer_sides=(224,)), [], "all of its configuration (it has 2 scales"),
+    "native": (TINY.replace(longer_sides=(96, 224, 384), native=False), [], "native = False, and loads with True"),
+    "conventions": (TINY.replace(conventions=PYIQA), [], "conventions/gelu = erf, and loads with tanh"),
+    "other conventions": (TINY, ["--to", "pyiqa"], "conventions/gelu = tanh, and loads with erf"),
+    "limit": (TINY.replace(max_native_patches=512), [], "max_native_patches = 512, and loads with -1"),
+    "heads": (TINY.replace(heads=8, conventions=PYIQA), ["--to", "pyiqa"], "heads = 8, and loads with 4"),
+    "other heads": (
+        TINY.replace(layers=1, conventions=PYIQA),
+        ["--to", "pyiqa"],
+        "do not tell the number of attention",
+    ),
+    "grid": (TINY.replace(spatial="sinusoidal"), [], "all of its configuration"),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_convert_does_not_lose_configuration_unless_it_may(tmp_path, capsys, name):
+    config, options, message = LOSSES[name]
+    save_checkpoint(tmp_path / "a.safetensors", random_params(config), config)
+    target = tmp_path / ("b.safetensors" if options else "b.npz")
+    command = ["convert", str(tmp_path / "a.safetensors"), str(target), *options]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert f"{target}: not written, for it would not hold " in error
+    assert message in error
+    assert "--force" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+    assert main([*command, "--force", "--json"]) == 0
+    assert message in " ".join(json.loads(capsys.readouterr().out)["lost"])
+
+
+def test_convert_says_what_it_left_out(tmp_path, capsys):
+    tensors = {f"target/{name}": array for name, array in to_official(random_params(TINY)).items()}
+    np.savez(tmp_path / "a.npz", **tensors, **{"state/step": np.array(7)})
+    assert main(["convert", str(tmp_path / "a.npz"), str(tmp_path / "b.safetensors")]) == 0
+    assert capsys.readouterr().err == "note: the weights are those under 'target/'\nnote: left out: state\n"
 
 
 @pytest.mark.parametrize(
-    ("target", "options", "code", "message"),
+    ("target", "options", "message"),
     [
-        ("b.pth", [], 2, ".pth is read but not written; name a .safetensors file"),
-        ("b.bin", [], 2, "no layout goes with that extension"),
-        ("b.npz", ["--to", "native"], 2, "the native layout is written as .safetensors"),
-        ("a.npz", [], 2, "already exists; add --force"),
-        ("none/b.npz", [], 1, "cannot be written"),
+        ("b.pth", [], ".pth is read but not written; name a .safetensors file"),
+        ("b.bin", [], "no layout goes with that extension"),
+        ("b.npz", ["--to", "native"], "the native layout is written as .safetensors"),
+        ("a.npz", [], "is one of the files to read"),
+        ("a.npz", ["--force"], "is one of the files to read"),
+        ("other.npz", [], "already exists; add --force"),
+        ("none/b.npz", [], "cannot be written"),
     ],
 )
-def test_convert_refuses(tmp_path, capsys, target, options, code, message):
+def test_convert_refuses(tmp_path, capsys, target, options, message):
     save_official(tmp_path / "a.npz", random_params(TINY))
+    (tmp_path / "other.npz").write_text("old")
     before = (tmp_path / "a.npz").read_bytes()
-    assert main(["convert", str(tmp_path / "a.npz"), str(tmp_path / target), *options]) == code
+    assert main(["convert", str(tmp_path / "a.npz"), str(tmp_path / target), *options]) == 2
     assert message in capsys.readouterr().err
     assert (tmp_path / "a.npz").read_bytes() == before
+    assert (tmp_path / "other.npz").read_text() == "old"
 
 
 def test_convert_of_an_unreadable_file_and_with_force(tmp_path, capsys):
-    assert main(["convert", str(tmp_path / "no.npz"), str(tmp_path / "b.npz")]) == 1
+    assert main(["convert", str(tmp_path / "no.npz"), str(tmp_path / "b.npz")]) == 2
     assert "no such file" in capsys.readouterr().err
     save_official(tmp_path / "a.npz", random_params(TINY))
     (tmp_path / "b.safetensors").write_text("old")

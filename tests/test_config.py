@@ -38,6 +38,23 @@ def test_round_trip_through_json():
         ({"scale_embedding": "none"}, "scale_embedding is 'none'; choose True or False"),
         ({"stem": "conv"}, "stem is 'conv'; choose 'resnet' or 'linear'"),
         ({"conventions": "official"}, "pass OFFICIAL, PYIQA, PAPER or a Conventions"),
+        ({"layers": 10**9}, "layers is 1000000000; it must be a whole number of at least 1 and at most 1,000"),
+        ({"width": 10**40}, r"width is 10+…?; it must be a whole number of at least 1 and at most 65,536"),
+        ({"heads": 10**5000}, "heads is too long to show; it must be a whole number"),
+        ({"grid_size": float("nan")}, "grid_size is nan; it must be a whole number"),
+        ({"mlp_width": [1152]}, r"mlp_width is \[1152\]; it must be a whole number"),
+        ({"outputs": "1"}, "outputs is '1'; it must be a whole number"),
+        (
+            {"longer_sides": [8, 10**9]},
+            "longer_sides is 1000000000; it must be a whole number of at least 1 and at most",
+        ),
+        ({"longer_sides": [[224]]}, r"longer_sides is \[224\]; it must be a whole number"),
+        ({"longer_sides": None}, "longer_sides is None; pass a tuple of lengths"),
+        ({"longer_sides": {"224": 1}}, "longer_sides is {'224': 1}; pass a tuple of lengths"),
+        ({"longer_sides": range(1, 2000)}, "longer_sides has 1,999 lengths; choose at most 32 scales"),
+        ({"max_native_patches": True}, "max_native_patches is True; choose -1"),
+        ({"max_native_patches": 10**40}, "max_native_patches is 10*; choose -1"),
+        ({"native": [1]}, r"native is \[1\]; choose True or False"),
     ],
 )
 def test_impossible_configurations(fields, message):
@@ -63,6 +80,8 @@ def test_only_the_resnet_stem_needs_a_multiple_of_4():
         ({"weight_std_ddof": 2}, "weight_std_ddof is 2; choose one of 0, 1"),
         ({"mask_value": 0.0}, r"mask_value is 0\.0; it must be -100 or below"),
         ({"mask_value": float("nan")}, "mask_value is nan"),
+        ({"mask_value": -(10**400)}, "mask_value is -10+…; it must be -100 or below"),
+        ({"mask_value": [1]}, r"mask_value is \[1\]"),
     ],
 )
 def test_impossible_conventions(fields, message):

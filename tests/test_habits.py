@@ -224,7 +224,7 @@ def test_the_tables_of_a_notebook_are_short_and_escaped():
 
 def test_they_are_named_tuples_as_before():
     assert mq.Tokens._fields == ("patches", "hash_index", "scale_index", "mask")
-    assert mq.Checkpoint._fields == ("params", "config", "format", "path")
+    assert mq.Checkpoint._fields == ("params", "config", "format", "path", "notes")
     assert mq.Gradients._fields == ("params", "patches")
     assert mq.Score._fields == ("value", "distribution", "path", "height", "width")
     for record in records():

@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 import musiq_ref as mq
 from musiq_ref.cli import main
 from musiq_ref.verify import FixtureError, build_fixture, load_fixture, make_fixture
-from musiq_ref.verify.ladder.fixture import WEIGHT_SEEDS, fixture_image
+from musiq_ref.verify.ladder.fixture import WEIGHT_SEEDS, digest, fixture_image
 from musiq_ref.verify.ladder.stages import run_stages
 from musiq_ref.verify.ladder.tolerance import SAFE, corner_margin
 
@@ -120,6 +120,24 @@ def test_an_edited_manifest_is_refused(copy):
     manifest["stages"][9]["tolerance"]["bulk"] = 1.0
     (copy / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(FixtureError, match=r"manifest\.json: was edited"):
+        load_fixture(copy)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layers": 3}, r"does not fit its files .parameter encoder/block_0[0-9].*is missing"),
+        ({"layers": 10**9}, r"manifest\.json: .*layers is 1000000000; it must be"),
+        ({"longer_sides": [8, 10**9]}, r"manifest\.json: .*longer_sides is 1000000000; it must be"),
+        ({"grid_size": 1000}, r"does not fit its files .parameter spatial_embedding/table has shape"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_the_weights_is_refused(copy, changes, message):
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["config"].update(changes)
+    manifest["manifest_sha256"] = digest({key: value for key, value in manifest.items() if key != "manifest_sha256"})
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(FixtureError, match=message):
         load_fixture(copy)
 
 

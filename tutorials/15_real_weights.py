@@ -32,7 +32,7 @@ import numpy as np
 import musiq_ref as mq
 from course import exercise, photograph, show
 from musiq_ref import checkpoint, metrics, verify
-from musiq_ref.checkpoint import load as loading
+from musiq_ref.checkpoint.weights import locate
 from musiq_ref.model.parameters import flatten
 
 # %% [markdown]
@@ -104,10 +104,11 @@ print(f"{count:,} parameters, from a file of {loaded.path.stat().st_size / 1e6:.
 assert count == mq.complexity(config, (224, 224)).parameters
 
 # %% [markdown]
-# Nobody said how many layers there are, nor which program the file is from: both are read off the tensors. The extension is not looked at.
+# Nobody said how many layers there are, nor which program the file is from: both are read off the tensors' names. The
+# extension is not looked at.
 
 # %%
-show(loading.recognise)
+show(locate)
 
 # %%
 image = photograph("coffee", longer_side=160)
@@ -182,8 +183,8 @@ print(refused)
 assert "print" in refused
 
 # %% [markdown]
-# The library's reader knows the dozen instructions that build tensors, and nothing else (PyTorch since 2.6 does the same by
-# default). The authors' `.npz` is read without pickles, and safetensors cannot hold one.
+# The library's reader builds dicts, numbers and tensors, and puts a placeholder that does nothing in the place of everything
+# else (PyTorch since 2.6 refuses such a file by default). The authors' `.npz` is read without pickles, and safetensors cannot hold one.
 #
 # ## One image, two programs
 #

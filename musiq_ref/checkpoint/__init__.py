@@ -1,8 +1,9 @@
 """Checkpoints: the authors' .npz, pyiqa's .pth and .safetensors, and our own safetensors (SPEC 6).
 
-Three layouts name and shape the same parameters differently (`official`, `pyiqa`, `native`: one table each); `files`
-tells containers apart by content and `torch_pickle` reads PyTorch's without PyTorch; `infer` finds the configuration
-and checks every tensor; `load`, `convert` and `write` put it together, and `fetch` downloads.
+Three layouts name and shape the same parameters differently (`official`, `pyiqa`, `native`: one table each). `files`
+tells containers apart by content, `torch_file` and `torch_pickle` read PyTorch's without PyTorch, `sealed` those with a
+checksum; `weights` finds MUSIQ's names in what they hold, `infer` the configuration, and checks every tensor; `load`,
+`convert` and `write` put it together, and `fetch` downloads.
 """
 
 from musiq_ref.checkpoint.catalogue import CATALOGUE, cache_folder

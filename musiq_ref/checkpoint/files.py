@@ -2,109 +2,153 @@
 
 from __future__ import annotations
 
-import struct
+import io
+import os
+import stat
+import threading
+import warnings
 import zipfile
-import zlib
+from collections import Counter
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
-import safetensors
 
 from musiq_ref.checkpoint.bfloat16 import widen
-from musiq_ref.checkpoint.layout import CheckpointError, Tensors
-from musiq_ref.checkpoint.torch_pickle import read_torch
-
-SAFETENSORS_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "U64": "<u8"}
-SAFETENSORS_DTYPES |= {"I32": "<i4", "U32": "<u4", "I16": "<i2", "U16": "<u2", "I8": "i1", "U8": "u1", "BOOL": "?"}
-
-BROKEN = (
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    SyntaxError,
-    EOFError,
-    OSError,
-    RuntimeError,
-    MemoryError,
-)
-BROKEN += (zipfile.BadZipFile, zlib.error, struct.error, safetensors.SafetensorError)
-"""What the readers of NumPy, zipfile and safetensors raise on bytes that are not what they should be."""
+from musiq_ref.checkpoint.layout import BROKEN, CheckpointError, Layout, Tensors, damaged, printable
+from musiq_ref.checkpoint.native import METADATA_KEY, NATIVE_LAYOUT
+from musiq_ref.checkpoint.sealed import read_sealed
+from musiq_ref.checkpoint.torch_file import RESAVE, read_torch_stream, read_torch_zip
+from musiq_ref.checkpoint.torch_pickle import View
+from musiq_ref.checkpoint.weights import Weights, find_weights, left_out, locate
 
 MOST_INFLATION = 100
-"""A compressed .npz may unpack to this many times its size (weights hardly shrink at all), or to 64 MiB."""
+"""A compressed file may unpack to this many times its size (weights hardly shrink at all), or to 64 MiB."""
+
+LARGEST = 2**32
+"""Bytes: the large preset with an optimiser's state in float64 has half of that."""
+ONE_AT_A_TIME = threading.Lock()
+"""The filters of warnings are those of all threads."""
 
 
-def read_tensors(path: Path) -> tuple[Tensors, dict[str, str]]:
-    """The tensors of a .npz, .pth or .safetensors file, and its metadata (safetensors only).
+class Contents(NamedTuple):
+    """The tensors of the MUSIQ in a file, under its names.
+
+    layout: whose names they are
+    metadata: of a safetensors file
+    notes: a sentence for everything that was taken away from names or left out
+    """
+
+    tensors: Tensors
+    layout: Layout
+    metadata: dict[str, str]
+    notes: tuple[str, ...]
+
+
+def read_tensors(path: Path) -> Contents:
+    """The weights in a .npz, .pth or .safetensors file.
 
     Nothing of the file is ever executed. Raises CheckpointError, one sentence without the file's name, for anything
     else: a folder, an empty, a cut or another kind of file.
     """
     try:
-        if path.is_dir():
+        with ONE_AT_A_TIME, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of numbers and texts in damaged headers, which are refused anyway
+            return without_strays(*read_any(path, first_bytes(path)))
+    except CheckpointError:
+        raise
+    except BROKEN as error:
+        raise damaged(error) from None
+
+
+def first_bytes(path: Path) -> bytes:
+    """The start of an ordinary file that is neither empty nor far too large."""
+    try:
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
             raise CheckpointError("a folder, not a file; name the checkpoint file in it")
+        if not stat.S_ISREG(status.st_mode):
+            raise CheckpointError("no ordinary file (a pipe or a device); name a file")
         with path.open("rb") as file:
-            start = file.read(9)
+            start = file.read(512)
     except FileNotFoundError:
         raise CheckpointError("no such file; check the path") from None
-    except OSError as error:
-        raise CheckpointError(f"cannot be opened ({error.strerror}); check the path and its permissions") from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"cannot be opened ({reason}); check the path and its permissions") from None
     if not start:
         raise CheckpointError("the file is empty; download or export it again")
+    if status.st_size > LARGEST:
+        raise CheckpointError(f"{status.st_size:,} bytes, which no MUSIQ needs; save the weights alone")
+    return start
+
+
+def read_any(path: Path, start: bytes) -> tuple[Weights, dict[str, str]]:
+    """The weights of a file that begins so, and its metadata."""
     if start[:2] == b"PK":
         return read_zip(path), {}
-    if start[8:] == b"{":
-        return read_safetensors(path)
+    if start[8:9] == b"{":
+        tensors, metadata = read_sealed(path)
+        if METADATA_KEY in metadata:
+            return Weights(NATIVE_LAYOUT, dict(tensors), ()), metadata
+        return find_weights(tensors, np.ndarray), metadata
     if start[:1] == b"\x80":
+        with path.open("rb") as file:
+            found, take = read_torch_stream(file, path.stat().st_size)
+            return taken(find_weights(found, View), take), {}
+    if start[257:262] == b"ustar":
+        raise CheckpointError(f"a tar archive, such as PyTorch wrote before 0.1.10; {RESAVE}")
+    if 0x81 <= start[0] <= 0x8F or start[:1] in (b"\xde", b"\xdf"):
         raise CheckpointError(
-            "a bare pickle, such as PyTorch wrote before 1.6, and those are not read; load it in a trusted place and "
-            "re-save it with torch.save of PyTorch 1.6 or later"
+            "msgpack, it seems, as Flax writes it; save it as .npz where you have Flax: np.savez(file, "
+            "**flax.traverse_util.flatten_dict(params, sep='/'))"
         )
     raise CheckpointError("not a checkpoint (neither .npz, .pth nor .safetensors inside); check which file it is")
 
 
-def read_zip(path: Path) -> Tensors:
-    """The tensors of a zip: PyTorch's if it holds a data.pkl, NumPy's if it holds .npy files."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            if any(name.endswith("data.pkl") for name in names):
-                return read_torch(archive, path.stat().st_size)
-            if not any(name.endswith(".npy") for name in names):
-                raise CheckpointError("a zip with neither data.pkl nor .npy files in it; check which file it is")
-            unpacked = sum(info.file_size for info in archive.infolist())
-            if unpacked > max(64 * 2**20, MOST_INFLATION * path.stat().st_size):
-                raise CheckpointError(f"it claims to unpack to {unpacked:,} bytes, which no checkpoint does; delete it")
-        with np.load(path, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
-        return {name: array for name, array in found.items() if isinstance(array, np.ndarray)}
-    except CheckpointError:
-        raise
-    except BROKEN as error:
-        raise damaged(error) from None
+def read_zip(path: Path) -> Weights:
+    """The weights in a zip: PyTorch's if it holds a data.pkl, NumPy's if it holds .npy files."""
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        names = [member.filename.removesuffix(".npy") for member in members]
+        if len(set(names)) < len(names):
+            [(twice, _)] = Counter(names).most_common(1)
+            raise CheckpointError(f"it holds {printable(twice)} twice, and which one counts is open; export it again")
+        unpacked = sum(member.file_size for member in members)
+        if unpacked > max(64 * 2**20, MOST_INFLATION * path.stat().st_size):
+            raise CheckpointError(f"it claims to unpack to {unpacked:,} bytes, which no checkpoint does; delete it")
+        if any(f"/{name}".endswith("/data.pkl") for name in names):
+            found, take = read_torch_zip(archive)
+            return taken(find_weights(found, View), take)
+        arrays = {m.filename.removesuffix(".npy"): m for m in members if m.filename.endswith(".npy")}
+        if not arrays:
+            raise CheckpointError(
+                "a zip with neither data.pkl nor .npy files in it; unpack it if a checkpoint is in it, "
+                "or check which file it is"
+            )
+        weights = find_weights(arrays, zipfile.ZipInfo)
+        return taken(weights, lambda chosen: {name: read_npy(archive, member) for name, member in chosen.items()})
 
 
-def read_safetensors(path: Path) -> tuple[Tensors, dict[str, str]]:
-    """The tensors of a safetensors file (bfloat16 as float32) and its metadata."""
-    try:
-        with safetensors.safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-        tensors = {}
-        for name, raw in safetensors.deserialize(path.read_bytes()):
-            if raw["dtype"] not in SAFETENSORS_DTYPES:
-                raise CheckpointError(f"a tensor in it has data type {raw['dtype']}; export it as float32")
-            values = np.frombuffer(raw["data"], SAFETENSORS_DTYPES[raw["dtype"]])
-            values = widen(values) if raw["dtype"] == "BF16" else values
-            tensors[name] = values.reshape(raw["shape"])
-        return tensors, metadata
-    except CheckpointError:
-        raise
-    except BROKEN as error:
-        raise damaged(error) from None
+def read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    """The array in a .npy file; bfloat16, which NumPy saves as two bytes without meaning, as float32."""
+    array = np.lib.format.read_array(io.BytesIO(archive.read(member)), allow_pickle=False)
+    return widen(array.view("<u2")) if array.dtype == np.dtype("V2") else array
 
 
-def damaged(error: Exception) -> CheckpointError:
-    """The sentence for a file whose start is right and whose rest is not."""
-    reason = " ".join(str(error).split())[:160] or type(error).__name__
-    return CheckpointError(f"cut short, damaged or not plain numbers ({reason}); download or export it again")
+def taken(weights: Weights, take: Any) -> Weights:
+    """The same with arrays in it."""
+    return weights._replace(tensors=take(weights.tensors))
+
+
+def without_strays(weights: Weights, metadata: dict[str, str]) -> Contents:
+    """Without single numbers and whole ones that are none of MUSIQ's, such as the step that training came to."""
+    stray = [
+        name
+        for name, array in weights.tensors.items()
+        if (array.ndim == 0 or array.dtype.kind != "f") and locate(name) is None
+    ]
+    tensors = {name: array for name, array in weights.tensors.items() if name not in stray}
+    return Contents(tensors, weights.layout, metadata, (*weights.notes, *left_out(stray)))

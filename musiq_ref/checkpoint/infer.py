@@ -78,7 +78,7 @@ def preset_heads(layers: int, width: int, mlp_width: int) -> int:
             return preset["heads"]
     raise CheckpointError(
         f"pyiqa's files do not tell the number of attention heads, and no preset has {layers} layers of width {width}; "
-        f"pass heads= or config= (--heads on the command line)"
+        f"pass heads= or config= to load_checkpoint, or convert it once: musiq-ref convert --heads N"
     )
 
 
@@ -115,7 +115,8 @@ def infer_config(
         return make_config(**sizes, longer_sides=tuple(longer_sides), native=native, conventions=layout.conventions)
     if scales not in PUBLISHED_SIDES:
         raise CheckpointError(
-            f"it has {scales} scales, and the file does not tell which; pass longer_sides= (--longer-sides), or config="
+            f"it has {scales} scales, and the file does not tell which; pass longer_sides= or config= to "
+            f"load_checkpoint, or convert it once: musiq-ref convert --longer-sides L"
         )
     return make_config(**sizes, longer_sides=PUBLISHED_SIDES[scales], conventions=layout.conventions)
 

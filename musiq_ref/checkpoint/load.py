@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -13,10 +14,8 @@ import numpy as np
 from musiq_ref.checkpoint.catalogue import CATALOGUE, cache_folder, download_command
 from musiq_ref.checkpoint.files import read_tensors
 from musiq_ref.checkpoint.infer import infer_config, to_params
-from musiq_ref.checkpoint.layout import CheckpointError, Layout, Tensors
+from musiq_ref.checkpoint.layout import CheckpointError
 from musiq_ref.checkpoint.native import METADATA_KEY, NATIVE_LAYOUT, config_from_json
-from musiq_ref.checkpoint.official import OFFICIAL_LAYOUT
-from musiq_ref.checkpoint.pyiqa import PYIQA_LAYOUT
 from musiq_ref.config import Conventions, MusiqConfig
 from musiq_ref.model.parameters import Params
 from musiq_ref.reprs import short_table, short_text
@@ -34,16 +33,18 @@ class Checkpoint(NamedTuple):
     config: the MusiqConfig that they belong to
     format: "official", "pyiqa", "native"; "deterministic" for weights that no training made
     path: of the file, or None for weights that come from no file
+    notes: a sentence for everything that was found in the file beside the weights, and around their names
 
     >>> load_checkpoint("demo")  # doctest: +NORMALIZE_WHITESPACE
     Checkpoint(params=420,545 float32 values in 56 arrays,
-               config=MusiqConfig(layers=2, width=64, heads=4, outputs=1, …), format='native', path='...')
+               config=MusiqConfig(layers=2, width=64, heads=4, outputs=1, …), format='native', path='...', notes=())
     """
 
     params: Params
     config: MusiqConfig
     format: str
     path: Path | None
+    notes: tuple[str, ...] = ()
 
     @property
     def bundled(self) -> bool:
@@ -87,8 +88,7 @@ def load_checkpoint(
         raise CheckpointError(f"{path_or_name}: cannot be loaded as {dtype}; choose float32, float64 or float16")
     path = find_checkpoint(path_or_name)
     try:
-        tensors, metadata = read_tensors(path)
-        layout = recognise(tensors, metadata)
+        tensors, layout, metadata, notes = read_tensors(path)
         tensors = layout.canonical(tensors)
         if config is None and layout is NATIVE_LAYOUT:
             config = stored_config(metadata)
@@ -96,7 +96,7 @@ def load_checkpoint(
             config = infer_config(tensors, layout, heads, longer_sides)
         if conventions is not None:
             config = config.replace(conventions=conventions)
-        checkpoint = Checkpoint(to_params(tensors, layout, config, dtype), config, layout.format, path)
+        checkpoint = Checkpoint(to_params(tensors, layout, config, dtype), config, layout.format, path, notes)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     log.info("loaded %r", checkpoint)
@@ -133,28 +133,13 @@ def find_checkpoint(path_or_name: str | PathLike[str]) -> Path:
             )
         return path
     path = Path(path_or_name)
-    if path.name == str(path_or_name) and not path.suffix and not path.exists():
+    if path.name == str(path_or_name) and not path.suffix and not os.path.exists(path):  # no error for odd names
         names = ["demo", *CATALOGUE]
         raise CheckpointError(
             f"{path}: neither a file nor the name of a checkpoint (those are {', '.join(names)})"
-            + did_you_mean(path.name, names)
+            + did_you_mean(path.name[:100], names)
         )
     return path
-
-
-def recognise(tensors: Tensors, metadata: dict[str, str]) -> Layout:
-    """Whose names the tensors have.
-
-    >>> recognise({"block1.conv1.weight": np.zeros(3)}, {}).format
-    'pyiqa'
-    """
-    if METADATA_KEY in metadata or "stem/conv_root/kernel" in tensors:
-        return NATIVE_LAYOUT
-    parts = {part for name in tensors for part in name.replace(".", "/").split("/")}
-    if not parts & {"conv_root", "gn_root", "block1", "Transformer", "transformer_encoder"}:
-        raise CheckpointError("none of MUSIQ's tensors in it; check which model it is of")
-    official = any("/" in name for name in tensors)
-    return OFFICIAL_LAYOUT if official else PYIQA_LAYOUT
 
 
 def stored_config(metadata: dict[str, str]) -> MusiqConfig:

@@ -1,23 +1,18 @@
-"""PyTorch's .pth files without PyTorch, and without trusting them.
+"""The pickles in PyTorch's files, without PyTorch, and without trusting them.
 
-A .pth file is a zip: `data.pkl` describes the tensors, `data/0`, `data/1`, … hold their numbers. A pickle is a program
-for a stack machine that may call any Python function, so loading an unknown one is running an unknown program. Here
-the program is run by a machine of our own that knows only the instructions which build dicts, lists, tuples, strings,
-numbers and tensors. A name such as `torch._utils._rebuild_tensor_v2` stays a mere name: nothing is ever imported.
+A pickle is a program for a stack machine that may call any Python function, so loading an unknown one is running an
+unknown program. Here the program is run by a machine of our own that can build dicts, lists, tuples, strings, numbers
+and notes of where a tensor's values are. A name such as `torch._utils._rebuild_tensor_v2` stays a mere name, and what
+another name would be called for becomes an inert `Opaque`: nothing is ever imported, called or looked into.
 """
 
 from __future__ import annotations
 
-import math
 import pickletools
-import zipfile
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
-import numpy as np
-
-from musiq_ref.checkpoint.bfloat16 import widen
-from musiq_ref.checkpoint.layout import CheckpointError, Tensors, printable
+from musiq_ref.checkpoint.layout import CheckpointError
 
 STORAGES = {
     "torch.DoubleStorage": "f8",
@@ -30,18 +25,20 @@ STORAGES = {
     "torch.CharStorage": "i1",
     "torch.ByteStorage": "u1",
     "torch.BoolStorage": "?",
+    "torch.ComplexFloatStorage": "c8",
+    "torch.ComplexDoubleStorage": "c16",
+    "torch.QInt8Storage": "i1",
+    "torch.QUInt8Storage": "u1",
+    "torch.QInt32Storage": "i4",
 }
 """{type of a storage: NumPy's letter for its elements}"""
 
-ORDERED_DICT = "collections.OrderedDict"
-TENSOR = "torch._utils._rebuild_tensor_v2"
-PARAMETER = "torch._utils._rebuild_parameter"
-KNOWN_NAMES = {ORDERED_DICT, TENSOR, PARAMETER, *STORAGES}
+DICTS = {"collections.OrderedDict", "collections.defaultdict"}
+TENSORS = {"torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor"}
+PARAMETERS = {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"}
+SUBCLASS = "torch._tensor._rebuild_from_type_v2"
 
-WRAPPERS = ("params", "state_dict")
-"""Keys under which training programs put the state dict."""
-
-MARK = object()
+MOST_INSTRUCTIONS = 2_000_000
 
 
 class Name(NamedTuple):
@@ -50,108 +47,30 @@ class Name(NamedTuple):
     text: str
 
 
-def read_torch(archive: zipfile.ZipFile, file_size: int) -> Tensors:
-    """The state dict in an opened .pth: {name: read-only array}; bfloat16 as float32.
+class Opaque(NamedTuple):
+    """What only running a program would make; `text` is the name that it was to be made by."""
 
-    Raises CheckpointError for whatever is not a plain state dict, naming it. `file_size`, in bytes, bounds what the
-    entries may claim: PyTorch never compresses them, so together they are smaller than the file.
-    """
-    entries = archive.infolist()
-    if any(entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 for entry in entries):
-        raise CheckpointError("it has compressed or encrypted entries, which PyTorch never writes; delete it")
-    if sum(entry.file_size for entry in entries) > file_size:
-        raise CheckpointError("its entries claim more bytes than the file has; delete it")
-    pickles = [entry.filename for entry in entries if entry.filename.endswith("data.pkl")]
-    folder = pickles[0].removesuffix("data.pkl")
-    names = set(archive.namelist())
-    order = archive.read(f"{folder}byteorder") if f"{folder}byteorder" in names else b"little"
-    storages: dict[tuple[str, str], np.ndarray] = {}
-
-    def storage(persistent_id: Any) -> np.ndarray:
-        """The numbers that a persistent id ("storage", type, key, device, count) stands for, shape (count,)."""
-        _, kind, key, _, count = persistent_id
-        if not isinstance(kind, Name) or kind.text not in STORAGES or not isinstance(key, str):
-            raise CheckpointError("a tensor in it has no storage of a known type; re-save it as float32")
-        if (kind.text, key) not in storages:
-            data = archive.read(f"{folder}data/{key}")
-            values = np.frombuffer(data, (">" if order == b"big" else "<") + STORAGES[kind.text])
-            if type(count) is not int or count != values.size:
-                raise CheckpointError(f"storage {printable(key)} does not hold as many values as it claims; delete it")
-            values = widen(values) if kind.text == "torch.BFloat16Storage" else values
-            values.flags.writeable = False
-            storages[kind.text, key] = values
-        return storages[kind.text, key]
-
-    try:
-        found = run_pickle(archive.read(pickles[0]), storage)
-    except CheckpointError:
-        raise
-    except (ValueError, TypeError, KeyError, IndexError, OverflowError, AttributeError, zipfile.BadZipFile) as error:
-        reason = printable(str(error))
-        raise CheckpointError(f"its pickle is damaged ({reason}); download or export it again") from None
-    return state_dict(found)
+    text: str
 
 
-def state_dict(found: Any) -> Tensors:
-    """The {name: tensor} in what a pickle built, out of a {"params": …} or {"state_dict": …} around it."""
-    for key in WRAPPERS:
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
-            break
-    if not isinstance(found, dict):
-        raise CheckpointError(f"it holds a {type(found).__name__}, not a state dict; save model.state_dict()")
-    for name, value in found.items():
-        if not isinstance(name, str) or not isinstance(value, np.ndarray):
-            raise CheckpointError(
-                f"its entry {printable(name)} is a {type(value).__name__}, not a tensor; save model.state_dict() alone"
-            )
-    return found
+class Storage(NamedTuple):
+    """A run of `length` numbers somewhere else in the file."""
+
+    kind: str
+    key: str
+    length: int
 
 
-def rebuild_tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> np.ndarray:
-    """The tensor of shape `size` whose element (i, j, …) is storage[offset + i·stride[0] + j·stride[1] + …].
+class View(NamedTuple):
+    """A tensor: element (i, j, …) is number offset + i·stride[0] + j·stride[1] + … of its storage; unchecked."""
 
-    No copy is made. Raises CheckpointError unless every element lies in the storage, and there are no more of them than
-    values in it.
-
-    >>> rebuild_tensor(np.arange(6.0), 1, (2, 2), (1, 2))
-    array([[1., 3.],
-           [2., 4.]])
-    """
-    numbers = (offset, *size, *stride)
-    fits = isinstance(storage, np.ndarray) and len(size) == len(stride) <= 32
-    fits = fits and all(type(n) is int and 0 <= n < 2**60 for n in numbers)
-    if fits and math.prod(size):
-        last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-        fits = math.prod(size) <= storage.size and last < storage.size
-    if not fits:
-        raise CheckpointError("a tensor in it reaches outside its storage; re-save it with .contiguous(), or delete it")
-    if not math.prod(size):
-        return np.zeros(size, storage.dtype)
-    width = storage.itemsize
-    return np.ndarray(size, storage.dtype, storage, offset * width, tuple(step * width for step in stride))
+    storage: Storage
+    offset: Any
+    size: Any
+    stride: Any
 
 
-def call(function: Any, arguments: Any) -> Any:
-    """The three calls a state dict is made of; the function is a mere name."""
-    if not isinstance(function, Name) or type(arguments) is not tuple:
-        raise refused("a call", type(function).__name__)
-    if function.text == ORDERED_DICT and not arguments:
-        return {}
-    if function.text == TENSOR:
-        return rebuild_tensor(*arguments[:4])
-    if function.text == PARAMETER and isinstance(arguments[0], np.ndarray):
-        return arguments[0]
-    raise refused("a call", function.text)
-
-
-def refused(what: str, name: object) -> CheckpointError:
-    """The sentence for a pickle that wants more than tensors."""
-    return CheckpointError(
-        f"refused, because its pickle asks for {what} ({printable(name)}) and only tensors, dicts, lists, tuples, "
-        f"strings and numbers are read; save model.state_dict() alone, and load this file nowhere unless you trust it"
-    )
-
+MARK = Opaque("MARK")
 
 CONSTANTS: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,
@@ -160,91 +79,166 @@ CONSTANTS: dict[str, Callable[[], Any]] = {
     "EMPTY_DICT": dict,
     "EMPTY_LIST": list,
     "EMPTY_TUPLE": tuple,
+    "EMPTY_SET": lambda: Opaque("set"),
+    "NEXT_BUFFER": lambda: Opaque("buffer"),
     "MARK": lambda: MARK,
 }
 """{instruction: what it pushes}, of those without an argument"""
 
-PUSH_ARGUMENT = {"BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"}
-PUSH_ARGUMENT |= {"BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
+PUSH_ARGUMENT = {"INT", "LONG", "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "FLOAT", "BINFLOAT"}
+PUSH_ARGUMENT |= {"UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "STRING", "BINSTRING", "SHORT_BINSTRING"}
+PUSH_ARGUMENT |= {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
 
 
-def run_pickle(program: bytes, storage: Callable[[Any], np.ndarray]) -> Any:
+def run_pickle(program: bytes | BinaryIO, storages: dict[str, Storage] | None = None) -> Any:
     """What a pickle builds.
 
-    program: its bytes
-    storage: looks up the numbers of a tensor
+    program: its bytes, or a file that is read up to the pickle's end
+    storages: is filled with those that the pickle mentions, by their keys
 
-    Raises CheckpointError, naming it, for any instruction or global beyond those that a state dict needs.
+    Raises CheckpointError, ValueError, TypeError, LookupError or RecursionError for what is no pickle.
 
-    >>> import pickle
-    >>> run_pickle(pickle.dumps({"epoch": 3}, protocol=2), storage=lambda key: key)
-    {'epoch': 3}
+    >>> import collections, pickle
+    >>> run_pickle(pickle.dumps({"epoch": 3, "seen": collections.Counter("aab")}))
+    {'epoch': 3, 'seen': Opaque(text='collections.Counter')}
     """
     stack: list[Any] = []
     memo: dict[int, Any] = {}
+    storages = {} if storages is None else storages
     argument: Any
-    for opcode, argument, _ in pickletools.genops(program):
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(program)):
+        if count > MOST_INSTRUCTIONS:
+            raise CheckpointError("its pickle is far longer than a checkpoint's; save model.state_dict() alone")
         match opcode.name:
-            case "PROTO" | "FRAME":
+            case "PROTO" | "FRAME" | "READONLY_BUFFER":
                 pass
+            case "STOP":
+                return stack.pop()
             case name if name in CONSTANTS:
                 stack.append(CONSTANTS[name]())
             case name if name in PUSH_ARGUMENT:
                 stack.append(argument)
-            case "TUPLE":
-                stack.append(tuple(since_mark(stack)))
-            case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                count = int(opcode.name[-1])
-                stack[-count:] = [tuple(stack[-count:])]
-            case "APPEND" | "APPENDS" as name:
-                items = [stack.pop()] if name == "APPEND" else since_mark(stack)
-                list.extend(stack[-1], items)
-            case "SETITEM" | "SETITEMS" as name:
-                items = [stack.pop(-2), stack.pop()] if name == "SETITEM" else since_mark(stack)
-                fill(stack[-1], items)
-            case "BINPUT" | "LONG_BINPUT":
+            case "PUT" | "BINPUT" | "LONG_BINPUT":
                 memo[argument] = stack[-1]
             case "MEMOIZE":
                 memo[len(memo)] = stack[-1]
-            case "BINGET" | "LONG_BINGET":
+            case "GET" | "BINGET" | "LONG_BINGET":
                 stack.append(memo[argument])
+            case "POP":
+                stack.pop()
+            case "DUP":
+                stack.append(stack[-1])
             case "GLOBAL":
-                stack.append(known_name(*str(argument).split(" ", 1)))
-            case "STACK_GLOBAL":
-                name, module = stack.pop(), stack.pop()
-                stack.append(known_name(module, name))
+                stack.append(Name(str(argument).replace(" ", ".", 1)))
+            case "PERSID" | "EXT1" | "EXT2" | "EXT4":
+                stack.append(Opaque(opcode.name))
             case "BINPERSID":
-                stack.append(storage(stack.pop()))
-            case "REDUCE":
-                arguments = stack.pop()
-                stack.append(call(stack.pop(), arguments))
-            case "BUILD" if type(stack[-2]) is dict:
-                stack.pop()  # attributes of an OrderedDict, such as a state dict's _metadata
-            case "STOP":
-                return stack.pop()
-            case other:
-                raise refused("an instruction", f"{other} {argument}" if isinstance(argument, str) else other)
+                stack.append(persistent(stack.pop(), storages))
+            case "BUILD":  # attributes, such as a state dict's _metadata
+                stack[-2:] = [stack[-2]]
+            case "STACK_GLOBAL" | "REDUCE" | "NEWOBJ":
+                stack[-2:] = [BINARY[opcode.name](*stack[-2:])]
+            case "NEWOBJ_EX":
+                stack[-3:] = [call(*stack[-3:-1])]
+            case "TUPLE1" | "TUPLE2" | "TUPLE3" as name:
+                count = int(name[-1])
+                stack[-count:] = [tuple(stack[-count:])]
+            case "APPEND":
+                extend(stack[-2], [stack.pop()])
+            case "SETITEM":
+                fill(stack[-3], [stack.pop(-2), stack.pop()])
+            case name:
+                above_mark(name, argument, stack)
     raise CheckpointError("its pickle has no end; download or export it again")
 
 
-def since_mark(stack: list[Any]) -> list[Any]:
-    """Pops everything above the topmost mark, and the mark."""
-    items = []
+def above_mark(name: str, argument: Any, stack: list[Any]) -> None:
+    """An instruction that takes everything above the topmost mark, and the mark."""
+    items: list[Any] = []
     while (item := stack.pop()) is not MARK:
         items.append(item)
-    return items[::-1]
+    items.reverse()
+    match name:
+        case "TUPLE":
+            stack.append(tuple(items))
+        case "LIST":
+            stack.append(items)
+        case "DICT":
+            stack.append(fill({}, items))
+        case "APPENDS":
+            extend(stack[-1], items)
+        case "SETITEMS":
+            fill(stack[-1], items)
+        case "FROZENSET":
+            stack.append(Opaque("frozenset"))
+        case "INST":
+            stack.append(call(Name(str(argument).replace(" ", ".", 1)), tuple(items)))
+        case "OBJ":
+            stack.append(call(items[0], tuple(items[1:])))
+        case "ADDITEMS" | "POP_MARK":
+            pass
+        case _:
+            raise ValueError(f"unknown instruction {name}")
 
 
-def known_name(module: Any, name: Any) -> Name:
-    """A global, one of those that a state dict needs."""
-    text = f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else "not even text"
-    if text not in KNOWN_NAMES:
-        raise refused("a global", text)
-    return Name(text)
+def described(value: Any) -> str:
+    """What a value of the machine is called in a message.
+
+    >>> described(Opaque("posix.mkdir")), described([1])
+    ('posix.mkdir', 'a value of type list')
+    """
+    return value.text if isinstance(value, Name | Opaque) else f"a value of type {type(value).__name__}"
 
 
-def fill(target: Any, items: list[Any]) -> None:
-    """Puts key, value, key, value, … into a dict that the program made."""
-    if type(target) is not dict or not all(isinstance(key, str | int) for key in items[::2]):
-        raise refused("an assignment", type(target).__name__)
-    target.update(zip(items[::2], items[1::2], strict=True))
+def global_name(module: Any, name: Any) -> Name:
+    """A global of two texts."""
+    return Name(
+        f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else "something that is no text"
+    )
+
+
+def call(function: Any, arguments: Any) -> Any:
+    """The calls that a state dict is made of, done here; any other one is Opaque."""
+    if not isinstance(function, Name) or type(arguments) is not tuple:
+        return Opaque(described(function))
+    if function.text in DICTS:
+        pairs = arguments[0] if arguments and type(arguments[0]) is list else []  # Python 2 put the items there
+        return fill({}, [part for pair in pairs if len(pair) == 2 for part in pair])
+    if function.text in TENSORS and len(arguments) >= 4:
+        return View(*arguments[:4]) if isinstance(arguments[0], Storage) else Opaque(described(arguments[0]))
+    if function.text in PARAMETERS and arguments and isinstance(arguments[0], View | Opaque):
+        return arguments[0]
+    if function.text == SUBCLASS and len(arguments) >= 3:
+        return call(arguments[0], arguments[2])
+    return Opaque(function.text)
+
+
+BINARY: dict[str, Callable[[Any, Any], Any]] = {"STACK_GLOBAL": global_name, "REDUCE": call, "NEWOBJ": call}
+"""{instruction: what it makes of the two topmost values}"""
+
+
+def persistent(key: Any, storages: dict[str, Storage]) -> Storage | Opaque:
+    """What ("storage", type, key, device, count) stands for; Opaque for a type or a form that is not known."""
+    if type(key) is not tuple or len(key) < 5:
+        return Opaque("a persistent object")
+    _, kind, key, _, count, *view = key
+    if not isinstance(kind, Name) or kind.text not in STORAGES or not isinstance(key, str) or any(view):
+        return Opaque(described(kind))
+    storage = Storage(kind.text, key, count)
+    if storages.setdefault(key, storage) != storage:
+        raise ValueError("two storages of one name")
+    return storage
+
+
+def extend(target: Any, items: list[Any]) -> None:
+    """Appends to a list that the program made; what is appended to something Opaque is dropped."""
+    if not isinstance(target, Opaque):
+        list.extend(target, items)
+
+
+def fill(target: Any, items: list[Any]) -> Any:
+    """Puts key, value, key, value, … into a dict that the program made; keys but strings and integers are dropped."""
+    pairs = zip(items[::2], items[1::2], strict=True)
+    if not isinstance(target, Opaque):
+        dict.update(target, {key: value for key, value in pairs if isinstance(key, str | int)})
+    return target

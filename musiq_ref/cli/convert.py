@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 from musiq_ref.checkpoint import (
@@ -15,9 +14,14 @@ from musiq_ref.checkpoint import (
     save_checkpoint,
     save_official,
     save_pyiqa,
+    to_official,
+    to_pyiqa,
 )
-from musiq_ref.cli.shared import say_which_model
+from musiq_ref.checkpoint.infer import infer_config
+from musiq_ref.checkpoint.load import find_checkpoint
+from musiq_ref.checkpoint.weights import LAYOUTS
 from musiq_ref.model.parameters import flatten
+from musiq_ref.outputs import check_output
 
 EXAMPLE = "musiq-ref convert koniq_ckpt.npz koniq.safetensors"
 
@@ -34,7 +38,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--heads", type=int, metavar="N", help="attention heads, where a pyiqa file's size has no preset"
     )
-    parser.add_argument("--force", action="store_true", help="overwrite OUT if it exists")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="overwrite OUT if it exists; write it though it cannot hold all of the configuration",
+    )
     parser.add_argument(
         "--longer-sides", type=int, nargs="*", metavar="L", help="of the resized scales, if they are not 224 and 384"
     )
@@ -59,40 +67,48 @@ def target_format(target: Path, chosen: str | None) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit code 0: written; 1: IN could not be read or OUT not written; 2: bad use."""
-    target = Path(args.target)
+    """Exit code 0: written; 2: IN could not be read, or OUT not written."""
+    target, source = Path(args.target), find_checkpoint(args.source)
     layout = target_format(target, args.to)
+    check_output(target, [source], force=True)
     if target.exists() and not args.force:
         raise ValueError(f"{target}: already exists; add --force to overwrite it")
-    try:
-        checkpoint = load_checkpoint(args.source, dtype=None, heads=args.heads, longer_sides=args.longer_sides)
-        if layout == "native":
-            save_checkpoint(target, checkpoint.params, checkpoint.config)
-        else:
-            {"official": save_official, "pyiqa": save_pyiqa}[layout](target, checkpoint.params)
-    except CheckpointError as error:
-        print(f"musiq-ref convert: {error}", file=sys.stderr)
-        return 1
-    for difference in lost(checkpoint, target, args.longer_sides):
-        print(f"note: {target} does not hold {difference}", file=sys.stderr)
-    say_which_model(checkpoint)
+    checkpoint = load_checkpoint(args.source, dtype=None, heads=args.heads, longer_sides=args.longer_sides)
+    gone = lost(checkpoint, layout, args.longer_sides)
+    if gone and not args.force:
+        raise ValueError(f"{target}: not written, for it would not hold {'; nor '.join(gone)}; add --force to write it")
+    if layout == "native":
+        save_checkpoint(target, checkpoint.params, checkpoint.config)
+    else:
+        {"official": save_official, "pyiqa": save_pyiqa}[layout](target, checkpoint.params)
+    result = {"path": str(target), "from": checkpoint.format, "to": layout}
     count = sum(array.size for _, array in flatten(checkpoint.params))
     if args.json:
-        print(json.dumps({"path": str(target), "from": checkpoint.format, "to": layout, "parameters": count}))
-    else:
-        print(f"{target}: {layout} layout, converted from {checkpoint.format}, {count:,} parameters")
+        print(json.dumps({**result, "parameters": count, "notes": checkpoint.notes, "lost": gone}))
+        return 0
+    print(f"{target}: {layout} layout, converted from {checkpoint.format}, {count:,} parameters")
+    for note in (*checkpoint.notes, *(f"{target} does not hold {part}" for part in gone)):
+        print(f"note: {note}", file=sys.stderr)
     return 0
 
 
-def lost(checkpoint: Checkpoint, target: Path, longer_sides: list[int] | None) -> list[str]:
-    """A sentence for every part of the configuration that the written file does not bring back by itself."""
-    before, heads = checkpoint.config, checkpoint.config.heads
+def lost(checkpoint: Checkpoint, layout: str, longer_sides: list[int] | None) -> list[str]:
+    """A phrase for every part of the configuration that a file of that layout would not bring back by itself.
+
+    longer_sides: those that the user had to give for IN, which did not hold them either
+    """
+    before = checkpoint.config
+    if layout == "native":
+        return []
+    if checkpoint.format != "native":  # each program has conventions of its own, which no file says
+        before = before.replace(conventions=LAYOUTS[layout].conventions)
+    else:
+        longer_sides = None
+    tensors = {"official": to_official, "pyiqa": to_pyiqa}[layout](checkpoint.params)
     try:
-        after = load_checkpoint(target, dtype=None, heads=heads, longer_sides=longer_sides).config
+        after = infer_config(LAYOUTS[layout].canonical(tensors), LAYOUTS[layout], longer_sides=longer_sides)
     except CheckpointError as error:
-        return [f"all of its configuration; pass config= to load it ({error})"]
-    return [
-        f"{field.name} = {getattr(before, field.name)!r}; it loads with {getattr(after, field.name)!r}"
-        for field in fields(before)
-        if getattr(before, field.name) != getattr(after, field.name)
-    ]
+        return [f"all of its configuration ({error})"]
+    values, loaded = (dict(flatten(config.to_dict())) for config in (before, after))
+    names = [name for name in values if values[name] != loaded[name]]
+    return [f"{name} = {values[name]}, and loads with {loaded[name]}" for name in names]
