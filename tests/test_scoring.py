@@ -266,12 +266,12 @@ def test_every_row_has_every_key(photograph, checkpoint, tmp_path, capsys):
 def test_an_interruption_keeps_what_was_scored(photograph, checkpoint, tmp_path, capsys, monkeypatch):
     real = mq.scorer(checkpoint)
 
-    def interrupted(path):
+    def interrupted(path, progress):
         if path == tmp_path / "second.png":
             raise KeyboardInterrupt
         return real(path)
 
-    monkeypatch.setattr("musiq_ref.cli.score.scorer", lambda *args: interrupted)
+    monkeypatch.setattr("musiq_ref.cli.score.scorer", lambda *args, **options: interrupted)
     table = tmp_path / "t.csv"
     code, out, err = run(
         capsys, "score", photograph, tmp_path / "second.png", "--checkpoint", checkpoint, "--json", "--csv", table
@@ -284,12 +284,12 @@ def test_an_interruption_keeps_what_was_scored(photograph, checkpoint, tmp_path,
 def test_too_little_memory_for_one_image_does_not_end_the_rest(photograph, checkpoint, capsys, monkeypatch):
     real = mq.scorer(checkpoint)
 
-    def limited(path):
+    def limited(path, progress):
         if path.name == "huge.png":
             raise MemoryError
         return real(path)
 
-    monkeypatch.setattr("musiq_ref.cli.score.scorer", lambda *args: limited)
+    monkeypatch.setattr("musiq_ref.cli.score.scorer", lambda *args, **options: limited)
     code, out, _ = run(capsys, "score", "huge.png", photograph, "--checkpoint", checkpoint)
     assert code == 1
     assert "too large for the memory" in out.splitlines()[0]

@@ -16,9 +16,10 @@ from typing import Any
 from tqdm import tqdm
 
 from musiq_ref.checkpoint import Checkpoint, load_checkpoint
-from musiq_ref.cli.shared import add_scoring, say_which_model
+from musiq_ref.cli.shared import add_max_pixels, add_scoring, say_which_model
 from musiq_ref.config import NAMED_CONVENTIONS
 from musiq_ref.image.find import EXTENSIONS, find_images
+from musiq_ref.image.limits import most_bytes
 from musiq_ref.outputs import check_output, write_output
 from musiq_ref.scoring import Score, scorer
 
@@ -33,6 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="image files, folders to search for them, quoted patterns, or - for one image from standard input",
     )
     add_scoring(parser)
+    add_max_pixels(parser)
     parser.add_argument("--json", action="store_true", help="print a JSON list instead of lines")
     parser.add_argument("--csv", metavar="FILE", type=Path, help="also write the scores to a CSV file")
     parser.add_argument("--html", metavar="FILE", type=Path, help="also write a page that shows the pictures by score")
@@ -45,18 +47,20 @@ def run(args: argparse.Namespace) -> int:
     if args.html:
         check_output(args.html, found.files, args.force, (".html", ".htm"))
     if "-" in args.images:
-        files.insert(0, ("-", _standard_input()))
+        files.insert(0, ("-", _standard_input(most_bytes(args.max_pixels))))
     checkpoint = load_checkpoint(args.checkpoint, args.dtype)
     with warnings.catch_warnings(action="ignore"):  # said below, louder
-        one = scorer(checkpoint, args.backend, args.dtype, NAMED_CONVENTIONS.get(args.conventions))
+        conventions = NAMED_CONVENTIONS.get(args.conventions)
+        one = scorer(checkpoint, args.backend, args.dtype, conventions, max_pixels=args.max_pixels)
     say_which_model(checkpoint)
     if found.left_out:
         print(found.summary(), file=sys.stderr)
     rows, thumbnails = [], []
-    with _csv_table(args.csv, checkpoint.config.outputs) as write_row:
+    with _csv_table(args.csv, checkpoint.config.outputs) as write_row, _bar(len(files)) as bar:
         try:
-            for name, source in tqdm(files, unit="image", disable=len(files) < 2 or not sys.stderr.isatty()):
-                row = _scored(one, name, source)
+            for done, (name, source) in enumerate(files):
+                row = _scored(one, name, source, lambda share, done=done: bar.update(done + share - bar.n))
+                bar.update(done + 1 - bar.n)
                 rows.append(row)
                 write_row(row)
                 if not args.json:
@@ -76,20 +80,28 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _standard_input() -> io.BytesIO:
+def _bar(images: int) -> tqdm:
+    """Progress through the images and within each, on a terminal, if it takes more than a second."""
+    shown = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+    return tqdm(total=images, delay=1, bar_format=shown, disable=not sys.stderr.isatty())
+
+
+def _standard_input(most: int) -> io.BytesIO:
     if sys.stdin.isatty():
         raise ValueError("- reads an image from standard input, which is a terminal; add for example: < photo.jpg")
-    stream = io.BytesIO(sys.stdin.buffer.read())
+    stream = io.BytesIO(sys.stdin.buffer.read(most + 1))
     stream.name = "standard input"
     return stream
 
 
-def _scored(one: Callable[[Any], Score], name: str, source: Any) -> dict[str, Any]:
+def _scored(
+    one: Callable[[Any, Callable[[float], object]], Score], name: str, source: Any, progress: Callable[[float], object]
+) -> dict[str, Any]:
     """One image's row; what went wrong, if anything, under "error"."""
     row: dict[str, Any] = dict.fromkeys(("path", "score", "distribution", "height", "width", "error"))
     row["path"] = name
     try:
-        score = one(source)
+        score = one(source, progress)
     except (ValueError, OSError) as error:
         return {**row, "error": str(error)}
     except MemoryError:

@@ -1,7 +1,7 @@
 """Files that end before their picture does, where Pillow fills the rest and says nothing.
 
-JPEG: a download cut short, with an end marker put behind it. What a decoder makes of pixels that are not there depends on
-what follows them, so the picture is decoded again with other bytes there; an intact one stays the same.
+JPEG: a download cut short, with an end marker put behind it. What a decoder makes of pixels that are not there depends
+on what follows them, so the picture is decoded again with other bytes there; an intact one stays the same.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from PIL import Image, ImageChops
 from PIL.JpegImagePlugin import JpegImageFile
 
 MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")  # of JPEG, but those that may stand among pixels
-ARITHMETIC, END = range(0xC9, 0xD0), 0xD9
+PROGRESSIVE, SCAN, END = 0xC2, 0xDA, 0xD9
+ARITHMETIC = {0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}  # coding that may leave zeros away at the end
 JUNK = bytes(value % 251 for value in range(0, 5000, 7))  # without 255, which would begin a marker
 JUNK += b"".join(bytes([255, restart]) + JUNK for restart in range(0xD0, 0xD8))
 LAST = 32  # pixels: the side of the last block, of which encoders may leave a few bits away
@@ -43,27 +44,37 @@ def is_cut(image: Image.Image, data: bytes) -> bool:
 
 
 def _jpeg_is_cut(image: Image.Image, data: bytes) -> bool:
-    end = _end_of_jpeg(data)
-    if end is None:
+    segments = list(_segments(data))
+    kinds = [kind for kind, _, _ in segments]
+    if END not in kinds or ARITHMETIC & set(kinds):
         return False
+    end = segments[-1][1]
     other = JpegImageFile(BytesIO(data[:end] + JUNK + data[end : end + 2]))
     if (other.mode, other.size) != (image.mode, image.size):  # reduced while decoding
         return False
-    changed = ImageChops.difference(image, other).getbbox(alpha_only=False)
-    return changed is not None and (changed[2] - changed[0] > LAST or changed[3] - changed[1] > LAST)
+    left, top, right, bottom = ImageChops.difference(image, other).getbbox(alpha_only=False) or (0, 0, 0, 0)
+    return max(right - left, bottom - top) > LAST or _lacks_scans(segments)
 
 
-def _end_of_jpeg(data: bytes) -> int | None:
-    """Where the first end marker stands; None without one, or for arithmetic coding, which may leave zeros away."""
+def _segments(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Kind, place and content of a JPEG's segments, to the first end marker."""
     at = 2
     while marker := MARKER.search(data, at):
-        kind = marker[1][0]
-        if kind == END:
-            return marker.start()
-        if kind in ARITHMETIC and kind != 0xCC:
-            return None
         at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
-    return None
+        yield marker[1][0], marker.start(), data[marker.end() + 2 : at]
+        if marker[1][0] == END:
+            return
+
+
+def _lacks_scans(segments: list[tuple[int, int, bytes]]) -> bool:
+    """Whether a progressive JPEG ends before every coefficient of every component has come with its last bit."""
+    due: set[tuple[int, int]] = set()
+    for kind, _, body in segments:
+        if kind == PROGRESSIVE:
+            due = {(component, k) for component in body[6::3] for k in range(64)}
+        elif kind == SCAN and body[-1] % 16 == 0:  # down to bit 0
+            due -= {(component, k) for component in body[1:-3:2] for k in range(body[-3], body[-2] + 1)}
+    return bool(due)
 
 
 def _png_is_cut(data: bytes) -> bool:

@@ -8,10 +8,8 @@ are not applied, CMYK becomes RGB by (255 − C)·(255 − K)/255, and of severa
 from __future__ import annotations
 
 import os
-import re
 import stat
 from io import BytesIO
-from pathlib import Path
 from typing import IO, Any, Protocol
 
 import numpy as np
@@ -19,9 +17,9 @@ from PIL import Image, ImageFile
 
 from musiq_ref.image.cut import is_cut
 from musiq_ref.image.heif import NEEDS, kind_of, open_heic, readable
-from musiq_ref.image.limits import most_bytes, remedy, too_many_pixels
+from musiq_ref.image.limits import most_bytes, too_many_bytes, too_many_pixels
+from musiq_ref.image.paths import missing
 from musiq_ref.image.tiff import tiff_problem
-from musiq_ref.suggest import similar_file
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")  # Pillow's names; it may lack the last
 WHITE = {"b1": 1, "u1": 255, "u2": 65535}  # of bool, uint8, uint16
@@ -55,7 +53,7 @@ def decode(
     source: a path; a binary file object, read from where it stands and left open; a Pillow image (its current frame);
       or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8, uint16, bool, or float32/float64 in [0, 1]
     background: the 8-bit colour behind transparent pixels
-    max_pixels: larger images are refused before decoding; None: those of more than 2²⁶, and files of many pixels and
+    max_pixels: larger images are refused before decoding; None: those of more than 50·2²⁰, and files of many pixels in
       so few bytes that they are no photographs
 
     Raises ImageError for whatever is not an intact image.
@@ -92,29 +90,6 @@ def decode(
 # ---- sources to bytes
 
 
-def is_url(name: str) -> bool:
-    """Whether it looks like a URL; `Path` leaves one slash of two, and a single letter is a drive of Windows.
-
-    >>> is_url("https://example.org/photo.jpg"), is_url("C:/photo.jpg")
-    (True, False)
-    """
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", name) is not None
-
-
-def missing(name: str) -> str:
-    """The sentence about a path that leads nowhere.
-
-    >>> missing("https://example.org/photo.jpg")
-    'https://example.org/photo.jpg is a URL, and nothing is fetched here; download it first and pass the file'
-    """
-    if is_url(name):
-        remedy = "pass the path alone" if name.lower().startswith("file:") else "download it first and pass the file"
-        return f"{name} is a URL, and nothing is fetched here; {remedy}"
-    if os.path.islink(name):
-        return f"{name} is a link to {os.readlink(name)}, which does not exist; name another file"
-    return f"{name} does not exist{similar_file(Path(name)) or '; check the path'}"
-
-
 def _read_path(path: str | os.PathLike[str], name: str, most: int) -> bytes:
     if not name:
         raise ImageError("an empty name is no path; name a file")
@@ -124,7 +99,7 @@ def _read_path(path: str | os.PathLike[str], name: str, most: int) -> bytes:
             problem = "is a folder; pass the files in it"
         elif not stat.S_ISREG(found.st_mode):  # it may never end, or never begin
             problem = "is a pipe or a device, no file; redirect it to musiq-ref score - or pass an open file"
-        else:
+        elif not (problem := too_many_bytes(found.st_size, most)):
             with open(path, "rb") as file:
                 return _read_stream(file, name, most)
     except FileNotFoundError:
@@ -144,15 +119,15 @@ def _read_stream(stream: Any, name: str, most: int) -> bytes:
         raise ImageError(f"{name} cannot be read ({error}); open it again in binary mode") from None
     if not isinstance(data, bytes):
         raise ImageError(f"{name} yields {type(data).__name__}, not bytes; open it in binary mode")
-    if len(data) > most:
-        raise ImageError(f"{name} is larger than {most} bytes; {remedy(most // 4)}")
+    if problem := too_many_bytes(len(data), most):
+        raise ImageError(f"{name} {problem}")
     return data
 
 
 # ---- bytes to arrays of Pillow's pixels: (H, W) or (H, W, 3 or 4), uint8 or float32
 
 
-def _decode_bytes(data: bytes, name: str, max_pixels: int) -> np.ndarray:
+def _decode_bytes(data: bytes, name: str, max_pixels: int | None) -> np.ndarray:
     if not data:
         raise ImageError(f"{name} is empty; get a fresh copy")
     if ImageFile.LOAD_TRUNCATED_IMAGES:
@@ -181,7 +156,8 @@ def _open(data: bytes) -> Image.Image | None:
 
 def _decode_image(image: Any, name: str, max_pixels: int | None, data: bytes | None = None) -> np.ndarray:
     """data: of the file that the image was opened from; without it, as much of that as can still be read."""
-    if problem := too_many_pixels(*image.size, max_pixels, data and len(data)):
+    width, height = image.size
+    if problem := too_many_pixels(width, height, max_pixels, len(data) if data else None):
         raise ImageError(f"{name} {problem}")
     unread = {key: getattr(image, key, None) for key in ("tile", "fp")}
     try:
@@ -244,7 +220,7 @@ def _eight_bits(image: Image.Image, key: Any) -> np.ndarray:
     if image.mode == "La":  # grey multiplied by alpha has no way to RGBA but this
         image = image.convert("LA")
     mode = "RGBA" if image.has_transparency_data else "RGB"
-    if image.format == "BMP" and mode == "RGBA" and not image.getextrema()[3][1]:
+    if image.format == "BMP" and mode == "RGBA" and not np.asarray(image.getchannel("A")).any():
         mode = "RGB"  # of old programs, which left the fourth byte empty
     return np.asarray(image if image.mode == mode else image.convert(mode))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-MOST = 2**26  # pixels, where nobody says otherwise: 67 million
+MOST = 50 * 2**20  # pixels, where nobody says otherwise: 2 GiB of memory
 ANY, EACH = 2**22, 256  # pixels that any file may hold, and that each of its bytes adds; photographs have 1 to 50
 SPARE = 2**26  # bytes of a file besides its pixels
 SIDE = 16  # of the smallest patches that are counted as pixels; smaller ones count like these
@@ -12,9 +12,18 @@ def most_bytes(max_pixels: int | None) -> int:
     """The size of the largest file that is read: eight bytes a pixel, and some.
 
     >>> most_bytes(None) // 10**6
-    603
+    486
     """
     return 8 * (max_pixels or MOST) + SPARE
+
+
+def too_many_bytes(size: int, most: int) -> str:
+    """What is wrong with a file, or as much of a stream as was read, as the rest of a sentence; empty if nothing is.
+
+    >>> too_many_bytes(10, most_bytes(None))
+    ''
+    """
+    return f"is larger than {most} bytes; {remedy((size - SPARE) // 8 + 1)}" if size > most else ""
 
 
 def too_many_pixels(width: int, height: int, max_pixels: int | None, size: int | None = None) -> str:
@@ -38,13 +47,13 @@ def too_many_pixels(width: int, height: int, max_pixels: int | None, size: int |
 def too_many_patches(patches: int, patch_size: int, max_pixels: int | None) -> str:
     """The same for a picture's patches at its own size: a narrow one has more than its pixels would fill.
 
-    >>> too_many_patches(150_000, 32, None)[:40]
-    'is cut into 150000 patches, as many as 15'
+    >>> too_many_patches(150_000, 32, None)[:27]
+    'is cut into 150000 patches'
     """
     most, pixels = MOST if max_pixels is None else max_pixels, patches * max(SIDE, patch_size) ** 2
     if pixels <= most * 9 // 8:  # edges need some
         return ""
-    return f"is cut into {patches} patches, as many as {pixels} pixels need, more than max_pixels={most}; {remedy(pixels)}"
+    return f"is cut into {patches} patches, those of {pixels} pixels, more than max_pixels={most}; {remedy(pixels)}"
 
 
 def remedy(pixels: int) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 SUBFILE, OLD_SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL = 254, 255, 256, 257, 258, 259, 262, 266
