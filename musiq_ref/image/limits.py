@@ -47,7 +47,7 @@ def too_many_pixels(width: int, height: int, max_pixels: int | None, size: int |
 def too_many_patches(patches: int, patch_size: int, max_pixels: int | None) -> str:
     """The same for a picture's patches at its own size: a narrow one has more than its pixels would fill.
 
-    >>> too_many_patches(150_000, 32, None)[:27]
+    >>> too_many_patches(150_000, 32, None)[:26]
     'is cut into 150000 patches'
     """
     most, pixels = MOST if max_pixels is None else max_pixels, patches * max(SIDE, patch_size) ** 2

@@ -21,6 +21,7 @@ def tiff_problem(image: Any) -> str:
     image: Pillow's TiffImageFile, its pixels not yet loaded
 
     >>> from io import BytesIO
+    >>> from PIL import Image
     >>> file = BytesIO()
     >>> Image.new("RGB", (4, 3)).save(file, "TIFF")
     >>> tiff_problem(Image.open(file))
@@ -54,9 +55,9 @@ def _is_reduced(image: Any) -> bool:
 def _below(image: Any) -> list[Any]:
     """The tags of the pages that the page points to (SubIFDs)."""
     places = image.tag_v2.get(SUBIFDS, ())
-    pages = []
+    pages, big = [], _bytes(image, 2, 1) == b"+"
     for place in [places] if isinstance(places, int) else places[:16]:
-        page = ImageFileDirectory_v2(_bytes(image, 0, 16))
+        page = ImageFileDirectory_v2(_bytes(image, 0, 16 if big else 8))
         image.fp.seek(place)
         page.load(image.fp)
         pages.append(page)
