@@ -50,7 +50,7 @@ def too_many_patches(patches: int, patch_size: int, max_pixels: int | None) -> s
     >>> too_many_patches(150_000, 32, None)[:26]
     'is cut into 150000 patches'
     """
-    most, pixels = MOST if max_pixels is None else max_pixels, patches * max(SIDE, patch_size) ** 2
+    most, pixels = max(MOST, max_pixels or 0), patches * max(SIDE, patch_size) ** 2
     if pixels <= most * 9 // 8:  # edges need some
         return ""
     return f"is cut into {patches} patches, those of {pixels} pixels, more than max_pixels={most}; {remedy(pixels)}"
