@@ -128,6 +128,9 @@ def test_what_is_beside_the_picture_is_never_scored(rng):
             assert message in attempt(tiff(samples, order=order, big=big, **beside))
     smaller = {256: (4, [12]), 257: (4, [8]), 254: (4, [1])}  # as in a pyramid
     assert np.array_equal(attempt(tiff(samples, sub=smaller)), samples)
+    with Image.open(io.BytesIO(tiff(samples, sub=smaller))) as image:
+        for _ in range(3):
+            assert np.array_equal(decode(image), samples)
     canon = bytearray(tiff(samples))
     canon[8:10] = b"CR"
     assert "a raw file of a camera" in attempt(bytes(canon))

@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
                         f"{row['score']:10.4f}  {name}" if row["error"] is None else f"     error  {row['error']}"
                     )
                 if args.html:
-                    thumbnails.append(_thumbnail(row, source))
+                    thumbnails.append(_thumbnail(row, source, args.max_pixels))
         finally:  # what was scored before an interruption is printed, too
             if args.json:
                 print(json.dumps(rows, indent=2))
@@ -134,14 +134,14 @@ def _csv_table(path: Path | None, outputs: int) -> Iterator[Callable[[dict[str, 
         yield write_row
 
 
-def _thumbnail(row: dict[str, Any], source: Any) -> bytes:
+def _thumbnail(row: dict[str, Any], source: Any, max_pixels: int | None) -> bytes:
     from musiq_ref.explain.gallery import thumbnail  # loaded only for a page
 
     if row["error"] is not None:
         return b""
     if isinstance(source, io.BytesIO):
         source.seek(0)
-    return thumbnail(source)
+    return thumbnail(source, max_pixels)
 
 
 def _write_gallery(

@@ -56,8 +56,10 @@ def _below(image: Any) -> list[Any]:
     """The tags of the pages that the page points to (SubIFDs)."""
     places = image.tag_v2.get(SUBIFDS, ())
     pages, big = [], _bytes(image, 2, 1) == b"+"
-    for place in [places] if isinstance(places, int) else places[:16]:
-        page = ImageFileDirectory_v2(_bytes(image, 0, 16 if big else 8))
+    for place in places[:16]:
+        if not (header := _bytes(image, 0, 16 if big else 8)):
+            break
+        page = ImageFileDirectory_v2(header)
         image.fp.seek(place)
         page.load(image.fp)
         pages.append(page)
@@ -65,7 +67,8 @@ def _below(image: Any) -> list[Any]:
 
 
 def _bytes(image: Any, start: int, count: int) -> bytes:
-    if image.fp is None:
+    """Of the file; none once it is closed."""
+    if image.fp is None or image.fp.closed:
         return b""
     image.fp.seek(start)
     return image.fp.read(count)
