@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, overload
@@ -20,7 +20,8 @@ from musiq_ref.backend import get_backend
 from musiq_ref.checkpoint import Checkpoint, load_checkpoint
 from musiq_ref.config import Conventions, MusiqConfig
 from musiq_ref.image.decode import ImageError, ImageLike, decode
-from musiq_ref.image.tokenize import batch, tokenize, tokenize_backward, tokens_for
+from musiq_ref.image.limits import too_many_patches
+from musiq_ref.image.tokenize import batch, scales_of, tokenize, tokenize_backward, tokens_for
 from musiq_ref.model.head import expected_score, expected_score_backward
 from musiq_ref.model.inference import predict
 from musiq_ref.model.musiq import backward, forward
@@ -77,27 +78,33 @@ class Scorer:
         dtype: str = "float32",
         conventions: Conventions | None = None,
         threads: int | None = None,
+        max_pixels: int | None = None,
     ) -> None:
         if dtype not in ("float32", "float64"):
             raise ValueError(f"dtype is {dtype!r}; choose 'float32' or 'float64'")
         if threads is not None and (not isinstance(threads, int) or threads < 1):
             raise ValueError(f"threads is {threads!r}; choose a whole number of at least 1, or None for all")
+        if max_pixels is not None and (not isinstance(max_pixels, int) or max_pixels < 1):
+            raise ValueError(f"max_pixels is {max_pixels!r}; choose a whole number of at least 1, or None")
         self.device = get_backend(backend)
         loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint, dtype)
         if not isinstance(checkpoint, Checkpoint) and loaded.path == Path(checkpoint):  # a file, not a name
             checkpoint = Path(checkpoint).absolute()  # so that a process in another folder finds it
-        self.arguments = checkpoint, backend, dtype, conventions, threads
+        self.arguments = checkpoint, backend, dtype, conventions, threads, max_pixels
         self.config = loaded.config.replace(conventions=conventions or loaded.config.conventions)
         self.params = map_params(lambda a: self.device.from_numpy(np.asarray(a, dtype)), loaded.params)
-        self.dtype, self.threads, self.trained = dtype, threads, loaded.format != "deterministic"
+        self.dtype, self.threads, self.max_pixels = dtype, threads, max_pixels
+        self.trained = loaded.format != "deterministic"
         if dtype == "float64" and self.config.conventions.resize == "gaussian":
             log.info("8-bit images are resized in float32, in which the authors' filter is defined")
 
-    def __call__(self, image: ImageLike) -> Score:
+    def __call__(self, image: ImageLike, progress: Callable[[float], object] | None = None) -> Score:
+        if isinstance(image, list | tuple):
+            raise ImageError("a scorer takes one image at a time; call it for each, or pass them all to mq.score")
         path = str(os.fspath(image)) if isinstance(image, str | os.PathLike) else None
         try:
-            pixels = decode(image)
-            value, distribution = self._value(pixels)
+            pixels = decode(image, max_pixels=self.max_pixels)
+            value, distribution = self._value(pixels, path or "the image", progress)
         except ImageError:
             raise
         except ValueError as error:
@@ -108,10 +115,17 @@ class Scorer:
         log.debug("%s scores %s", path or "the image", value)
         return Score(value, distribution, path, pixels.shape[0], pixels.shape[1])
 
-    def _value(self, pixels: np.ndarray) -> tuple[float, np.ndarray | None]:
+    def _value(
+        self, pixels: np.ndarray, name: str, progress: Callable[[float], object] | None
+    ) -> tuple[float, np.ndarray | None]:
         """Score and distribution of pixels (H, W, 3)."""
+        height, width = pixels.shape[:2]
+        patches = max(scale.kept for scale in scales_of(height, width, self.config))
+        if problem := too_many_patches(patches, self.config.patch_size, self.max_pixels):
+            raise ImageError(f"{name} {problem}")
         with _threads_of_blas(self.threads):
-            logits = predict(self.params, tokens_for(pixels, self.config, self.dtype), self.config, self.device)
+            tokens = tokens_for(pixels, self.config, self.dtype)
+            logits = predict(self.params, tokens, self.config, self.device, progress)
             expected, _ = expected_score(self.device.to_numpy(logits)[None])
         value, p = float(expected.score[0]), expected.distribution
         if not np.isfinite(value):
@@ -145,6 +159,7 @@ def scorer(
     conventions: Conventions | None = None,
     *,
     threads: int | None = None,
+    max_pixels: int | None = None,
 ) -> Scorer:
     """A function from an image (whatever `decode` reads) to its Score, with the model loaded once.
 
@@ -154,7 +169,9 @@ def scorer(
     conventions: others than the checkpoint's
     threads: that scoring may use: BLAS is limited to as many, and only one image is scored at a time, whoever calls;
         None leaves BLAS as it is
-    returns a Scorer: call it with an image, from several threads if you like; pickle it for other processes
+    max_pixels: larger images, and those of as many patches, are refused; None: see `decode`
+    returns a Scorer: call it with an image, from several threads if you like, and with a function that is told the
+        share of the work done, 0 … 1, if it takes long; pickle it for other processes
 
     Raises CheckpointError, BackendError; the function raises ImageError and ValueError for an image that has no score.
 
@@ -164,7 +181,7 @@ def scorer(
     >>> one(np.zeros((60, 80, 3), np.uint8)).value
     0.0
     """
-    one = Scorer(checkpoint, backend, dtype, conventions, threads)
+    one = Scorer(checkpoint, backend, dtype, conventions, threads, max_pixels)
     _warn_if_untrained(one)
     return one
 
@@ -179,6 +196,7 @@ def score(
     *,
     errors: Literal["raise"] = ...,
     threads: int | None = ...,
+    max_pixels: int | None = ...,
 ) -> list[Score]: ...
 
 
@@ -192,6 +210,7 @@ def score(
     *,
     errors: Literal["return"],
     threads: int | None = ...,
+    max_pixels: int | None = ...,
 ) -> list[Score | Exception]: ...
 
 
@@ -204,6 +223,7 @@ def score(
     *,
     errors: Literal["raise", "return"] = "raise",
     threads: int | None = None,
+    max_pixels: int | None = None,
 ) -> list[Score] | list[Score | Exception]:
     """The scores of images or files, in their order.
 
@@ -216,6 +236,7 @@ def score(
     errors: "raise" stops at the first image that has no score; "return" puts its exception in its place and goes on
     threads: that scoring may use: BLAS is limited to as many, and only one image is scored at a time, whoever calls;
         None leaves BLAS as it is
+    max_pixels: larger images, and those of as many patches, are refused; None: see `decode`
     returns a list of Score, with errors="return" also of ImageError, ValueError, OSError or MemoryError
 
     Raises ImageError, ValueError, CheckpointError or BackendError, saying what is wrong and what to do.
@@ -234,7 +255,7 @@ def score(
     """
     if errors not in ("raise", "return"):
         raise ValueError(f"errors is {errors!r}; choose 'raise' or 'return'")
-    one = Scorer(checkpoint, backend, dtype, conventions, threads)
+    one = Scorer(checkpoint, backend, dtype, conventions, threads, max_pixels)
     _warn_if_untrained(one)
     results: list[Score | Exception] = []
     for image in _one_by_one(images):

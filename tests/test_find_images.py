@@ -151,6 +151,16 @@ def test_heic_is_turned_upright_once(heic):
     assert decode(io.BytesIO(heic(exif=exif.tobytes()))).shape == (GRADIENT.shape[1], GRADIENT.shape[0], 3)
 
 
+def test_of_several_pictures_in_a_heic_the_primary_one_counts():
+    pillow_heif = pytest.importorskip("pillow_heif")
+    for primary in (0, 1, 2):
+        file, several = io.BytesIO(), pillow_heif.HeifFile()
+        for grey in (10, 120, 230):
+            several.add_from_pillow(Image.new("RGB", (64, 48), (grey, grey, grey)))
+        several.save(file, primary_index=primary)
+        assert np.abs(decode(io.BytesIO(file.getvalue())).astype(int) - (10, 120, 230)[primary]).max() < 4
+
+
 def test_heic_that_is_damaged_or_too_large_is_one_sentence(heic, tmp_path):
     data = heic()
     (tmp_path / "cut.heic").write_bytes(data[: len(data) // 2])

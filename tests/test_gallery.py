@@ -189,12 +189,12 @@ def test_results_come_before_a_page_that_cannot_be_written(folder, capsys, monke
 def test_an_interruption_leaves_the_page_of_what_was_scored(folder, monkeypatch, capsys):
     real = mq.scorer("tiny.safetensors")
 
-    def interrupted(path):
+    def interrupted(path, progress):
         if path.name == "b.png":
             raise KeyboardInterrupt
         return real(path)
 
-    monkeypatch.setattr("musiq_ref.cli.score.scorer", lambda *args: interrupted)
+    monkeypatch.setattr("musiq_ref.cli.score.scorer", lambda *args, **options: interrupted)
     assert score("a.png", "b.png", "--html", "gallery.html") == 130
     assert "1 picture, scored" in (folder / "gallery.html").read_text("utf-8")
 

@@ -160,10 +160,10 @@ def test_a_missing_path_in_a_column(paths):
 def test_too_little_memory_for_one_image(paths, monkeypatch):
     real = scoring.decode
 
-    def limited(image):
+    def limited(image, **options):
         if image == paths[0]:
             raise MemoryError
-        return real(image)
+        return real(image, **options)
 
     monkeypatch.setattr(scoring, "decode", limited)
     bad, good = scored(paths[:2], errors="return")

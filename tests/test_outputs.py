@@ -164,7 +164,7 @@ def test_rows_reach_the_table_at_once(folder, monkeypatch, capsys):
     Path("b.png").write_bytes(Path("a.png").read_bytes())
     real = mq.scorer("tiny.safetensors")
 
-    def interrupted(path):
+    def interrupted(path, progress=None):
         if path.name == "b.png":
             assert len(Path("out.csv.part").read_text().splitlines()) == 2
             raise KeyboardInterrupt

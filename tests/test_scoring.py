@@ -13,13 +13,16 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from tqdm import tqdm
 
 import musiq_ref as mq
 from musiq_ref.cli import COMMANDS, main
+from musiq_ref.image.limits import too_many_pixels
 from musiq_ref.verify import deterministic_params
 
 CONFIG = mq.MusiqConfig.preset("tiny", outputs=10)
 PARAMS = deterministic_params(CONFIG, 4)
+OPTION = "musiq-ref score --max-pixels"
 
 
 @pytest.fixture
@@ -266,30 +269,30 @@ def test_every_row_has_every_key(photograph, checkpoint, tmp_path, capsys):
 def test_an_interruption_keeps_what_was_scored(photograph, checkpoint, tmp_path, capsys, monkeypatch):
     real = mq.scorer(checkpoint)
 
-    def interrupted(path):
+    def interrupted(path, progress):
         if path == tmp_path / "second.png":
             raise KeyboardInterrupt
         return real(path)
 
-    monkeypatch.setattr("musiq_ref.cli.score.scorer", lambda *args: interrupted)
+    monkeypatch.setattr("musiq_ref.cli.score.scorer", lambda *args, **options: interrupted)
     table = tmp_path / "t.csv"
     code, out, err = run(
         capsys, "score", photograph, tmp_path / "second.png", "--checkpoint", checkpoint, "--json", "--csv", table
     )
     assert code == 130
-    assert "interrupted" in err
-    assert len(json.loads(out)) == len(read(table)) == 1
+    assert "stopped; " in err
+    assert len(json.loads(out)) == len(read(tmp_path / "t.csv.part")) == 1
 
 
 def test_too_little_memory_for_one_image_does_not_end_the_rest(photograph, checkpoint, capsys, monkeypatch):
     real = mq.scorer(checkpoint)
 
-    def limited(path):
+    def limited(path, progress):
         if path.name == "huge.png":
             raise MemoryError
         return real(path)
 
-    monkeypatch.setattr("musiq_ref.cli.score.scorer", lambda *args: limited)
+    monkeypatch.setattr("musiq_ref.cli.score.scorer", lambda *args, **options: limited)
     code, out, _ = run(capsys, "score", "huge.png", photograph, "--checkpoint", checkpoint)
     assert code == 1
     assert "too large for the memory" in out.splitlines()[0]
@@ -314,3 +317,103 @@ def test_an_empty_folder_does_not_end_the_rest_and_nothing_is_scored_twice(photo
     assert len(out.splitlines()) == 2
     assert "empty is a folder" in out.splitlines()[0]
     assert str(photograph) in out.splitlines()[1]
+
+
+# ---- limits, and what is opened
+
+
+def test_a_small_file_may_not_ask_for_all_memory(tmp_path, photograph, checkpoint, capsys):
+    bomb = tmp_path / "bomb.png"
+    Image.new("1", (4000, 4000)).save(bomb)
+    with pytest.raises(mq.ImageError, match=r"bomb\.png has 4000 x 4000 pixels in \d+ bytes, too few for a photograph"):
+        mq.score(bomb, checkpoint)
+    code, out, _ = run(capsys, "score", bomb, photograph, "--checkpoint", checkpoint, "--max-pixels", 3000)
+    assert code == 1
+    for line, size in zip(out.splitlines(), (16000000, 3850), strict=True):
+        assert line.endswith(f"more than max_pixels=3000; raise max_pixels if it is to be trusted ({OPTION} {size})")
+    assert run(capsys, "score", photograph, "--checkpoint", checkpoint, "--max-pixels", 3850)[0] == 0
+
+
+def test_a_narrow_picture_is_measured_by_its_patches(picture):
+    config = CONFIG.replace(longer_sides=())
+    narrow = np.zeros((1, 2_000_000, 3), np.uint8)
+    one = mq.scorer(mq.Checkpoint(PARAMS, config, "native", None))
+    with pytest.raises(mq.ImageError, match="the image is cut into 62500 patches, those of 64000000 pixels, more than"):
+        one(narrow)
+
+
+@pytest.mark.parametrize("bytes_and_pixels", [(6_000_000, 24_000_000), (10_000_000, 50_000_000), (700_000, 24_000_000)])
+def test_photographs_of_cameras_are_accepted(bytes_and_pixels):
+    size, pixels = bytes_and_pixels
+    assert too_many_pixels(pixels // 5000, 5000, None, size) == ""
+    assert "--max-pixels 60000000" in too_many_pixels(12000, 5000, None, 20_000_000)
+
+
+def test_max_pixels_must_be_a_count(checkpoint, capsys):
+    with pytest.raises(ValueError, match="max_pixels is 0; choose a whole number of at least 1, or None"):
+        mq.scorer(checkpoint, max_pixels=0)
+    with pytest.raises(SystemExit):
+        main(["score", "a.png", "--max-pixels", "many"])
+    assert "'many' is not a number of pixels; give 1 or more" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="makes pipes")
+def test_only_files_are_opened(tmp_path, checkpoint, capsys):
+    os.mkfifo(tmp_path / "pipe.png")
+    with (tmp_path / "huge.png").open("wb") as file:
+        file.truncate(5 * 10**9)
+    names = [tmp_path / "pipe.png", "/dev/zero", tmp_path / "huge.png", "x" * 300, "y/" * 3000]
+    code, out, _ = run(capsys, "score", *names, "--checkpoint", checkpoint)
+    pipe, device, huge, *long = out.splitlines()
+    assert code == 1
+    assert all("is a pipe or a device, no file; redirect it to musiq-ref score -" in line for line in (pipe, device))
+    assert "is larger than 486539264 bytes; raise max_pixels" in huge
+    assert all("File name too long" in line for line in long)
+
+
+def test_standard_input_is_bounded(checkpoint):
+    command = [sys.executable, "-m", "musiq_ref.cli", "score", "-", "--checkpoint", checkpoint, "--max-pixels", "1000"]
+    with open("/dev/zero", "rb") as endless:
+        done = subprocess.run(command, stdin=endless, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "standard input is larger than 67116864 bytes" in done.stdout
+
+
+def test_what_is_no_image_is_one_sentence(checkpoint, photograph):
+    for nothing, message in [
+        (None, "type NoneType is no image; pass a path"),
+        ([None], "type NoneType is no image; pass a path"),
+        ([b"\x89PNG"], r"type bytes is no image; wrap them in io\.BytesIO"),
+        ("", "an empty name is no path"),
+        ("a\0b", "null byte"),
+    ]:
+        with pytest.raises(mq.ImageError, match=message):
+            mq.score(nothing, checkpoint)
+    with pytest.raises(mq.ImageError, match=r"one image at a time; call it for each, or pass them all to mq\.score"):
+        mq.scorer(checkpoint)([photograph])
+
+
+def test_progress_within_one_picture(picture, checkpoint):
+    told = []
+    mq.scorer(checkpoint)(np.tile(picture, (4, 4, 1)), told.append)
+    assert len(told) > 10
+    assert told == sorted(told)
+    assert (told[0], told[-1]) == (0, 1)
+
+
+def test_a_terminal_shows_progress_within_one_picture(photograph, checkpoint, monkeypatch, capsys):
+    shown = []
+
+    class Bar(tqdm):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options | {"disable": False, "delay": 0, "mininterval": 0})
+
+        def update(self, n=1):
+            shown.append(self.n + n)
+            return super().update(n)
+
+    monkeypatch.setattr("musiq_ref.cli.score.tqdm", Bar)
+    assert run(capsys, "score", photograph, photograph.parent, "--checkpoint", checkpoint)[0] == 0
+    assert len(shown) > 5
+    assert shown == sorted(shown)
+    assert shown[-1] == 1

@@ -17,9 +17,10 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from musiq_ref.checkpoint import Checkpoint, load_checkpoint
-from musiq_ref.cli.shared import add_force, add_scoring, say_which_model
+from musiq_ref.cli.shared import add_force, add_max_pixels, add_scoring, say_which_model
 from musiq_ref.config import NAMED_CONVENTIONS
 from musiq_ref.image.find import find_images
+from musiq_ref.image.limits import most_bytes
 from musiq_ref.outputs import check_output, write_output
 from musiq_ref.scoring import Score, scorer
 
@@ -34,6 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="image files, folders to search for them, quoted patterns, or - for one image from standard input",
     )
     add_scoring(parser)
+    add_max_pixels(parser)
     parser.add_argument("--json", action="store_true", help="print a JSON list instead of lines")
     parser.add_argument("--csv", metavar="FILE", type=Path, help="also write the scores to a CSV file")
     parser.add_argument("--html", metavar="FILE", type=Path, help="also write a page that shows the pictures by score")
@@ -50,17 +52,19 @@ def run(args: argparse.Namespace) -> int:
     if args.csv:
         check_output(_part(args.csv), [*found.files, checkpoint.path], args.force)
     if "-" in args.images:
-        files.insert(0, ("-", _standard_input()))
+        files.insert(0, ("-", _standard_input(most_bytes(args.max_pixels))))
     with warnings.catch_warnings(action="ignore"):  # said below, louder
-        one = scorer(checkpoint, args.backend, args.dtype, NAMED_CONVENTIONS.get(args.conventions))
+        conventions = NAMED_CONVENTIONS.get(args.conventions)
+        one = scorer(checkpoint, args.backend, args.dtype, conventions, max_pixels=args.max_pixels)
     say_which_model(checkpoint)
     if found.left_out:
         print(found.summary(), file=sys.stderr)
     rows, thumbnails = [], []
-    with _csv_table(args.csv, checkpoint.config.outputs) as write_row:
+    with _csv_table(args.csv, checkpoint.config.outputs) as write_row, _bar(len(files)) as bar:
         try:
-            for name, source in tqdm(files, unit="image", disable=len(files) < 2 or not sys.stderr.isatty()):
-                row = _scored(one, name, source)
+            for done, (name, source) in enumerate(files):
+                row = _scored(one, name, source, lambda share, done=done: bar.update(done + share - bar.n))
+                bar.update(done + 1 - bar.n)
                 rows.append(row)
                 if not args.json:
                     tqdm.write(
@@ -68,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
                     )
                 write_row(row)
                 if args.html:
-                    thumbnails.append(_thumbnail(row, source))
+                    thumbnails.append(_thumbnail(row, source, args.max_pixels))
         finally:  # what was scored before an interruption is printed, too
             if args.json:
                 print(json.dumps(rows, indent=2))
@@ -80,20 +84,28 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _standard_input() -> io.BytesIO:
+def _bar(images: int) -> tqdm:
+    """Progress through the images and within each, on a terminal, if it takes more than a second."""
+    shown = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+    return tqdm(total=images, delay=1, bar_format=shown, disable=not sys.stderr.isatty())
+
+
+def _standard_input(most: int) -> io.BytesIO:
     if sys.stdin.isatty():
         raise ValueError("- reads an image from standard input, which is a terminal; add for example: < photo.jpg")
-    stream = io.BytesIO(sys.stdin.buffer.read())
+    stream = io.BytesIO(sys.stdin.buffer.read(most + 1))
     stream.name = "standard input"
     return stream
 
 
-def _scored(one: Callable[[Any], Score], name: str, source: Any) -> dict[str, Any]:
+def _scored(
+    one: Callable[[Any, Callable[[float], object]], Score], name: str, source: Any, progress: Callable[[float], object]
+) -> dict[str, Any]:
     """One image's row; what went wrong, if anything, under "error"."""
     row: dict[str, Any] = dict.fromkeys(("path", "score", "distribution", "height", "width", "error"))
     row["path"] = name
     try:
-        score = one(source)
+        score = one(source, progress)
     except (ValueError, OSError) as error:
         return {**row, "error": str(error)}
     except MemoryError:
@@ -135,14 +147,14 @@ def _row_writer(file: TextIO, outputs: int) -> Callable[[dict[str, Any]], None]:
     return write_row
 
 
-def _thumbnail(row: dict[str, Any], source: Any) -> bytes:
+def _thumbnail(row: dict[str, Any], source: Any, max_pixels: int | None) -> bytes:
     from musiq_ref.explain.gallery import thumbnail  # loaded only for a page
 
     if row["error"] is not None:
         return b""
     if isinstance(source, io.BytesIO):
         source.seek(0)
-    return thumbnail(source)
+    return thumbnail(source, max_pixels)
 
 
 def _write_gallery(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 
 from musiq_ref.checkpoint import Checkpoint
 from musiq_ref.checkpoint.load import DEMO
@@ -38,13 +39,28 @@ def add_force(parser: argparse.ArgumentParser, options: str) -> None:
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
     """`--threads`, which `main` heeds."""
-    parser.add_argument("--threads", type=_at_least_1, metavar="N", help="processor cores to use (default: all)")
+    parser.add_argument(
+        "--threads", type=_number_of("cores"), metavar="N", help="processor cores to use (default: all)"
+    )
 
 
-def _at_least_1(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of cores; give 1 or more")
-    return int(text)
+def add_max_pixels(parser: argparse.ArgumentParser) -> None:
+    """`--max-pixels`"""
+    parser.add_argument(
+        "--max-pixels",
+        type=_number_of("pixels"),
+        metavar="N",
+        help="accept images of up to N pixels (default: 50 million, fewer in a file too small for a photograph)",
+    )
+
+
+def _number_of(things: str) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < 1:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number of {things}; give 1 or more")
+        return int(text)
+
+    return number
 
 
 def say_which_model(checkpoint: Checkpoint) -> None:

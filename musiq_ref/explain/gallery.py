@@ -87,14 +87,14 @@ class Picture(NamedTuple):
     error: str | None
 
 
-def thumbnail(source: Any) -> bytes:
+def thumbnail(source: Any, max_pixels: int | None = None) -> bytes:
     """A small JPEG of whatever `decode` reads, or nothing where it cannot be made.
 
     >>> thumbnail(np.zeros((300, 600, 3), np.uint8))[:2].hex()
     'ffd8'
     """
     try:
-        pixels = decode(source)
+        pixels = decode(source, max_pixels=max_pixels)
     except (ValueError, OSError, MemoryError):
         return b""
     small = Image.fromarray(pixels if pixels.dtype == np.uint8 else np.rint(255 * pixels).astype(np.uint8))

@@ -8,16 +8,18 @@ are not applied, CMYK becomes RGB by (255 − C)·(255 − K)/255, and of severa
 from __future__ import annotations
 
 import os
-import re
+import stat
 from io import BytesIO
-from pathlib import Path
 from typing import IO, Any, Protocol
 
 import numpy as np
 from PIL import Image, ImageFile
 
+from musiq_ref.image.cut import is_cut
 from musiq_ref.image.heif import NEEDS, kind_of, open_heic, readable
-from musiq_ref.suggest import similar_file
+from musiq_ref.image.limits import most_bytes, too_many_bytes, too_many_pixels
+from musiq_ref.image.paths import missing
+from musiq_ref.image.tiff import tiff_problem
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")  # Pillow's names; it may lack the last
 WHITE = {"b1": 1, "u1": 255, "u2": 65535}  # of bool, uint8, uint16
@@ -44,14 +46,15 @@ class ImageError(ValueError):
 
 
 def decode(
-    source: ImageLike, *, background: tuple[int, int, int] = (255, 255, 255), max_pixels: int = 2**28
+    source: ImageLike, *, background: tuple[int, int, int] = (255, 255, 255), max_pixels: int | None = None
 ) -> np.ndarray:
     """The pixels of an image as a new array (H, W, 3): uint8, or for float arrays and float TIFFs, their dtype.
 
     source: a path; a binary file object, read from where it stands and left open; a Pillow image (its current frame);
       or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8, uint16, bool, or float32/float64 in [0, 1]
     background: the 8-bit colour behind transparent pixels
-    max_pixels: larger images are refused before decoding
+    max_pixels: larger images are refused before decoding; None: those of more than 50·2²⁰, and files of many pixels in
+      so few bytes that they are no photographs
 
     Raises ImageError for whatever is not an intact image.
 
@@ -65,75 +68,66 @@ def decode(
     """
     if len(background) != 3 or not all(0 <= value <= 255 for value in background):
         raise ValueError(f"background is {background!r}; give red, green and blue, each from 0 to 255")
+    most = most_bytes(max_pixels)
     if isinstance(source, Image.Image):
         name = "the given image"
         pixels = _decode_image(source, name, max_pixels)
     elif isinstance(source, str | os.PathLike):
         name = str(source)
-        pixels = _decode_bytes(_read_path(Path(source), name), name, max_pixels)
+        pixels = _decode_bytes(_read_path(source, name, most), name, max_pixels)
     elif hasattr(source, "read"):
         name = given if isinstance(given := getattr(source, "name", None), str) else "the given file object"
-        pixels = _decode_bytes(_read_stream(source, name), name, max_pixels)
+        pixels = _decode_bytes(_read_stream(source, name, most), name, max_pixels)
     elif hasattr(source, "__array__"):
         name = "the given array"
         pixels = _as_numpy(source, name)
     else:
-        raise ImageError(f"an object of type {type(source).__name__} is no image; pass a path, a file or an array")
+        remedy = "wrap them in io.BytesIO" if isinstance(source, bytes) else "pass a path, a file or an array"
+        raise ImageError(f"an object of type {type(source).__name__} is no image; {remedy}")
     return _to_rgb(pixels, background, name)
 
 
 # ---- sources to bytes
 
 
-def is_url(name: str) -> bool:
-    """Whether it looks like a URL; `Path` leaves one slash of two, and a single letter is a drive of Windows.
-
-    >>> is_url("https://example.org/photo.jpg"), is_url("C:/photo.jpg")
-    (True, False)
-    """
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", name) is not None
-
-
-def missing(name: str) -> str:
-    """The sentence about a path that leads nowhere.
-
-    >>> missing("https://example.org/photo.jpg")
-    'https://example.org/photo.jpg is a URL, and nothing is fetched here; download it first and pass the file'
-    """
-    if is_url(name):
-        remedy = "pass the path alone" if name.lower().startswith("file:") else "download it first and pass the file"
-        return f"{name} is a URL, and nothing is fetched here; {remedy}"
-    if os.path.islink(name):
-        return f"{name} is a link to {os.readlink(name)}, which does not exist; name another file"
-    return f"{name} does not exist{similar_file(Path(name)) or '; check the path'}"
-
-
-def _read_path(path: Path, name: str) -> bytes:
+def _read_path(path: str | os.PathLike[str], name: str, most: int) -> bytes:
+    if not name:
+        raise ImageError("an empty name is no path; name a file")
     try:
-        return path.read_bytes()
+        found = os.stat(path)
+        if stat.S_ISDIR(found.st_mode):
+            problem = "is a folder; pass the files in it"
+        elif not stat.S_ISREG(found.st_mode):  # it may never end, or never begin
+            problem = "is a pipe or a device, no file; redirect it to musiq-ref score - or pass an open file"
+        elif not (problem := too_many_bytes(found.st_size, most)):
+            with open(path, "rb") as file:
+                return _read_stream(file, name, most)
     except FileNotFoundError:
         raise ImageError(missing(name)) from None
-    except IsADirectoryError:
-        problem = "is a folder; pass the files in it"
+    except ImageError:
+        raise
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
         problem = f"cannot be read ({getattr(error, 'strerror', None) or error}); check the path and its permissions"
-    raise ImageError(f"{path} {problem}")
+    raise ImageError(f"{name} {problem}")
 
 
-def _read_stream(stream: Any, name: str) -> bytes:
+def _read_stream(stream: Any, name: str, most: int) -> bytes:
+    """All that it holds, if that is not more than `most` bytes."""
     try:
-        data = stream.read()
+        data = stream.read(most + 1)
     except (OSError, ValueError) as error:
         raise ImageError(f"{name} cannot be read ({error}); open it again in binary mode") from None
     if not isinstance(data, bytes):
         raise ImageError(f"{name} yields {type(data).__name__}, not bytes; open it in binary mode")
+    if problem := too_many_bytes(len(data), most):
+        raise ImageError(f"{name} {problem}")
     return data
 
 
 # ---- bytes to arrays of Pillow's pixels: (H, W) or (H, W, 3 or 4), uint8 or float32
 
 
-def _decode_bytes(data: bytes, name: str, max_pixels: int) -> np.ndarray:
+def _decode_bytes(data: bytes, name: str, max_pixels: int | None) -> np.ndarray:
     if not data:
         raise ImageError(f"{name} is empty; get a fresh copy")
     if ImageFile.LOAD_TRUNCATED_IMAGES:
@@ -147,7 +141,7 @@ def _decode_bytes(data: bytes, name: str, max_pixels: int) -> np.ndarray:
         raise _damaged(name, error) from None
     if image is None:
         raise ImageError(f"{name} is not an image in a format read here; convert it to PNG or JPEG")
-    return _decode_image(image, name, max_pixels)
+    return _decode_image(image, name, max_pixels, data)
 
 
 def _open(data: bytes) -> Image.Image | None:
@@ -160,19 +154,38 @@ def _open(data: bytes) -> Image.Image | None:
     return None
 
 
-def _decode_image(image: Image.Image, name: str, max_pixels: int) -> np.ndarray:
+def _decode_image(image: Any, name: str, max_pixels: int | None, data: bytes | None = None) -> np.ndarray:
+    """data: of the file that the image was opened from; without it, as much of that as can still be read."""
     width, height = image.size
-    if width * height > max_pixels:
-        size = f"{width} x {height} pixels, more than max_pixels={max_pixels}"
-        raise ImageError(f"{name} has {size}; raise max_pixels if it is to be trusted")
+    if problem := too_many_pixels(width, height, max_pixels, len(data) if data else None):
+        raise ImageError(f"{name} {problem}")
+    unread = {key: getattr(image, key, None) for key in ("tile", "fp")}
     try:
+        if image.format == "TIFF" and (problem := tiff_problem(image)):
+            raise ImageError(f"{name} {problem}")
         key = _transparent_colour(image)
+        data = data or _data_of(image)
         image.load()
+        if data and is_cut(image, data):
+            raise ImageError(f"{name} is cut short: its pixels end before the picture does; get a fresh copy")
         return _upright(_deep_grey(image, key, name) if image.mode[0] in "IF" else _eight_bits(image, key), image)
-    except (ImageError, MemoryError):
+    except MemoryError:
         raise
     except Exception as error:
-        raise _damaged(name, error) from None
+        if unread["tile"]:  # another attempt must not take what was decoded of it for the whole
+            vars(image).update(unread)
+        raise error if isinstance(error, ImageError) else _damaged(name, error) from None
+
+
+def _data_of(image: Any) -> bytes | None:
+    """The file of a Pillow image whose pixels are not loaded, if it is its first picture."""
+    if not getattr(image, "tile", None) or image.fp is None or image.tell():
+        return None
+    place = image.fp.tell()
+    image.fp.seek(0)
+    data = image.fp.read()
+    image.fp.seek(place)
+    return data
 
 
 def _damaged(name: str, error: Exception) -> ImageError:
@@ -206,7 +219,10 @@ def _eight_bits(image: Image.Image, key: Any) -> np.ndarray:
         image.info["transparency"] = key
     if image.mode == "La":  # grey multiplied by alpha has no way to RGBA but this
         image = image.convert("LA")
-    return np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    if image.format == "BMP" and mode == "RGBA" and not np.asarray(image.getchannel("A")).any():
+        mode = "RGB"  # of old programs, which left the fourth byte empty
+    return np.asarray(image if image.mode == mode else image.convert(mode))
 
 
 def _deep_grey(image: Image.Image, key: Any, name: str) -> np.ndarray:
@@ -269,6 +285,8 @@ def _to_rgb(pixels: np.ndarray, background: tuple[int, int, int], name: str) -> 
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
     if pixels.shape[2] == 4:
+        if not pixels[:, :, 3].any():
+            raise ImageError(f"{name} is wholly transparent, there is nothing to see; save it without transparency")
         return _composite(pixels[:, :, :3], pixels[:, :, 3:], background)
     return np.broadcast_to(pixels, (*pixels.shape[:2], 3)).copy()
 
@@ -302,6 +320,9 @@ def _scaled(values: np.ndarray, white: int) -> np.ndarray:
 def _composite(colour: np.ndarray, alpha: np.ndarray, background: tuple[int, int, int]) -> np.ndarray:
     """α·colour + (1 − α)·background, (H, W, 3); in 8 bits rounded to nearest, and exact where α is 0 or 1."""
     if colour.dtype == np.uint8:
-        total = colour * alpha.astype(np.uint16) + (255 - alpha) * np.array(background, np.uint16)
-        return ((total + 127) // 255).astype(np.uint8)
+        out, rows = np.empty_like(colour), 1 + 2**18 // colour.shape[1]
+        for part in (slice(start, start + rows) for start in range(0, len(out), rows)):  # in little memory
+            a = alpha[part].astype(np.uint16)
+            out[part] = (colour[part] * a + (255 - a) * np.array(background, np.uint16) + 127) // 255
+        return out
     return colour * alpha + (1 - alpha) * (np.array(background, colour.dtype) / 255)

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from musiq_ref.image.decode import ImageError, is_url, missing
+from musiq_ref.image.decode import ImageError
 from musiq_ref.image.heif import EXTENSIONS as HEIF
 from musiq_ref.image.heif import NEEDS, readable
+from musiq_ref.image.paths import is_url, missing
 
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 EXTENSIONS += (".pbm", ".pgm", ".ppm", ".pnm", *HEIF)
@@ -56,10 +57,10 @@ def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
     left_out: Counter[str] = Counter()
     for name in [paths] if isinstance(paths, str | os.PathLike) else paths:
         for path in _expanded(os.fspath(name)):
-            found += (list(_search(path, left_out)) if path.is_dir() else []) or [path]
+            found += (list(_search(path, left_out)) if os.path.isdir(path) else []) or [path]
     files = list(dict.fromkeys(found))
     result = Found(files, dict(left_out))
-    if files and all(path.is_dir() for path in files):
+    if files and all(map(os.path.isdir, files)):
         seen = f" ({result.summary()})" if left_out else ""
         raise ImageError(f"{files[0]} holds no images; pass a folder with files such as .jpg or .png{seen}")
     return result

@@ -8,6 +8,7 @@ through the patches in chunks, and attention through the queries in blocks, one 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from musiq_ref.backend import NUMPY, Array, Backend, namespace, rowwise
 from musiq_ref.config import Conventions, MusiqConfig
@@ -26,11 +27,18 @@ PATCHES = 32  # patches that the stem takes at a time
 SCORES = 2**20  # attention weights that are in memory at a time
 
 
-def predict(params: Params, tokens: Tokens, config: MusiqConfig, backend: Backend = NUMPY) -> Array:
+def predict(
+    params: Params,
+    tokens: Tokens,
+    config: MusiqConfig,
+    backend: Backend = NUMPY,
+    progress: Callable[[float], object] | None = None,
+) -> Array:
     """The logits (C,) of one image, equal to `forward`'s to rounding.
 
     params: arrays of the backend
     tokens: (N, …) NumPy arrays from `tokenize`
+    progress: is told, again and again, the share of the steps that are done, 0 … 1
     returns an array of the backend
 
     >>> import numpy as np
@@ -44,21 +52,29 @@ def predict(params: Params, tokens: Tokens, config: MusiqConfig, backend: Backen
     if not tokens.mask.any():
         raise ValueError("all tokens are masked; there is nothing to score")
     tokens = Tokens(*map(backend.from_numpy, drop_padding(tokens)))
-    x = _patch_embeddings(tokens.patches, params, config, dtype)  # (N, D)
+    names, say = block_names(params["encoder"]), progress or _silent
+    steps = 1 + len(names)
+    x = _patch_embeddings(tokens.patches, params, config, dtype, lambda share: say(share / steps))  # (N, D)
     z, _ = embed(x[None], tokens.hash_index[None], tokens.scale_index[None], params, config)
     z, encoder = z[0], params["encoder"]  # (1 + N, D)
-    for name in block_names(encoder):
+    for i, name in enumerate(names, 1):
         p = encoder[name]
-        z = z + _attention(_norm(z, p["norm1"]), p["attention"])
+        z = z + _attention(_norm(z, p["norm1"]), p["attention"], lambda share, i=i: say((i + share) / steps))
         z = z + _mlp(_norm(z, p["norm2"]), p["mlp"], config.conventions)
     logits, _ = head(_norm(z[:1], encoder["norm"])[None], params["head"])
+    say(1.0)
     return logits[0]
 
 
-def _patch_embeddings(patches, params: Params, config: MusiqConfig, dtype):
+def _silent(share: float) -> None:
+    """Tells nobody."""
+
+
+def _patch_embeddings(patches, params: Params, config: MusiqConfig, dtype, say: Callable[[float], object]):
     """Stem and patch embedding, chunk by chunk.  (N, P, P, 3) -> (N, D)"""
     chunks, (stem, _) = [], STEMS[config.stem]
     for start in range(0, len(patches), PATCHES):
+        say(start / len(patches))
         chunk = patches[start : start + PATCHES].astype(dtype)
         features, _ = stem(chunk, params.get("stem", {}), config.conventions)
         chunks.append(patch_embedding(features, params["patch_embedding"])[0])
@@ -77,7 +93,7 @@ def _mlp(z, params: Params, conventions: Conventions):
     return linear(active, params["fc2"]["kernel"], params["fc2"]["bias"])[0]
 
 
-def _attention(z, params: Params):
+def _attention(z, params: Params, say: Callable[[float], object]):
     """MSA of (N, D), unmasked because unpadded; the weights of one head and one block of queries at a time."""
     xp = namespace(z)
     D, H, D_h = params["query"]["kernel"].shape
@@ -92,6 +108,7 @@ def _attention(z, params: Params):
         one = slice(h * D_h, (h + 1) * D_h)
         keys, values = xp.ascontiguousarray(k[:, one].T), xp.ascontiguousarray(v[:, one])  # (D_h, N), (N, D_h)
         for start in range(0, len(z), rows):
+            say((h + start / len(z)) / H)
             weights = xp.ascontiguousarray(q[start : start + rows, one]) @ keys  # (rows, N)
             weights -= xp.max(weights, axis=-1, keepdims=True)
             xp.exp(weights, out=weights)
