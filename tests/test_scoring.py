@@ -247,7 +247,7 @@ def test_a_csv_never_replaces_a_photograph(photograph, checkpoint, capsys):
     before = photograph.read_bytes()
     code, _, err = run(capsys, "score", photograph, "--checkpoint", checkpoint, "--csv", photograph)
     assert code == 2
-    assert "names an image" in err
+    assert "does not end in .csv" in err
     assert photograph.read_bytes() == before
 
 
