@@ -6,3 +6,8 @@ went: "refused" (in one sentence that names the file), "right" (the values of th
 independent reading of the changed one finds), "wrong", or "crashed" (any other exception). `core` adds "crashed" for a
 process that died and "over" for one that took too long or too much memory.
 """
+
+import os
+
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")  # before anything imports NumPy: a process with threads cannot be forked safely

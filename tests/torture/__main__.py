@@ -10,9 +10,6 @@ import tempfile
 import time
 from pathlib import Path
 
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[_name] = "1"  # no threads, so that processes can be forked
-
 from .core import Kind, table, torture
 
 KINDS = ("checkpoints", "images", "tables", "manifests", "recipes", "states", "commands")

@@ -72,8 +72,9 @@ def prepare() -> Prepared:
     try:
         for number, name in enumerate(("a.png", "b.png", "c.png", "d.png")):
             Image.fromarray(np.asarray(picture())[: 40 - number]).save(folder / name)
-        params = mq.init_params(CONFIG, seed=1)
-        mq.save_checkpoint(folder / "m.safetensors", params, CONFIG)
+        config = CONFIG.replace(longer_sides=(16, 32))
+        params = mq.verify.deterministic_params(config, seed=1)
+        mq.save_checkpoint(folder / "m.safetensors", params, config)
         save_official(folder / "m.npz", params)
         (folder / "labels.csv").write_text("image,score\na.png,1\nb.png,3\nc.png,2\nd.png,5\n")
         mq.verify.make_fixture(folder / "fixture", checkpoint=folder / "m.safetensors", image=folder / "a.png")
@@ -178,6 +179,7 @@ def run(name: str, folder: Path, disturb: Disturb = lambda: None) -> tuple[int, 
         try:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             os.dup2(write, 2)
+            sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
             os.chdir(folder)
             with mock.patch("urllib.request.OpenerDirector.open", published(folder)):
                 disturb()

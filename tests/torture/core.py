@@ -154,7 +154,7 @@ class Worker:
                 try:
                     verdict, words = kind.case(prepared, numbers(seed, name, number), place)
                 except Exception:
-                    verdict, words = "crashed", f"the case itself: {traceback.format_exc()[-500:]}"
+                    verdict, words = "crashed", f"the case itself: {traceback.format_exc()[-300:]}"
                 os.write(write, f"{json.dumps((verdict, words[:600]))}\n".encode())
         finally:
             os._exit(0)

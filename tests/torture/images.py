@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import zlib
@@ -148,10 +149,8 @@ def plain(data: bytes) -> np.ndarray | None:
     try:
         image = Image.open(io.BytesIO(data))
         image.load()
-        try:
+        with contextlib.suppress(Exception):  # damaged notes about a picture do not damage the picture
             image = ImageOps.exif_transpose(image)
-        except Exception:  # damaged notes about a picture do not damage the picture
-            pass
         if image.mode[0] in "IF":
             grey = np.asarray(image)
             grey = grey if image.mode == "F" else ((grey.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)

@@ -37,10 +37,7 @@ def case(prepared: dict[str, str], rng: Random, folder: Path) -> tuple[str, str]
     if rng.random() < 0.4:
         return one_option(name, rng)
     text = prepared[name]
-    if rng.random() < 0.5:
-        data = spoil(text.encode(), rng)
-    else:
-        data = toml(hostile(tomllib.loads(text), rng)).encode()
+    data = spoil(text.encode(), rng) if rng.random() < 0.5 else toml(hostile(tomllib.loads(text), rng)).encode()
     path = folder / name
     path.write_bytes(data)
 
@@ -97,7 +94,7 @@ def used(settings: Settings) -> Settings:
 
 
 def usable(settings: Settings) -> bool:
-    """Whether every number is finite, however deep; 1-norms of a Minkowski sum may be infinite nowhere."""
+    """Whether every number is finite, however deep."""
     return finite(settings.to_dict())
 
 

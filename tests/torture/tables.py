@@ -79,7 +79,22 @@ def workbook(rows: list[list[str]]) -> bytes:
 
 def spoil_sheet(data: bytes, rng: Random) -> bytes:
     """A workbook with a hostile reference, type, row number or index of a text."""
-    odd = ("ZZZZZZ1", "A0", "1", "", "-1", "10" * 20, "é", "99999999999", "A1", "A99999999", "XFE1", "1e3", "nan", " 0 ")
+    odd = (
+        "ZZZZZZ1",
+        "A0",
+        "1",
+        "",
+        "-1",
+        "10" * 20,
+        "é",
+        "99999999999",
+        "A1",
+        "A99999999",
+        "XFE1",
+        "1e3",
+        "nan",
+        " 0 ",
+    )
     changed = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(changed, "w") as new:
         for name in old.namelist():
