@@ -10,9 +10,9 @@ from random import Random
 from typing import Any
 
 from musiq_ref.model.parameters import flatten
-from musiq_ref.training.run import train
+from musiq_ref.training.run import Log, train
 from musiq_ref.training.settings import Settings, recipe
-from musiq_ref.training.state import Log, State, TrainingError, load_state
+from musiq_ref.training.state import State, TrainingError, load_state
 
 from .core import Kind, judge
 from .mutate import as_json, hostile, spoil
@@ -79,8 +79,9 @@ def log_case(prepared: dict[str, Any], rng: Random, folder: Path) -> tuple[str, 
         data = "".join(as_json(line) + "\n" for line in list_of(hostile(lines, rng))).encode()
     path.write_bytes(data)
     step = prepared["right"].step
+    seal = [prepared["right"].log] if "log" in State._fields else []  # of the lines, in the state
     return judge(
-        lambda: Log(path, step),
+        lambda: Log(path, step, *seal),
         lambda log: repr(log.lines) in (repr(kept(data, step)), repr(kept(prepared["log"], step))),
         (TrainingError,),
         path.name,
