@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-import pickle
 import struct
 import tempfile
 import zipfile
-from collections import OrderedDict
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -109,52 +107,26 @@ def spoil_header(data: bytes, rng: Random) -> bytes:
     return struct.pack("<Q", len(text.encode())) + text.encode() + data[8 + size :]
 
 
-# ---- what torch.save writes, without PyTorch
-
-
-class Pickler(pickle._Pickler):  # the one in Python, which can be told how to write a tensor
-    def save(self, obj: Any, save_persistent_id: bool = True) -> None:
-        if isinstance(obj, Global):
-            self.write(f"c{obj.module}\n{obj.name}\n".encode())
-        else:
-            super().save(obj, save_persistent_id)
-
-    def persistent_id(self, obj: Any) -> Any:
-        return obj.id if isinstance(obj, Storage) else None
-
-
-class Global(NamedTuple):
-    module: str
-    name: str
-
-
-class Storage(NamedTuple):
-    id: tuple
-
-
 def pth(tensors: dict[str, np.ndarray]) -> bytes:
-    """A state dict of float32 tensors as PyTorch saves it."""
-    buffer, stream = io.BytesIO(), io.BytesIO()
-    pickler = Pickler(stream, protocol=2)
-    pickler.write(b"\x80\x02")
-    pickler.save(OrderedDict)
-    pickler.write(b")R(")
+    """A state dict of float32 tensors as torch.save writes it, opcode by opcode; without PyTorch."""
+
+    def text(value: str) -> bytes:
+        return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+    def whole(*values: int) -> bytes:
+        return b"".join(b"J" + struct.pack("<i", value) for value in values)
+
+    program, buffer = b"\x80\x02}(", io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for number, (name, array) in enumerate(tensors.items()):
-            pickler.save(name)
-            pickler.save(Global("torch._utils", "_rebuild_tensor_v2"))
-            pickler.write(b"(")
-            pickler.save(Storage(("storage", Global("torch", "FloatStorage"), str(number), "cpu", array.size)))
-            strides = tuple(stride // array.itemsize for stride in np.ascontiguousarray(array).strides)
-            for part in (0, array.shape, strides, False):
-                pickler.save(part)
-            pickler.save(OrderedDict)
-            pickler.write(b")RtR")
-        pickler.write(b"u.")
-        archive.writestr("model/data.pkl", stream.getvalue())
-        archive.writestr("model/byteorder", "little")
-        for number, array in enumerate(tensors.values()):
-            archive.writestr(f"model/data/{number}", np.ascontiguousarray(array, "<f4").tobytes())
+            strides = (stride // 4 for stride in np.empty(array.shape, "<f4").strides)
+            program += text(name) + b"ctorch._utils\n_rebuild_tensor_v2\n((" + text("storage")
+            program += (
+                b"ctorch\nFloatStorage\n" + text(str(number)) + text("cpu") + whole(array.size) + b"tQ" + whole(0)
+            )
+            program += b"(" + whole(*array.shape) + b"t(" + whole(*strides) + b"t\x89ccollections\nOrderedDict\n)RtR"
+            archive.writestr(f"model/data/{number}", array.astype("<f4").tobytes())
+        archive.writestr("model/data.pkl", program + b"u.")
         archive.writestr("model/version", "3\n")
     return buffer.getvalue()
 
