@@ -254,7 +254,11 @@ def _disk(part: Path, error: OSError) -> DownloadError:
 
 
 def sha256(path: Path) -> str:
-    """A file's SHA-256 in hexadecimal, to compare with other people's."""
+    """A file's SHA-256 in hexadecimal, to compare with other people's.
+
+    >>> len(sha256(Path(__file__)))
+    64
+    """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
