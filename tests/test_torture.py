@@ -10,6 +10,7 @@ import pytest
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of processes are Linux's")
 
+VERDICTS = ("refused", "right", "wrong", "crashed", "over")
 BEGIN = "from tests.torture.__main__ import main\n"
 PLANTED = {  # name: (kind, cases, the mistake, where it must be counted)
     "checksums are not looked at": (
@@ -61,9 +62,8 @@ def run(tmp_path: Path, *arguments: str, before: str = "") -> dict[str, dict[str
     root = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", command], cwd=root, capture_output=True, text=True)
     print(done.stdout, done.stderr)
-    heading, *lines = done.stdout.splitlines()
-    rows = [line.split() for line in lines if "".join(line.split()[1:]).isdigit()]
-    found = {row[0]: dict(zip(heading.split(), map(int, row[1:]), strict=True)) for row in rows}
+    rows = [line.split() for line in done.stdout.splitlines() if "".join(line.split()[1:]).isdigit()]
+    found = {row[0]: dict(zip(("tried", *VERDICTS), map(int, row[1:]), strict=True)) for row in rows}
     failed = any(row["wrong"] + row["crashed"] + row["over"] for row in found.values())
     assert done.returncode == failed
     return found

@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from .core import Kind, table, torture
+from .core import Failure, Kind, table, torture
 
 KINDS = ("checkpoints", "images", "tables", "manifests", "recipes", "states", "commands")
 
@@ -32,10 +32,14 @@ def main(argv: list[str] | None = None) -> int:
     keep = args.keep or Path(tempfile.mkdtemp(prefix="torture-"))
     keep.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
-    found, failures = torture(kinds, counts, args.seed, args.jobs, keep.resolve(), args.only)
+    failures = []
+
+    def tell(one: Failure) -> None:
+        failures.append(one)
+        print(f"{one.kind} {one.number} {one.verdict}: {one.words.encode('unicode_escape').decode()}", flush=True)
+
+    found = torture(kinds, counts, args.seed, args.jobs, keep.resolve(), tell, args.only)
     print("\n".join(table(found)))
-    for one in failures:
-        print(f"{one.kind} {one.number} {one.verdict}: {one.words.encode('unicode_escape').decode()}")
     print(f"{time.monotonic() - begun:.0f} s, seed {args.seed}" + (f"; the inputs are in {keep}" if failures else ""))
     return 1 if failures else 0
 

@@ -77,12 +77,19 @@ def numbers(seed: int, kind: str, number: int) -> random.Random:
 
 
 def torture(
-    kinds: dict[str, Kind], counts: dict[str, int], seed: int, jobs: int, folder: Path, only: int | None = None
-) -> tuple[dict[str, Counter], list[Failure]]:
-    """{kind: how often which verdict}, and the failures, whose files are left in the folder.
+    kinds: dict[str, Kind],
+    counts: dict[str, int],
+    seed: int,
+    jobs: int,
+    folder: Path,
+    tell: Callable[[Failure], object],
+    only: int | None = None,
+) -> dict[str, Counter]:
+    """{kind: how often which verdict}; the files of failures are left in the folder.
 
     counts: {kind: number of cases}
     jobs: processes at a time
+    tell: is given each failure
     only: this case alone
     """
     prepared = {name: kinds[name].prepare() for name in counts}
@@ -90,7 +97,6 @@ def torture(
     if only is not None:
         waiting = [(name, [only]) for name in counts]
     found: dict[str, Counter] = {name: Counter() for name in counts}
-    failures: list[Failure] = []
     running = selectors.DefaultSelector()
 
     def end(worker: Worker, verdict: str, words: str) -> None:
@@ -99,7 +105,7 @@ def torture(
         if verdict in ("refused", "right"):
             shutil.rmtree(place, ignore_errors=True)
         else:
-            failures.append(Failure(worker.name, int(place.name.rpartition("-")[2]), verdict, words, place))
+            tell(Failure(worker.name, int(place.name.rpartition("-")[2]), verdict, words, place))
         worker.begun = time.monotonic()
 
     while waiting or running.get_map():
@@ -127,7 +133,7 @@ def torture(
                 worker.late = True
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(worker.process, signal.SIGKILL)
-    return found, failures
+    return found
 
 
 class Worker:
