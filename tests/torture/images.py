@@ -108,6 +108,12 @@ def heic(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def heif_image(data: bytes) -> Image.Image:
+    import pillow_heif
+
+    return pillow_heif.open_heif(io.BytesIO(data)).to_pillow()
+
+
 def spoil_png(data: bytes, rng: Random) -> bytes:
     """A PNG with a spoilt, doubled, moved or missing chunk, all checksums right."""
     chunks, at = [], 8
@@ -147,7 +153,7 @@ def same(a: np.ndarray, b: np.ndarray | None) -> bool:
 def plain(data: bytes) -> np.ndarray | None:
     """What Pillow by itself makes of a file: upright, on white, 8 bits of 16."""
     try:
-        image = Image.open(io.BytesIO(data))
+        image = heif_image(data) if data[4:8] == b"ftyp" and b"avif" not in data[:40] else Image.open(io.BytesIO(data))
         image.load()
         with contextlib.suppress(Exception):  # damaged notes about a picture do not damage the picture
             image = ImageOps.exif_transpose(image)

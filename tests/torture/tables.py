@@ -122,7 +122,7 @@ def case(prepared: dict[str, bytes], rng: Random, folder: Path) -> tuple[str, st
 
     def right(found: Dataset) -> bool:
         labels = [(Path(e.image).relative_to(images).as_posix(), e.target) for e in found.examples]
-        return other or labels in (truth(name, prepared[name], images), truth(name, data, images))
+        return other or list(dict.fromkeys(labels)) in (truth(name, prepared[name], images), truth(name, data, images))
 
     read = (lambda: ava(folder)) if name == "AVA.txt" else (lambda: csv_file(path))
     return judge(read, right, (DatasetError,), name.partition(".")[0])
@@ -149,7 +149,7 @@ def truth(name: str, data: bytes, images: Path) -> Labels | None:
                 fail()
             rows = [dict(zip(header, row, strict=True)) for row in table[1:]]
             image = next(title for title in ("image", "name") if title in header)
-            votes = [title for title in header if re.fullmatch(r"p\d", title)]
+            votes = [title for title in header if re.fullmatch(r"p\d", title) and "score" not in header]
             if votes != [f"p{i}" for i in range(1, len(votes) + 1)]:
                 fail()
             found = [
@@ -158,7 +158,8 @@ def truth(name: str, data: bytes, images: Path) -> Labels | None:
             ]
     except (ValueError, KeyError, IndexError, StopIteration, csv.Error, ElementTree.ParseError, zipfile.BadZipFile):
         return None
-    return [(Path(name).as_posix(), target) for name, target in found if name and (images / name).is_file()]
+    labels = [(Path(name).as_posix(), target) for name, target in found if name and (images / name).is_file()]
+    return list(dict.fromkeys(labels))
 
 
 def lines(data: bytes) -> list[list[str]]:
