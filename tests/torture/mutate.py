@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import zipfile
 from collections.abc import Callable
 from random import Random
@@ -112,6 +113,28 @@ def spoil_zip(data: bytes, rng: Random) -> tuple[bytes, bool]:
             archive.writestr(*one)
         archive.comment = b"x" if how == 9 else b""
     return buffer.getvalue(), other
+
+
+def spoil_header(data: bytes, rng: Random) -> tuple[bytes, bool]:
+    """Hostile values in a safetensors header or in the JSON of its metadata; and whether its seal was taken off, too.
+
+    Without its seal it may mean something else.
+    """
+    (size,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + size])
+    metadata = header["__metadata__"]
+    unsealed = "seal" in metadata and rng.random() < 0.7
+    if unsealed:
+        del metadata["seal"], metadata["seal_method"]
+    inside = [key for key, text in metadata.items() if text.startswith("{")]
+    if inside and rng.random() < 0.7:
+        key = rng.choice(inside)
+        metadata[key] = as_json(hostile(json.loads(metadata[key]), rng))
+        text = json.dumps(header)
+    else:
+        text = as_json(hostile(header, rng))
+    text += " " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text.encode() + data[8 + size :], unsealed
 
 
 def hostile(value: Any, rng: Random) -> Any:
