@@ -155,6 +155,7 @@ class Worker:
             warnings.simplefilter("ignore")
             for number in cases:
                 place = folder / f"{name}-{number}"
+                shutil.rmtree(place, ignore_errors=True)  # of an earlier time
                 place.mkdir()
                 limit_time(kind.seconds)
                 try:
