@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-VERDICTS = ("refused", "right", "wrong", "crashed", "over")
+FINE = ("refused", "right")
+VERDICTS = (*FINE, "wrong", "crashed", "over")
 MEMORY = 2 * 2**30  # bytes more than a process had when it was started
 WAITING = 6  # times as long as it may compute, a case may wait
 CHUNKS = 12  # processes a kind, at least
@@ -102,9 +103,7 @@ def torture(
     def end(worker: Worker, verdict: str, words: str) -> None:
         found[worker.name][verdict] += 1
         place = folder / f"{worker.name}-{worker.cases.pop(0)}"
-        if verdict in ("refused", "right"):
-            shutil.rmtree(place, ignore_errors=True)
-        else:
+        if verdict not in FINE:
             tell(Failure(worker.name, int(place.name.rpartition("-")[2]), verdict, words, place))
         worker.begun = time.monotonic()
 
@@ -162,6 +161,8 @@ class Worker:
                     verdict, words = kind.case(prepared, numbers(seed, name, number), place)
                 except Exception:
                     verdict, words = "crashed", f"the case itself: {traceback.format_exc()[-300:]}"
+                if verdict in FINE:
+                    shutil.rmtree(place, ignore_errors=True)
                 os.write(write, f"{json.dumps((verdict, words[:600]))}\n".encode())
         finally:
             os._exit(0)
