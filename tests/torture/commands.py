@@ -95,11 +95,8 @@ def undisturbed(name: str, inputs: Files) -> Files:
 
 
 def case(prepared: Prepared, rng: Random, folder: Path) -> tuple[str, str]:
-    name, number = (
-        list(COMMANDS)[int(folder.name.rpartition("-")[2]) % len(COMMANDS)],
-        rng.choice((rng.randrange(1, 9), rng.randrange(1, 60))),
-    )
-    results = prepared.results(name)
+    name = list(COMMANDS)[int(folder.name.rpartition("-")[2]) % len(COMMANDS)]
+    results, number = prepared.results(name), rng.randrange(1, rng.choice((9, 60)))
     largest = max(map(len, results.values()))
     byte = rng.choice((0, 1, rng.randrange(largest), largest - 1, rng.randrange(1 + min(largest, 4000))))
     how: dict[str, Disturb] = {
