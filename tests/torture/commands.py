@@ -246,4 +246,4 @@ class Answer(io.BytesIO):
     length: int
 
 
-KIND = Kind(prepare, case, seconds=60.0, weight=20)
+KIND = Kind(prepare, case, seconds=60.0, weight=12)
