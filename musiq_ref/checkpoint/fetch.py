@@ -127,9 +127,10 @@ def _fetch_verified(part: Path, target: Path, release: Release, again: str, prog
             f"what {release.url} sent is not the published file ({error}), so it was deleted and nothing put in place; "
             f"run it again, or fetch that address by other means and put the file at {target}"
         ) from None
-    os.replace(part, target)
-    forget(part)
-    sync_folder(target.parent)
+    with _disk(target):
+        os.replace(part, target)
+        forget(part)
+        sync_folder(target.parent)
 
 
 def reason(error: Exception) -> str:
@@ -216,28 +217,23 @@ def _ask(url: str, have: int, tag: str) -> Any:
 
 def _receive(answer: Any, part: Path, start: int, total: int | None, tag: str, progress: bool) -> None:
     """Appends the answer to the first `start` bytes of a partial file, or replaces it."""
-    try:
+    with _disk(part):
         file = open(part, "ab" if start else "wb", buffering=0, opener=_not_a_link)  # noqa: SIM115
-        if tag:
-            tag_file(part).write_text(tag)
-        else:
-            tag_file(part).unlink(missing_ok=True)
-    except OSError as error:
-        raise _disk(part, error) from None
-    arrived = start
     bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=part.stem, disable=not progress or None)
     with file, bar:
+        with _disk(part):
+            tag_file(part).write_text(tag)
+        arrived = start
         while block := answer.read1(CHUNK):
             arrived += len(block)
             if arrived > MOST:
                 raise http.client.HTTPException(f"it sends more than {MOST:,} bytes")
             bar.update(len(block))
-            try:
+            with _disk(part):
                 while block:
                     block = block[file.write(block) :]
-            except OSError as error:
-                raise _disk(part, error) from None
-        os.fsync(file.fileno())
+        with _disk(part):
+            os.fsync(file.fileno())
     if total is not None and arrived < total:
         raise http.client.HTTPException(f"the connection broke after {arrived:,} of {total:,} bytes")
 
@@ -246,11 +242,16 @@ def _not_a_link(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
-def _disk(part: Path, error: OSError) -> DownloadError:
-    return DownloadError(
-        f"{part} cannot be written ({error.strerror}); free some space and run it again, which continues where it "
-        f"stopped, or choose another --cache folder"
-    )
+@contextlib.contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    """What goes wrong in its block is the disk's fault and not the network's."""
+    try:
+        yield
+    except OSError as error:
+        raise DownloadError(
+            f"{path} cannot be written ({error.strerror}); free some space and run it again, which continues where it "
+            f"stopped, or choose another --cache folder"
+        ) from None
 
 
 def sha256(path: Path) -> str:
