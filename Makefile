@@ -7,6 +7,7 @@
 # make tutorials-lab  opens the course in Jupyter
 # make docs   the documentation site, in docs/_build/html
 # make gpu    the tests of the array code on a GPU (CUDA=12 or 13)
+# make torture  damaged inputs, killed commands, full disks: COUNT=30000 of them, in about ten minutes (Linux)
 # make bench  side by side with PyTorch, in one run
 #
 # Each sets up what it needs in .venv, and nothing else.
@@ -15,11 +16,13 @@ PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 CUDA ?= 12
+COUNT ?= 30000
+SEED ?= 0
 BIN = $(VENV)/bin
 PHOTOGRAPHS = musiq_ref/data/photographs
 PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-all test-rest lint train-demo tutorials tutorials-lab docs gpu bench clean
+.PHONY: demo test test-all test-rest lint train-demo tutorials tutorials-lab docs gpu torture bench clean
 
 demo: $(VENV)/pictures
 	$(BIN)/musiq-ref distort $(PHOTOGRAPHS)/cat.png $(PHOTOGRAPHS)/coffee.png -o distorted
@@ -68,6 +71,9 @@ docs: $(VENV)/docs
 
 gpu: $(VENV)/gpu$(CUDA)
 	MUSIQ_REF_TEST_BACKENDS=numpy,cupy $(BIN)/python -m pytest tests/test_ops.py tests/test_model.py tests/test_cupy_backend.py
+
+torture: $(VENV)/test
+	$(BIN)/python -m tests.torture --count $(COUNT) --seed $(SEED)
 
 bench: $(VENV)/verify
 	$(BIN)/python benchmarks/compare_torch.py

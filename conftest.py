@@ -27,6 +27,7 @@ FILES = {  # that cannot be imported, or have no example that runs, without a pa
     "torch": ["musiq_ref/verify/torch_*.py", "tests/*ports.py", "tests/jax_port.py", "tests/test_torch_port.py"],
     "matplotlib": ["tests/test_figures.py", "musiq_ref/explain/[!_r]*.py", "musiq_ref/explain/report.py"],
     "nbclient": ["tests/test_tutorials.py"],
+    "resource": ["tests/torture/*.py", "tests/test_torture.py"],  # which Windows does not have
 }
 collect_ignore_glob = [pattern for package in FILES if not find_spec(package) for pattern in FILES[package]]
 

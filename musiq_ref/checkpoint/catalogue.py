@@ -29,6 +29,18 @@ class Release(NamedTuple):
         """The file's name, here and there."""
         return self.url.rpartition("/")[2]
 
+    @property
+    def evidence(self) -> str:
+        """What "verified" means for this file, in words.
+
+        >>> CATALOGUE["ava-pyiqa"].evidence
+        'its SHA-256 begins e8d3f067, as its name says, and it holds the 27,129,290 parameters of MUSIQ'
+        """
+        holds = f"it holds the {self.parameters:,} parameters of MUSIQ"
+        if self.sha256:
+            return f"its SHA-256 begins {self.sha256}, as its name says, and {holds}"
+        return f"{holds}, intact by the checksums of its zip, and nothing beside; its authors publish no SHA-256"
+
 
 CATALOGUE = {
     "koniq": Release(f"{OFFICIAL_URL}koniq_ckpt.npz", "official", ONE_OUTPUT, ""),

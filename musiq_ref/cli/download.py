@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 
 from musiq_ref.checkpoint.catalogue import CATALOGUE
-from musiq_ref.checkpoint.fetch import DownloadError, download
+from musiq_ref.checkpoint.fetch import download, sha256
 
 EXAMPLE = "musiq-ref download koniq"
 
@@ -28,16 +27,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit code 0: it is there and verified; 1: it could not be fetched, or is not the published file."""
+    """Exit code 0: it is there and verified; 2: it could not be fetched, or is not the published file."""
     name = args.name if args.format == "official" else f"{args.name}-pyiqa"
-    try:
-        path = download(name, args.cache)
-    except DownloadError as error:
-        print(f"musiq-ref download: {error}", file=sys.stderr)
-        return 1
+    path = download(name, args.cache)
+    evidence, digest = CATALOGUE[name].evidence, sha256(path)
     use = name if args.cache is None else str(path)
     if args.json:
-        print(json.dumps({"name": name, "path": str(path), "format": args.format}))
+        found = {"name": name, "path": str(path), "format": args.format, "checked": evidence, "sha256": digest}
+        print(json.dumps(found))
     else:
-        print(f"{path}: verified; use it with --checkpoint {use}")
+        print(f"{path}: verified; use it with --checkpoint {use}\nchecked: {evidence}\nSHA-256: {digest}")
     return 0
