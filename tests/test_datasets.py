@@ -22,6 +22,7 @@ from musiq_ref.training.datasets import (
     ava,
     check_images,
     csv_file,
+    digest,
     koniq10k,
     paq2piq,
     spaq,
@@ -362,3 +363,50 @@ def test_splits_are_what_sha256_says_and_ten_of_them_differ():
     tests = {split(made_up(names), seed, index).test for seed in range(5) for index in range(10)}
     assert len(tests) == 50
     assert set().union(*tests) == set(range(100))
+
+
+def digested(path):
+    dataset = check_images(csv_file(path))
+    return digest(dataset, dataset.published or split(dataset))
+
+
+def test_the_digest_names_what_changed(tmp_path):
+    lines = ["path,score,set", *(f"x/{i}.png,{i},{'test' if i > 3 else 'training'}" for i in range(6))]
+
+    def changes(make):
+        """What differs from the data set as it was, in another folder, after `make` changed it there."""
+        folder = tmp_path / make.__name__
+        for i in range(6):
+            image(folder / "x" / f"{i}.png", 10 * i)
+        text(folder / "a.csv", *(make(folder, lines.copy()) or lines))
+        new = digested(folder / "a.csv")
+        return [what for what in new if what in old and new[what] != old[what]]
+
+    def nothing(folder, lines): ...
+
+    def reordered(folder, lines):
+        return [lines[0], *lines[:0:-1]]
+
+    def relabelled(folder, lines):
+        return [line.replace(",1,", ",1.5,") for line in lines]
+
+    def replaced(folder, lines):
+        image(folder / "x" / "2.png", 77)
+
+    def other_split(folder, lines):
+        return [line.replace("4,test", "4,training") for line in lines]
+
+    def removed(folder, lines):
+        (folder / "x" / "0.png").unlink()
+
+    old = {}
+    assert changes(nothing) == []
+    old = digested(tmp_path / "nothing" / "a.csv")
+    assert changes(nothing) == []
+    assert changes(reordered) == ["order or names"]
+    assert changes(relabelled) == ["labels"]
+    assert changes(replaced) == ["images"]
+    assert changes(other_split) == ["split"]
+    assert changes(removed) == ["order or names", "labels", "images", "split"]
+    (tmp_path / "nothing").rename(tmp_path / "moved")
+    assert digested(tmp_path / "moved" / "a.csv") == old

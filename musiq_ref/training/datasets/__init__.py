@@ -5,7 +5,7 @@ Nothing is downloaded and no image is opened; `check_images` opens them all. `sp
 SPEC 7.
 """
 
-from musiq_ref.training.datasets.dataset import Dataset, DatasetError, Example, Split, check_images, split
+from musiq_ref.training.datasets.dataset import Dataset, DatasetError, Example, Split, check_images, digest, split
 from musiq_ref.training.datasets.loaders import LOADERS, ava, csv_file, koniq10k, paq2piq, spaq
 from musiq_ref.training.datasets.sizes import SHORTER_SIDES, shrink
 
@@ -19,6 +19,7 @@ __all__ = [
     "ava",
     "check_images",
     "csv_file",
+    "digest",
     "koniq10k",
     "paq2piq",
     "shrink",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,11 +26,13 @@ class Example(NamedTuple):
     image: a path, or whatever else `decode` reads
     target: the score alone, or the C shares of the votes 1 … C, which sum to 1
     group: what must not be shared between training and test, by default the image's name
+    sha256: of the file, or of the array's pixels, once `check_images` has read it
     """
 
     image: Path | np.ndarray
     target: tuple[float, ...]
     group: str
+    sha256: str = ""
 
 
 class Split(NamedTuple):
@@ -81,7 +85,7 @@ def split(dataset: Dataset, seed: int = 0, index: int = 0) -> Split:
 
 
 def check_images(dataset: Dataset, progress: Callable[[Iterable[Any]], Iterable[Any]] = iter) -> Dataset:
-    """The data set without the images that cannot be decoded, which move to its problems; opens every image.
+    """The data set without the images that cannot be decoded, which move to its problems; opens and hashes every image.
 
     progress: wraps the examples while they are read, for example tqdm.  Raises DatasetError when no image is left.
 
@@ -89,10 +93,11 @@ def check_images(dataset: Dataset, progress: Callable[[Iterable[Any]], Iterable[
     >>> len(check_images(Dataset("one", (example,), 1, (0, 100), None, ())).examples)
     1
     """
-    problems, intact = list(dataset.problems), []
+    problems, examples, intact = list(dataset.problems), [], []
     for position, example in enumerate(progress(dataset.examples)):
         try:
-            decode(example.image)
+            pixels = decode(example.image)
+            examples.append(example._replace(sha256=_sha256(example.image, pixels)))
             intact.append(position)
         except ImageError as error:
             problems.append(str(error))
@@ -102,5 +107,39 @@ def check_images(dataset: Dataset, progress: Callable[[Iterable[Any]], Iterable[
     published = dataset.published
     if published is not None:
         published = Split(*(tuple(new[i] for i in part if i in new) for part in published))
-    examples = tuple(dataset.examples[i] for i in intact)
-    return dataset._replace(examples=examples, published=published, problems=tuple(problems))
+    return dataset._replace(examples=tuple(examples), published=published, problems=tuple(problems))
+
+
+def _sha256(image: Path | np.ndarray, pixels: np.ndarray) -> str:
+    if not isinstance(image, Path):
+        return hashlib.sha256(pixels.tobytes()).hexdigest()
+    with image.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(dataset: Dataset, parts: Split) -> dict[str, str]:
+    """What a run that goes on must find unchanged: a SHA-256 each of "order or names", "labels", "images" and "split".
+
+    Names are paths below the folder that all images share: a data set may be moved as a whole. The last three belong to
+    names, not positions, and the same rows in another order change only the first. An image that is added or removed
+    changes all four.
+
+    dataset: from `check_images`, which hashes the images
+    parts: its split into training, validation and test
+
+    >>> black = Example(Path("a.png"), (50.0,), "a.png", "1f…")
+    >>> before = digest(Dataset("one", (black,), 1, (0, 100), None, ()), Split((0,), (), ()))
+    >>> after = digest(Dataset("one", (black._replace(target=(60.0,)),), 1, (0, 100), None, ()), Split((0,), (), ()))
+    >>> [what for what in before if after[what] != before[what]]
+    ['labels']
+    """
+    places = [Path(os.path.abspath(e.image)) if isinstance(e.image, Path) else Path(e.group) for e in dataset.examples]
+    shared = len(os.path.commonprefix([place.parent.parts for place in places]))  # noqa: RUF071, of parts
+    names = ["/".join(place.parts[shared:]) for place in places]
+    found = {
+        "order or names": names,
+        "labels": sorted((name, example.target) for name, example in zip(names, dataset.examples, strict=True)),
+        "images": sorted((name, example.sha256) for name, example in zip(names, dataset.examples, strict=True)),
+        "split": [sorted(names[i] for i in part) for part in parts],
+    }
+    return {what: hashlib.sha256(json.dumps(value).encode()).hexdigest() for what, value in found.items()}
