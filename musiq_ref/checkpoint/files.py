@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-import struct
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
-import safetensors
 
-from musiq_ref.checkpoint.bfloat16 import widen
-from musiq_ref.checkpoint.layout import CheckpointError, Tensors
+from musiq_ref.checkpoint.layout import BROKEN, CheckpointError, Tensors, damaged
+from musiq_ref.checkpoint.sealed import read_sealed
 from musiq_ref.checkpoint.torch_pickle import read_torch
-
-SAFETENSORS_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "U64": "<u8"}
-SAFETENSORS_DTYPES |= {"I32": "<i4", "U32": "<u4", "I16": "<i2", "U16": "<u2", "I8": "i1", "U8": "u1", "BOOL": "?"}
-
-BROKEN = (
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    SyntaxError,
-    EOFError,
-    OSError,
-    RuntimeError,
-    MemoryError,
-)
-BROKEN += (zipfile.BadZipFile, zlib.error, struct.error, safetensors.SafetensorError)
-"""What the readers of NumPy, zipfile and safetensors raise on bytes that are not what they should be."""
 
 MOST_INFLATION = 100
 """A compressed .npz may unpack to this many times its size (weights hardly shrink at all), or to 64 MiB."""
@@ -55,7 +35,7 @@ def read_tensors(path: Path) -> tuple[Tensors, dict[str, str]]:
     if start[:2] == b"PK":
         return read_zip(path), {}
     if start[8:] == b"{":
-        return read_safetensors(path)
+        return read_sealed(path)
     if start[:1] == b"\x80":
         raise CheckpointError(
             "a bare pickle, such as PyTorch wrote before 1.6, and those are not read; load it in a trusted place and "
@@ -83,28 +63,3 @@ def read_zip(path: Path) -> Tensors:
         raise
     except BROKEN as error:
         raise damaged(error) from None
-
-
-def read_safetensors(path: Path) -> tuple[Tensors, dict[str, str]]:
-    """The tensors of a safetensors file (bfloat16 as float32) and its metadata."""
-    try:
-        with safetensors.safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-        tensors = {}
-        for name, raw in safetensors.deserialize(path.read_bytes()):
-            if raw["dtype"] not in SAFETENSORS_DTYPES:
-                raise CheckpointError(f"a tensor in it has data type {raw['dtype']}; export it as float32")
-            values = np.frombuffer(raw["data"], SAFETENSORS_DTYPES[raw["dtype"]])
-            values = widen(values) if raw["dtype"] == "BF16" else values
-            tensors[name] = values.reshape(raw["shape"])
-        return tensors, metadata
-    except CheckpointError:
-        raise
-    except BROKEN as error:
-        raise damaged(error) from None
-
-
-def damaged(error: Exception) -> CheckpointError:
-    """The sentence for a file whose start is right and whose rest is not."""
-    reason = " ".join(str(error).split())[:160] or type(error).__name__
-    return CheckpointError(f"cut short, damaged or not plain numbers ({reason}); download or export it again")

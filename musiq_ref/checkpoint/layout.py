@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import struct
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from safetensors import SafetensorError
 
 from musiq_ref.config import Conventions
 from musiq_ref.outputs import OutputError, write_output
@@ -23,6 +27,21 @@ class CheckpointError(ValueError):
     Traceback (most recent call last):
     musiq_ref.checkpoint.layout.CheckpointError: nowhere.npz: no such file; check the path
     """
+
+
+BROKEN = (
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    SyntaxError,
+    EOFError,
+    OSError,
+    RuntimeError,
+    MemoryError,
+)
+BROKEN += (zipfile.BadZipFile, zlib.error, struct.error, SafetensorError)
+"""What the readers of NumPy, zipfile and safetensors raise on bytes that are not what they should be."""
 
 
 class Layout(NamedTuple):
@@ -62,6 +81,12 @@ def printable(name: object) -> str:
     """
     text = name if isinstance(name, str) else type(name).__name__
     return text[:200].encode("unicode_escape").decode("ascii")[:90]
+
+
+def damaged(error: Exception) -> CheckpointError:
+    """The sentence for a file whose start is right and whose rest is not."""
+    reason = " ".join(str(error).split())[:160] or type(error).__name__
+    return CheckpointError(f"cut short, damaged or not plain numbers ({reason}); download or export it again")
 
 
 def write_file(path: str | Path, write: Callable[[Path], object]) -> None:

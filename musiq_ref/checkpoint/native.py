@@ -7,10 +7,10 @@ import math
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from musiq_ref.checkpoint.infer import to_params
-from musiq_ref.checkpoint.layout import CheckpointError, Layout, write_file
+from musiq_ref.checkpoint.layout import CheckpointError, Layout
+from musiq_ref.checkpoint.sealed import write_sealed
 from musiq_ref.config import OFFICIAL, MusiqConfig
 from musiq_ref.model.parameters import Params, flatten
 
@@ -63,6 +63,8 @@ def config_from_json(text: str) -> MusiqConfig:
 def save_checkpoint(path: str | Path, params: Params, config: MusiqConfig) -> None:
     """Writes params and their configuration as native safetensors, which `load_checkpoint` reads back bit by bit.
 
+    Equal params and configurations make equal bytes, and a changed bit in the file is noticed when it is loaded.
+
     The file appears whole or not at all: a failed write leaves an old file as it was. Raises CheckpointError when the
     params are not those of `config`, are not finite, or are not NumPy arrays, and when the file cannot be written.
 
@@ -85,4 +87,4 @@ def save_checkpoint(path: str | Path, params: Params, config: MusiqConfig) -> No
         metadata = {"format": "musiq_ref", METADATA_KEY: config_to_json(config)}
     except CheckpointError as error:
         raise CheckpointError(f"{path}: not written, {error}") from None
-    write_file(path, lambda part: save_file(tensors, part, metadata))
+    write_sealed(path, tensors, metadata)
