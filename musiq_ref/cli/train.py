@@ -7,9 +7,11 @@ import json
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from musiq_ref.ablations import ABLATIONS, grid, markdown, run_grid
 from musiq_ref.training.curves import draw_curves
+from musiq_ref.training.limits import short
 from musiq_ref.training.parallel import World, cores, together
 from musiq_ref.training.run import train
 from musiq_ref.training.settings import recipe
@@ -91,15 +93,26 @@ def parse_changes(texts: list[str]) -> dict:
     changes: dict = {}
     for text in texts:
         name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise ValueError(f"--set {text!r} is not NAME=VALUE; for example --set batch=32")
-        try:
-            parsed = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            parsed = value
-        table, dot, key = name.partition(".")
-        if dot:
-            changes.setdefault(table, {})[key] = parsed
-        else:
-            changes[name] = parsed
+        *tables, key = (part.strip() for part in name.split("."))
+        if not equals or not all((*tables, key)):
+            raise ValueError(f"--set {short(text)} is not NAME=VALUE; for example --set batch=32")
+        inner = changes
+        for table in tables:
+            inner = inner.setdefault(table, {}) if isinstance(inner, dict) else None
+        if not isinstance(inner, dict):
+            raise ValueError(f"--set {short(text)} names a value in what another --set made a plain value; leave out one")
+        inner[key] = parse_value(value)
     return changes
+
+
+def parse_value(text: str) -> Any:
+    """A value of TOML; any other text is itself.
+
+    >>> parse_value("[1.5, 2]"), parse_value("koniq")
+    ([1.5, 2], 'koniq')
+    """
+    try:
+        [(_, value)] = tomllib.loads(f"value = {text}").items()
+        return value
+    except (ValueError, RecursionError):
+        return text
