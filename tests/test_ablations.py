@@ -17,7 +17,7 @@ import pytest
 import musiq_ref as mq
 from musiq_ref.ablations import ABLATIONS, ablation, grid, markdown, report, run_grid
 from musiq_ref.ablations.processes import in_processes
-from musiq_ref.ablations.run import run_cell
+from musiq_ref.ablations.run import _claim, run_cell
 from musiq_ref.cli import main
 from musiq_ref.config import PRESETS, MusiqConfig
 from musiq_ref.metrics import plcc, srcc
@@ -291,19 +291,26 @@ def test_what_is_finished_is_not_run_again(whole, tmp_path, monkeypatch):
 
 def test_other_settings_in_the_same_folder_are_refused(whole):
     for changes, said in (
-        ({"epoch_images": 8}, r"holds ablations with epoch_images = 6, not 8; use another folder, or that value"),
+        ({"epoch_images": 8}, r"holds ablations with epoch_images = 6, not 8; set what it was, or name another"),
         ({"epochs": 2}, r"holds ablations with epochs = 1, not 2"),
-        ({"held_out": {**TINY["held_out"], "crops": 2}}, r"holds ablations with held_out = \{.*'crops': 1"),
+        ({"held_out": {**TINY["held_out"], "crops": 2}}, r"holds ablations with held_out\.crops = 1, not 2"),
     ):
         with pytest.raises(TrainingError, match=said):
             run_grid(grid("stem", **{**TINY, **changes}), whole[0], progress=False)
 
 
 def test_a_cell_that_fails_is_named_and_the_others_are_run(tmp_path, capsys):
+    command = ["train", "--ablation", "stem", "--seeds", "1", "--jobs", "2", "-o", str(tmp_path), *options()]
     blocked = tmp_path / "cells" / "stem=linear"
     blocked.parent.mkdir(parents=True)
     blocked.write_text("in the way")
-    command = ["train", "--ablation", "stem", "--seeds", "1", "--jobs", "2", "-o", str(tmp_path), *options()]
+    assert main(command) == 2
+    assert "cells is there, but no grid.json to go on from; name another folder" in capsys.readouterr().err
+    blocked.unlink()
+    blocked.parent.rmdir()
+    _claim(tmp_path, grid("stem", 1, **TINY))
+    blocked.parent.mkdir()
+    blocked.write_text("in the way")
     assert main(command) == 1
     printed = capsys.readouterr()
     assert "- failed: stem=linear, seed 0: the folder " in printed.out

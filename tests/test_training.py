@@ -20,9 +20,10 @@ from musiq_ref.cli import main
 from musiq_ref.losses import l1, l1_backward
 from musiq_ref.model.parameters import flatten
 from musiq_ref.training.datasets import DatasetError
+from musiq_ref.training.log import Log
 from musiq_ref.training.run import train
 from musiq_ref.training.settings import RECIPES, Settings, recipe
-from musiq_ref.training.state import Log, TrainingError, load_state
+from musiq_ref.training.state import TrainingError, load_state
 from musiq_ref.training.step import Rates, batch_gradient, in_order
 from musiq_ref.training.stream import open_stream
 from musiq_ref.verify import deterministic_params
@@ -131,11 +132,11 @@ def test_recomputing_is_asked_of_the_model(images, monkeypatch):
 def test_the_log_knows_the_last_validation_as_soon_as_it_is_written(tmp_path):
     log = Log(tmp_path / "log.jsonl", 0)
     assert log.last_validation() == {}
-    log.add(step=1, loss=0.5)
+    log.add(step=1, loss=0.5, norm=1.0, learning_rate=0.1)
     log.add(step=1, epoch=1, srcc=0.25)
-    log.add(step=2, loss=0.4)
+    log.add(step=2, loss=0.4, norm=1.0, learning_rate=0.1)
     assert log.last_validation() == {"srcc": 0.25}
-    assert Log(tmp_path / "log.jsonl", 2).last_validation() == {"srcc": 0.25}
+    assert Log(tmp_path / "log.jsonl", 2, log.digest).last_validation() == {"srcc": 0.25}
     assert Log(tmp_path / "log.jsonl", 0).last_validation() == {}
 
 
@@ -300,13 +301,13 @@ def test_divergence_stops_with_a_sentence_and_keeps_the_last_good_state(table, t
 
 def test_going_on_with_other_settings_or_a_damaged_state_is_refused(table, tmp_path):
     train(settings(epochs=1), tmp_path / "run", table, progress=False)
-    with pytest.raises(TrainingError, match=r"is a run with learning_rate = 0\.003, not 0\.1; use another folder"):
+    with pytest.raises(TrainingError, match=r"with learning_rate = 0\.003, not 0\.1; set what it was, or name another"):
         train(settings(epochs=1, learning_rate=0.1), tmp_path / "run", table, progress=False)
     longer = train(settings(epochs=2), tmp_path / "run", table, progress=False)
     assert len([line for line in longer.log.read_text().splitlines() if "epoch" in line]) == 2
     state = tmp_path / "run" / "state.safetensors"
     state.write_bytes(state.read_bytes()[:1000])
-    with pytest.raises(TrainingError, match=r"state\.safetensors cannot be read .* move it away to begin anew"):
+    with pytest.raises(TrainingError, match=r"state\.safetensors cannot be gone on from: cut short.* name another"):
         train(settings(epochs=3), tmp_path / "run", table, progress=False)
 
 
@@ -316,10 +317,11 @@ def test_what_an_earlier_version_wrote_is_read(table, tmp_path):
     state = tmp_path / "run" / "state.safetensors"
     with safe_open(state, "numpy") as file:
         tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
-    metadata["settings"] = metadata["settings"].replace('"micro_batch": 2', '"part": 2')
-    assert "micro_batch" not in metadata["settings"]
-    save_file(tensors, state, metadata)
-    with pytest.raises(TrainingError, match="is a run with micro_batch = 2, not 1; use another folder"):
+    numbers = {name: json.loads(metadata["numbers"])[name] for name in ("step", "centre", "spread", "best")}
+    told = metadata["settings"].replace('"micro_batch": 2', '"part": 2')
+    assert "micro_batch" not in told
+    save_file(tensors, state, {"settings": told, "numbers": json.dumps(numbers)})
+    with pytest.raises(TrainingError, match="is a run with micro_batch = 2, not 1; set what it was, or name another"):
         train(settings(epochs=2), tmp_path / "run", table, progress=False)
     longer = train(settings(epochs=2, part=2), tmp_path / "run", table, progress=False)
     assert len([line for line in longer.log.read_text().splitlines() if "epoch" in line]) == 2
@@ -331,8 +333,8 @@ def test_a_full_disk_leaves_the_last_good_state(table, tmp_path, monkeypatch):
 
     train(settings(epochs=1), tmp_path / "run", table, progress=False)
     before = (tmp_path / "run" / "state.safetensors").read_bytes()
-    monkeypatch.setattr("musiq_ref.training.state.save_file", full)
-    with pytest.raises(mq.CheckpointError, match="No space left"):
+    monkeypatch.setattr("musiq_ref.outputs.os.fsync", full)
+    with pytest.raises(TrainingError, match="No space left"):
         train(settings(epochs=2), tmp_path / "run", table, progress=False)
     assert (tmp_path / "run" / "state.safetensors").read_bytes() == before
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -31,7 +33,8 @@ def in_processes(work: Callable[..., None], items: Sequence[tuple], jobs: int) -
                 item = waiting.pop(0)
                 receiver, sender = context.Pipe(duplex=False)
                 process = context.Process(target=_run, args=(work, item, sender), daemon=True)
-                process.start()
+                with _deaf():
+                    process.start()
                 sender.close()
                 running[process.sentinel] = item, process, receiver
             for sentinel in wait(list(running)):
@@ -44,8 +47,22 @@ def in_processes(work: Callable[..., None], items: Sequence[tuple], jobs: int) -
             process.join()
 
 
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes that are started here do not hear Ctrl-C, not even while they import: whoever started them decides."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # it would unblock what is blocked below
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _run(work: Callable[..., None], item: tuple, sender: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started this process decides what an interrupt means
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         work(*item)

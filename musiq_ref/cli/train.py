@@ -15,7 +15,6 @@ from musiq_ref.training.limits import short
 from musiq_ref.training.parallel import World, cores, together
 from musiq_ref.training.run import train
 from musiq_ref.training.settings import recipe
-from musiq_ref.training.state import TrainingError
 
 EXAMPLE = """musiq-ref train --recipe koniq --data koniq10k/ -o run1 --set batch=32 --set model.layers=6
 musiq-ref train --ablation grid -o ablations --jobs 2 --seeds 3"""
@@ -38,41 +37,42 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--jobs", type=int, metavar="N", help="of an ablation: models trained at a time, on a core each (all cores)"
     )
+    parser.add_argument(
+        "--accept-changed-data",
+        action="store_true",
+        help="go on although labels, images or split are not those of before; what was held out stays held out",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON, and no progress bar")
 
 
 def run(args: argparse.Namespace) -> int:
-    try:
-        with together() as world:
-            if args.ablation:
-                return run_ablation(args, world)
-            if args.seeds is not None or args.jobs is not None:
-                raise ValueError("--seeds and --jobs are for --ablation; a recipe has --set seed=N and --set threads=N")
-            settings = recipe(args.recipe, **parse_changes(args.set))
-            result = train(settings, args.output, args.data, progress=not args.json, world=world)
-    except KeyboardInterrupt:
-        print(f"musiq-ref train: stopped; the same command goes on from {args.output}", file=sys.stderr)
-        return 130
-    except TrainingError as error:
-        print(f"musiq-ref train: {error}", file=sys.stderr)
-        return 1
+    with together() as world:
+        if args.ablation:
+            return run_ablation(args, world)
+        if args.seeds is not None or args.jobs is not None:
+            raise ValueError("--seeds and --jobs are for --ablation; a recipe has --set seed=N and --set threads=N")
+        settings = recipe(args.recipe, **parse_changes(args.set))
+        result = train(settings, args.output, args.data, not args.json, world, args.accept_changed_data)
     if world.rank > 0:
         return 0
     if args.json:
-        print(
-            json.dumps({**{name: str(getattr(result, name)) for name in ("last", "best", "log")}, **result.validation})
-        )
-    else:
-        print(f"last {result.last}\nbest {result.best}\nlog  {result.log}")
+        files = {name: path and str(path) for name, path in result._asdict().items() if name != "validation"}
+        print(json.dumps({**files, **result.validation}))
+        return 0
+    print(f"last {result.last}\nbest {result.best or '– (it was removed)'}\nlog  {result.log}")
+    try:
         if curves := draw_curves(result.log, Path(args.output) / "curves.png"):
             print(f"curves {curves}")
+    except Exception as error:  # whatever goes wrong with a picture, the training has gone well
+        print(f"musiq-ref train: the curves were not drawn ({error})", file=sys.stderr)
     return 0
 
 
 def run_ablation(args: argparse.Namespace, world: World) -> int:
     """Exit code 0: all cells are done; 1: some failed."""
-    if args.data:
-        raise ValueError("an ablation is trained on synthetic pictures; leave out --data")
+    if args.data or args.accept_changed_data:
+        which = "--data" if args.data else "--accept-changed-data"
+        raise ValueError(f"an ablation is trained on synthetic pictures; leave out {which}")
     if world.size > 1:
         raise ValueError("an ablation starts processes of its own; leave out mpiexec, and set --jobs")
     planned = grid(args.ablation, args.seeds, **parse_changes(args.set))
@@ -100,7 +100,9 @@ def parse_changes(texts: list[str]) -> dict:
         for table in tables:
             inner = inner.setdefault(table, {}) if isinstance(inner, dict) else None
         if not isinstance(inner, dict):
-            raise ValueError(f"--set {short(text)} names a value in what another --set made a plain value; leave out one")
+            raise ValueError(
+                f"--set {short(text)} names a value in what another --set made a plain value; leave out one"
+            )
         inner[key] = parse_value(value)
     return changes
 

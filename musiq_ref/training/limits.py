@@ -75,7 +75,9 @@ def check_value(name: str, value: Any, default: Any) -> None:
     """
     kind = (int, float) if isinstance(default, float) else type(default)
     if not isinstance(value, kind) or (isinstance(value, bool) and not isinstance(default, bool)):
-        must = f"a table; set a value in it, such as {TABLES[name]}" if name in TABLES else f"a value such as {default!r}"
+        must = (
+            f"a table; set a value in it, such as {TABLES[name]}" if name in TABLES else f"a value such as {default!r}"
+        )
         raise ValueError(f"{name} is {short(value)}; it must be {must}")
     if isinstance(value, str) and len(value) > LONGEST:
         raise ValueError(f"{name} is {short(value)}; it is too long")

@@ -6,15 +6,27 @@ far it came.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from musiq_ref.image.decode import decode
 from musiq_ref.pictures.synthetic import training_example
-from musiq_ref.training.datasets import LOADERS, SHORTER_SIDES, DatasetError, check_images, csv_file, shrink, split
+from musiq_ref.training.datasets import (
+    LOADERS,
+    SHORTER_SIDES,
+    Dataset,
+    DatasetError,
+    Split,
+    check_images,
+    csv_file,
+    digest,
+    shrink,
+    split,
+)
 from musiq_ref.training.settings import Settings
 
 VALIDATION_SEED = 1_000_000  # added to the seed: scenes and crops that training with this seed does not see
@@ -28,6 +40,8 @@ class Stream(NamedTuple):
     example: (epoch, number) -> (uint8 image (H, W, 3), target)
     validation: number, 0 … validation_length − 1 -> the same
     problems: a sentence for every entry left out
+    data: what must not change from stop to start, in words: a digest of it, or the thing itself
+    held_out: the groups that are not trained with
     """
 
     length: int
@@ -35,12 +49,15 @@ class Stream(NamedTuple):
     validation_length: int
     validation: Callable[[int], tuple[np.ndarray, Any]]
     problems: tuple[str, ...] = ()
+    data: Mapping[str, str] = MappingProxyType({})
+    held_out: tuple[str, ...] = ()
 
 
-def open_stream(settings: Settings, folder: str | Path | None = None) -> Stream:
+def open_stream(settings: Settings, folder: str | Path | None = None, held_out: Sequence[str] = ()) -> Stream:
     """The examples that the settings ask for.
 
     folder: where the data set lies, or its CSV file
+    held_out: `Stream.held_out` of before, to split so again though the images have changed
 
     Raises DatasetError, in one sentence, when it is not there or does not fit the model.
 
@@ -50,7 +67,7 @@ def open_stream(settings: Settings, folder: str | Path | None = None) -> Stream:
     """
     if settings.dataset == "synthetic" and folder is not None:
         raise DatasetError(f"the synthetic set is made, so {folder} would not be read; name its data set: dataset=csv")
-    stream = _synthetic(settings) if settings.dataset == "synthetic" else _dataset(settings, folder)
+    stream = _synthetic(settings) if settings.dataset == "synthetic" else _dataset(settings, folder, held_out)
     if stream.length < 1 or not stream.validation_length:
         raise DatasetError("there are no images to train on, or none to validate with")
     return stream
@@ -75,9 +92,10 @@ def _synthetic(settings: Settings) -> Stream:
     return Stream(settings.epoch_images, example, min(VALIDATION_IMAGES, settings.epoch_images), validation)
 
 
-def _dataset(settings: Settings, folder: str | Path | None) -> Stream:
+def _dataset(settings: Settings, folder: str | Path | None, held_out: Sequence[str]) -> Stream:
     if folder is None:
-        raise DatasetError(f"where is the data set {settings.dataset}? Pass its folder (--data on the command line)")
+        what = "FILE.csv" if settings.dataset in ("csv", "imagenet") else "FOLDER"
+        raise DatasetError(f"where is the data set {settings.dataset}? Pass it (on the command line add --data {what})")
     loader = LOADERS.get(settings.dataset, csv_file)
     data = check_images(loader(folder))
     classes, outputs = settings.loss == "cross_entropy" and data.outputs == 1, settings.config().outputs
@@ -86,7 +104,7 @@ def _dataset(settings: Settings, folder: str | Path | None) -> Stream:
         raise DatasetError(
             f"{data.name} has {data.outputs} value(s) per image, which does not fit a model with {outputs} outputs"
         )
-    parts = data.published or split(data, index=settings.split)
+    parts = data.published or _as_before(data, held_out) or split(data, index=settings.split)
     length = min(settings.epoch_images or len(parts.train), len(parts.train))
 
     def read(position: int):
@@ -99,5 +117,15 @@ def _dataset(settings: Settings, folder: str | Path | None) -> Stream:
         order = np.random.default_rng((settings.seed, epoch)).permutation(len(parts.train))
         return read(parts.train[order[number]])
 
-    held_out = parts.validation or parts.test
-    return Stream(length, example, len(held_out), lambda number: read(held_out[number]), data.problems)
+    tested = parts.validation or parts.test
+    marks = {"number of images": " + ".join(str(len(part)) for part in parts), **digest(data, parts)}
+    groups = tuple(sorted({data.examples[i].group for i in (*parts.validation, *parts.test)}))
+    return Stream(length, example, len(tested), lambda number: read(tested[number]), data.problems, marks, groups)
+
+
+def _as_before(data: Dataset, held_out: Sequence[str]) -> Split | None:
+    """The split that tests with these groups, and trains with all others; none where nothing is held out."""
+    kept = set(held_out)
+    tests = [example.group in kept for example in data.examples]
+    train, test = (tuple(i for i, tested in enumerate(tests) if tested is which) for which in (False, True))
+    return Split(train, (), test) if held_out else None
