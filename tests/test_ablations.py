@@ -23,6 +23,7 @@ from musiq_ref.config import PRESETS, MusiqConfig
 from musiq_ref.metrics import plcc, srcc
 from musiq_ref.model.parameters import flatten
 from musiq_ref.pictures.synthetic import TEST_PHOTOGRAPHS, TRAINING_PHOTOGRAPHS, held_out_examples
+from musiq_ref.training.folder import claimed
 from musiq_ref.training.run import train
 from musiq_ref.training.settings import recipe
 from musiq_ref.training.state import TrainingError
@@ -330,6 +331,55 @@ def test_damaged_files_and_folders_that_cannot_be_are_one_sentence(tmp_path):
         run_grid(planned, tmp_path)
 
 
+def test_one_grid_at_a_time_and_nothing_of_somebody_elses(tmp_path):
+    planned = grid("stem", seeds=1, **TINY)
+    with claimed(tmp_path / "mine"), pytest.raises(TrainingError, match=r"another training is at work in .*mine;"):
+        run_grid(planned, tmp_path / "mine")
+    (tmp_path / "ablation.md").write_text("my notes")
+    with pytest.raises(
+        TrainingError, match=r"ablation\.md is there, but no grid\.json to go on from; name another folder"
+    ):
+        run_grid(planned, tmp_path)
+    assert (tmp_path / "ablation.md").read_text() == "my notes"
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "12", "{}", '{"srcc": "x"}', '{"srcc": 5, "plcc": 0, "images": 9}', "[" * 99_999]
+)
+def test_a_result_that_is_damaged_is_one_sentence(content, tmp_path):
+    planned = grid("stem", seeds=1, **TINY)
+    _claim(tmp_path, planned)
+    result = tmp_path / "cells" / "base" / "seed_0" / "result.json"
+    result.parent.mkdir(parents=True)
+    result.write_text(content)
+    with pytest.raises(TrainingError, match=r"result\.json .*; move it away") as refused:
+        run_grid(planned, tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
+def test_ctrl_c_ends_the_grid_in_a_sentence_and_leaves_nobody_at_work(tmp_path):
+    """As a terminal sends it: to the command and to all that it started, at whatever moment."""
+    command = [sys.executable, "-m", "musiq_ref.cli", "train", "--ablation", "stem", "--jobs", "2", "--json"]
+    command += ["-o", str(tmp_path / "grid"), *options(epochs=500)]
+    for files in ("grid.json", "cells/*/*/log.jsonl"):
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        while not list(tmp_path.glob(f"grid/{files}")) or not children(process.pid):
+            assert process.poll() is None
+            time.sleep(0.01)
+        started = children(process.pid)
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, out) == (130, "")
+        assert len(err.splitlines()) == 1, err
+        deadline = time.monotonic() + 20
+        while any(alive(pid) for pid in started):
+            assert time.monotonic() < deadline, "a process outlived the command"
+            time.sleep(0.01)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -337,6 +387,7 @@ def test_damaged_files_and_folders_that_cannot_be_are_one_sentence(tmp_path):
         (["--ablation", "stem", "--seeds", "0"], "seeds is 0; it must be at least 1"),
         (["--ablation", "stem", "--jobs", "0"], "jobs is 0; it must be at least 1"),
         (["--ablation", "stem", "--data", "here"], "leave out --data"),
+        (["--ablation", "stem", "--accept-changed-data"], "leave out --accept-changed-data"),
         (["--ablation", "stem", "--set", "speed=3"], "has no setting 'speed'"),
         (["--ablation", "stem", "--set", "dataset=koniq"], "dataset is 'koniq'; the ablations are trained"),
         (["--ablation", "stem", "--set", "held_out=3"], "held_out is 3; set one of its values"),

@@ -19,6 +19,7 @@ from musiq_ref.checkpoint import to_pyiqa
 from musiq_ref.cli import main
 from musiq_ref.losses import l1, l1_backward
 from musiq_ref.model.parameters import flatten
+from musiq_ref.outputs import is_ours
 from musiq_ref.training.datasets import DatasetError
 from musiq_ref.training.log import Log
 from musiq_ref.training.run import train
@@ -380,7 +381,7 @@ def test_an_unwritable_folder_is_one_sentence(table, tmp_path):
         train(settings(), tmp_path / "file" / "run", table, progress=False)
 
 
-def test_command_trains_and_draws_curves(table, tmp_path, capsys):
+def test_command_trains_and_draws_curves(table, tmp_path, capsys, monkeypatch):
     recipe_file = tmp_path / "mine.toml"
     recipe_file.write_text('dataset = "csv"\nloss = "l1"\nepochs = 1\nbatch = 3\n')
     changes = [option for k, v in MODEL.items() for option in ("--set", f"model.{k}={json.dumps(v)}")]
@@ -391,6 +392,17 @@ def test_command_trains_and_draws_curves(table, tmp_path, capsys):
         assert drawn.width > 900
     assert main([*command, "--json"]) == 0  # nothing left to do: the same answer again
     again = json.loads(capsys.readouterr().out)
+    assert is_ours(tmp_path / "run" / "curves.png")
+    Image.new("RGB", (9, 9)).save(tmp_path / "run" / "curves.png")
+    assert main(command) == 2
+    assert "curves.png is there and was not written by a training" in capsys.readouterr().err
+    (tmp_path / "run" / "curves.png").unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr("musiq_ref.cli.train.draw_curves", lambda *a: 1 / 0)
+        assert main(command) == 0
+    printed = capsys.readouterr()
+    assert "best" in printed.out
+    assert "the curves were not drawn (division by zero)" in printed.err
     assert again["last"].endswith("last.safetensors")
     assert again["rmse"] > 0
     assert main([*command, "--set", "batch=0"]) == 2

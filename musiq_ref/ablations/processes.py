@@ -12,6 +12,8 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import Any
 
+from tqdm import tqdm
+
 from musiq_ref.training.parallel import EXPECTED
 
 
@@ -63,6 +65,7 @@ def _deaf() -> Iterator[None]:
 
 def _run(work: Callable[..., None], item: tuple, sender: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    tqdm.set_lock(threading.RLock())  # the one that it makes by itself outlives a process that is killed
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         work(*item)

@@ -77,7 +77,7 @@ def load_state(path: Path, settings: Settings) -> State:
         numbers = json.loads(metadata["numbers"])
         saved = {**Settings().to_dict(), **renamed(json.loads(metadata["settings"]))}
         state = State(**{"average": {}, "held_out": [], **nest(tensors), **numbers})
-    except (CheckpointError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (CheckpointError, LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
         reason = str(error).partition(";")[0] if isinstance(error, CheckpointError) else "it is not of a training run"
         raise _unusable(path, reason) from None
     changed = differences(saved, json.loads(json.dumps(settings.to_dict())))
