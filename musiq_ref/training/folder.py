@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
-from musiq_ref.outputs import clear_parts, is_ours
+from musiq_ref.outputs import clear_parts, is_ours, sync_folder
 from musiq_ref.training.log import read_lines
 from musiq_ref.training.state import TrainingError
 
@@ -84,21 +84,25 @@ def claimed(folder: Path, names: Iterable[str] = ()) -> Iterator[None]:
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     lock = FileLock(folder / LOCK, timeout=PATIENCE)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise TrainingError(f"another training is at work in {folder}; name another folder, or wait for it") from None
-    except (OSError, NotImplementedError) as error:
-        _leave(made)
-        reason = getattr(error, "strerror", None) or error
-        raise TrainingError(f"the folder {folder} cannot be made or written to ({reason}); name another") from None
-    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for place in made:
+                sync_folder(place.parent)
+            lock.acquire()
+        except Timeout:
+            raise TrainingError(
+                f"another training is at work in {folder}; name another folder, or wait for it"
+            ) from None
+        except (OSError, NotImplementedError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise TrainingError(f"the folder {folder} cannot be made or written to ({reason}); name another") from None
         for name in names:
             clear_parts(folder, name)
         yield
     finally:
-        if made and os.listdir(folder) == [LOCK]:
-            (folder / LOCK).unlink()
+        with contextlib.suppress(OSError):
+            if made and lock.is_locked and os.listdir(folder) == [LOCK]:
+                (folder / LOCK).unlink()
         lock.release()
         _leave(made)
 

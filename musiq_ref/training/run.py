@@ -15,10 +15,7 @@ import numpy as np
 from musiq_ref.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from musiq_ref.config import MusiqConfig
 from musiq_ref.image.tokenize import Tokens, tokens_for
-from musiq_ref.metrics import plcc, srcc
-from musiq_ref.model.head import expected_score
-from musiq_ref.model.inference import predict
-from musiq_ref.model.parameters import Params, check_params, flatten, init_params, map_params
+from musiq_ref.model.parameters import Params, flatten, init_params, map_params
 from musiq_ref.training.folder import Files, claimed
 from musiq_ref.training.initial import fit_to_images
 from musiq_ref.training.log import Log
@@ -28,8 +25,9 @@ from musiq_ref.training.progress import Progress
 from musiq_ref.training.schedules import SCHEDULES
 from musiq_ref.training.settings import Settings
 from musiq_ref.training.state import State, TrainingError, fold_targets, load_state, save_state
-from musiq_ref.training.step import Rates, in_order
+from musiq_ref.training.step import Rates
 from musiq_ref.training.stream import Stream, open_stream
+from musiq_ref.training.validation import validate
 
 CALIBRATION = 512  # examples from which the mean and deviation of targets, and of features, are taken
 
@@ -126,29 +124,27 @@ def train(
 
 def _same_data(run: Run, state: State, accept: bool) -> State:
     """The state, if the data set is that of before, or may be another; TrainingError says what has changed."""
-    files, now = run.files, run.stream.data
+    files, before, now = run.files, state.data or {}, run.stream.data
+    changed = [name for name in now if before and before.get(name) != now[name]]
+    if "number of images" in changed:  # which changes all else
+        changed = [f"number of images, {now['number of images']} and not {before.get('number of images')}"]
+    what = " and ".join(changed)
+    if changed and not accept:
+        raise TrainingError(
+            f"the data set is not the one that the run in {files.state.parent} began with (changed: {what}); restore "
+            f"it, name another folder, or add --accept-changed-data (accept_changed_data=True) to go on with it"
+        )
     if state.step > run.steps:
         raise TrainingError(
             f"{files.state} is at step {state.step}, beyond the {run.steps} of {run.settings.epochs} epochs; set "
             f"epochs to {math.ceil(state.step / run.per_epoch)} or more, or name another folder"
         )
-    changed = [name for name in now if state.data and state.data.get(name) != now[name]]
-    if not changed:
-        return state
-    assert state.data is not None
-    counted = f"number of images ({now[changed[0]]}, not {state.data.get(changed[0])})"
-    what = counted if changed[0] == "number of images" else " and ".join(changed)
-    if not accept:
-        raise TrainingError(
-            f"the data set is not the one that the run in {files.state.parent} began with: another {what}; restore it, "
-            f"name another folder, or add --accept-changed-data (accept_changed_data=True) to go on with it"
-        )
-    if run.world.rank == 0:
-        print(
-            f"going on with another {what}: what was held out stays held out, and the best is looked for anew",
-            file=sys.stderr,
-        )
-    return state._replace(best=None, best_step=None)
+    if changed:
+        if run.world.rank == 0:
+            note = "what was held out stays held out, and the best is looked for anew"
+            print(f"going on with a data set that has changed ({what}): {note}", file=sys.stderr)
+        state = state._replace(best=None, best_step=None)
+    return state
 
 
 def _go_on(run: Run, state: State, progress: bool) -> Result:
@@ -333,24 +329,3 @@ def _answer(state: State, settings: Settings) -> Params:
     params = state.average if settings.ema else state.params
     folded = fold_targets(params, state.centre, state.spread) if settings.normalize_targets else params
     return map_params(lambda array: np.asarray(array, settings.dtype), folded)
-
-
-def validate(params: Params, config: MusiqConfig, stream: Stream, threads: int = 1) -> dict[str, float]:
-    """SRCC, PLCC and RMSE of the scores on the validation images; of classes, the accuracy."""
-    dtype = check_params(params, config)
-
-    def one(number: int):
-        image, target = stream.validation(number)
-        logits = predict(params, tokens_for(image, config, dtype), config)
-        expected, _ = expected_score(logits[None])
-        hit = float(np.argmax(logits) == target) if np.ndim(target) == 0 and config.outputs > 1 else math.nan
-        mean = target if np.ndim(target) == 0 else float(np.sum(np.arange(1, len(target) + 1) * target))
-        return float(expected.score[0]), float(mean), hit
-
-    scores, targets, hits = np.array(list(in_order(one, range(stream.validation_length), threads))).T
-    if not np.isnan(hits).any():
-        return {"accuracy": float(hits.mean()), "rmse": 1 - float(hits.mean())}
-    result = {"rmse": float(np.sqrt(np.mean((scores - targets) ** 2)))}
-    with contextlib.suppress(ValueError):  # all scores equal, as before training: no correlation
-        result.update(srcc=srcc(scores, targets), plcc=plcc(scores, targets))
-    return result

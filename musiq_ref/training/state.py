@@ -121,10 +121,10 @@ def _unusable(path: Path, reason: str) -> TrainingError:
 
 def _check(state: State, settings: Settings) -> None:
     """Raises ValueError or the like, with what is wrong with a state."""
-    config, numbers = settings.config(), (state.centre, state.spread, *([] if state.best is None else [state.best]))
+    config, numbers = settings.config(), (state.centre, state.spread, state.best or 0.0)
     if type(state.step) is not int or state.step < 0 or not isinstance(state.best_step, int | None):
         raise ValueError(f"its step is {short(state.step)}")
-    if not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers) or not state.spread > 0:
+    if not all(isinstance(x, int | float) and not math.isnan(x) for x in numbers) or not 0 < state.spread < math.inf:
         raise ValueError(f"its numbers are {short(numbers)}")
     kinds = {"log": str, "data": dict | None, "held_out": list}
     for name, kind in kinds.items():

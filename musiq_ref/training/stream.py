@@ -118,7 +118,7 @@ def _dataset(settings: Settings, folder: str | Path | None, held_out: Sequence[s
         return read(parts.train[order[number]])
 
     tested = parts.validation or parts.test
-    marks = {"number of images": " + ".join(str(len(part)) for part in parts), **digest(data, parts)}
+    marks = {"number of images": str(len(data.examples)), **digest(data, parts)}
     groups = tuple(sorted({data.examples[i].group for i in (*parts.validation, *parts.test)}))
     return Stream(length, example, len(tested), lambda number: read(tested[number]), data.problems, marks, groups)
 
