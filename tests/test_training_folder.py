@@ -24,6 +24,7 @@ from test_golden_training import MODEL, data_set
 
 from musiq_ref.training.datasets import DatasetError
 from musiq_ref.training.folder import claimed
+from musiq_ref.training.log import Log
 from musiq_ref.training.run import train
 from musiq_ref.training.settings import Settings
 from musiq_ref.training.state import TrainingError, load_state
@@ -227,6 +228,42 @@ def test_a_figure_changed_in_the_log_is_noticed(run, table):
     (run / "log.jsonl").write_text(text.replace('"loss": ', '"loss": 1'))
     with pytest.raises(TrainingError, match=r"log\.jsonl is not as the run left it; restore it, or move it away"):
         go(run, table, epochs=2)
+
+
+def mutated(content, rng, until):
+    """With a few bytes, mostly of the first `until`, changed, left out or put in."""
+    content = bytearray(content)
+    for _ in range(rng.choice([1, 1, 2, 4])):
+        at = rng.randrange(min(until, len(content)) if rng.random() < 0.9 else len(content))
+        new = [
+            bytes([content[at] ^ 1 << rng.randrange(8)]),
+            bytes([rng.randrange(256)]),
+            b"9",
+            b"-",
+            b"null",
+            b"[",
+            b"{}",
+        ]
+        content[at : at + rng.choice([1, 1, 1, 0, 5])] = rng.choice(new)
+    return bytes(content)
+
+
+@pytest.mark.parametrize("count", [300, pytest.param(20_000, marks=pytest.mark.long)])
+def test_mutated_states_and_logs_are_read_or_refused_in_a_sentence(count, run):
+    rng, state, log = random.Random(0), run / "state.safetensors", run / "log.jsonl"
+    unsealed(state, lambda tensors, told: None)
+    whole, lines, said = state.read_bytes(), log.read_bytes(), set()
+    header = int.from_bytes(whole[:8], "little")
+    for _ in range(count):
+        state.write_bytes(mutated(whole, rng, 8 + header))
+        log.write_bytes(mutated(lines, rng, len(lines)))
+        for read in (lambda: load_state(state, RUN.replace(epochs=1)), lambda: Log(log, 4)):
+            try:
+                read()
+            except TrainingError as error:
+                said.add(str(error).replace(str(run), ""))
+    assert all(len(one.splitlines()) == 1 and len(one) < 600 for one in said), max(said, key=len)
+    assert len(said) > 20
 
 
 # Data
