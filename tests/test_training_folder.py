@@ -317,6 +317,19 @@ def test_what_a_random_split_held_out_stays_held_out(table):
     assert kept.length == 12 + 25
 
 
+def test_what_a_table_held_out_is_not_trained_with_when_it_says_otherwise(run, table):
+    before = open_stream(RUN, table)
+    assert (before.length, before.validation_length) == (11, 4)
+    rewritten(table, lambda rows: [row.replace("12.png,99,validation", "12.png,99,training") for row in rows])
+    assert open_stream(RUN, table).length == 12
+    after = open_stream(RUN, table, before.held_out)
+    assert (after.length, after.validation_length) == (11, 3)
+    train(RUN.replace(epochs=2), run, table, progress=False, accept_changed_data=True)
+    go(run, table)  # and that does not change when it goes on once more
+    kept = load_state(run / "state.safetensors", RUN).held_out
+    assert open_stream(RUN, table, kept).length == 11
+
+
 def test_a_data_set_that_is_not_named_says_how(tmp_path):
     with pytest.raises(DatasetError, match=r"where is the data set csv.* add --data FILE.csv"):
         go(tmp_path / "run", None)

@@ -151,7 +151,8 @@ def _go_on(run: Run, state: State, progress: bool) -> Result:
     """The steps that are left."""
     settings, files, first = run.settings, run.files, run.world.rank == 0
     log = run.world.from_first(lambda: Log(files.log, state.step, state.log))
-    state = state._replace(data=dict(run.stream.data), held_out=run.stream.held_out)
+    held_out = sorted({*state.held_out, *run.stream.held_out})
+    state = state._replace(data=dict(run.stream.data), held_out=held_out)
     if first and state.best is not None:
         state = _with_best(run, state)
     result, done, kept = log.last_validation(), state, state.step

@@ -57,7 +57,7 @@ def open_stream(settings: Settings, folder: str | Path | None = None, held_out: 
     """The examples that the settings ask for.
 
     folder: where the data set lies, or its CSV file
-    held_out: `Stream.held_out` of before, to split so again though the images have changed
+    held_out: `Stream.held_out` of before: whatever has changed, these are not trained with
 
     Raises DatasetError, in one sentence, when it is not there or does not fit the model.
 
@@ -104,7 +104,7 @@ def _dataset(settings: Settings, folder: str | Path | None, held_out: Sequence[s
         raise DatasetError(
             f"{data.name} has {data.outputs} value(s) per image, which does not fit a model with {outputs} outputs"
         )
-    parts = data.published or _as_before(data, held_out) or split(data, index=settings.split)
+    parts = _split(data, settings.split, held_out)
     length = min(settings.epoch_images or len(parts.train), len(parts.train))
 
     def read(position: int):
@@ -123,9 +123,13 @@ def _dataset(settings: Settings, folder: str | Path | None, held_out: Sequence[s
     return Stream(length, example, len(tested), lambda number: read(tested[number]), data.problems, marks, groups)
 
 
-def _as_before(data: Dataset, held_out: Sequence[str]) -> Split | None:
-    """The split that tests with these groups, and trains with all others; none where nothing is held out."""
+def _split(data: Dataset, index: int, held_out: Sequence[str]) -> Split:
+    """The published or a random split, but so that no group that was held out before is trained with."""
     kept = set(held_out)
-    tests = [example.group in kept for example in data.examples]
-    train, test = (tuple(i for i, tested in enumerate(tests) if tested is which) for which in (False, True))
-    return Split(train, (), test) if held_out else None
+    apart = [example.group in kept for example in data.examples]
+    if data.published:
+        return data.published._replace(train=tuple(i for i in data.published.train if not apart[i]))
+    if kept:
+        train, test = (tuple(i for i, one in enumerate(apart) if one is which) for which in (False, True))
+        return Split(train, (), test)
+    return split(data, index=index)
