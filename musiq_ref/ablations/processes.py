@@ -35,10 +35,10 @@ def in_processes(work: Callable[..., None], items: Sequence[tuple], jobs: int) -
                 item = waiting.pop(0)
                 receiver, sender = context.Pipe(duplex=False)
                 process = context.Process(target=_run, args=(work, item, sender), daemon=True)
-                with _deaf():
+                with _undisturbed():
                     process.start()
+                    running[process.sentinel] = item, process, receiver
                 sender.close()
-                running[process.sentinel] = item, process, receiver
             for sentinel in wait(list(running)):
                 item, process, receiver = running.pop(sentinel)  # pyright: ignore[reportArgumentType]
                 process.join()
@@ -50,17 +50,23 @@ def in_processes(work: Callable[..., None], items: Sequence[tuple], jobs: int) -
 
 
 @contextlib.contextmanager
-def _deaf() -> Iterator[None]:
-    """Processes that are started here do not hear Ctrl-C, not even while they import: whoever started them decides."""
-    if not hasattr(signal, "pthread_sigmask"):
+def _undisturbed() -> Iterator[None]:
+    """Signals wait for the end of the block; processes that are started in it do not hear Ctrl-C, even in imports."""
+    if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not threading.main_thread():
         yield
         return
-    resource_tracker.ensure_running()  # it would unblock what is blocked below
+    resource_tracker.ensure_running()  # later it would unblock what is blocked here
+    heard: list[int] = []
+    handlers = {n: signal.signal(n, lambda n, _: heard.append(n)) for n in (signal.SIGINT, signal.SIGTERM)}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if heard:
+            signal.raise_signal(heard[0])
 
 
 def _run(work: Callable[..., None], item: tuple, sender: Any) -> None:
