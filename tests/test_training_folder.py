@@ -331,9 +331,9 @@ def test_what_a_table_held_out_is_not_trained_with_when_it_says_otherwise(run, t
 
 
 def test_a_data_set_that_is_not_named_says_how(tmp_path):
-    with pytest.raises(DatasetError, match=r"where is the data set csv.* add --data FILE.csv"):
+    with pytest.raises(DatasetError, match=r"where is the data set csv.*--data FILE.csv"):
         go(tmp_path / "run", None)
-    with pytest.raises(DatasetError, match=r"where is the data set koniq.* add --data FOLDER"):
+    with pytest.raises(DatasetError, match=r"where is the data set koniq.*--data"):
         go(tmp_path / "run", None, dataset="koniq")
 
 

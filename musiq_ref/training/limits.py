@@ -18,7 +18,7 @@ from musiq_ref.training.optimizers import OPTIMIZERS, adam
 from musiq_ref.training.schedules import SCHEDULES
 
 CHOICES: dict[str, Iterable[str]] = {
-    "dataset": ("synthetic", "csv", "imagenet", *LOADERS),
+    "dataset": dict.fromkeys(("synthetic", "csv", "imagenet", *LOADERS)),
     "loss": LOSSES,
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
