@@ -17,12 +17,13 @@ import pytest
 import musiq_ref as mq
 from musiq_ref.ablations import ABLATIONS, ablation, grid, markdown, report, run_grid
 from musiq_ref.ablations.processes import in_processes
-from musiq_ref.ablations.run import run_cell
+from musiq_ref.ablations.run import _claim, run_cell
 from musiq_ref.cli import main
 from musiq_ref.config import PRESETS, MusiqConfig
 from musiq_ref.metrics import plcc, srcc
 from musiq_ref.model.parameters import flatten
 from musiq_ref.pictures.synthetic import TEST_PHOTOGRAPHS, TRAINING_PHOTOGRAPHS, held_out_examples
+from musiq_ref.training.folder import claimed
 from musiq_ref.training.run import train
 from musiq_ref.training.settings import recipe
 from musiq_ref.training.state import TrainingError
@@ -291,19 +292,26 @@ def test_what_is_finished_is_not_run_again(whole, tmp_path, monkeypatch):
 
 def test_other_settings_in_the_same_folder_are_refused(whole):
     for changes, said in (
-        ({"epoch_images": 8}, r"holds ablations with epoch_images = 6, not 8; use another folder, or that value"),
+        ({"epoch_images": 8}, r"holds ablations with epoch_images = 6, not 8; set what it was, or name another"),
         ({"epochs": 2}, r"holds ablations with epochs = 1, not 2"),
-        ({"held_out": {**TINY["held_out"], "crops": 2}}, r"holds ablations with held_out = \{.*'crops': 1"),
+        ({"held_out": {**TINY["held_out"], "crops": 2}}, r"holds ablations with held_out\.crops = 1, not 2"),
     ):
         with pytest.raises(TrainingError, match=said):
             run_grid(grid("stem", **{**TINY, **changes}), whole[0], progress=False)
 
 
 def test_a_cell_that_fails_is_named_and_the_others_are_run(tmp_path, capsys):
+    command = ["train", "--ablation", "stem", "--seeds", "1", "--jobs", "2", "-o", str(tmp_path), *options()]
     blocked = tmp_path / "cells" / "stem=linear"
     blocked.parent.mkdir(parents=True)
     blocked.write_text("in the way")
-    command = ["train", "--ablation", "stem", "--seeds", "1", "--jobs", "2", "-o", str(tmp_path), *options()]
+    assert main(command) == 2
+    assert "cells is there, but no grid.json to go on from; name another folder" in capsys.readouterr().err
+    blocked.unlink()
+    blocked.parent.rmdir()
+    _claim(tmp_path, grid("stem", 1, **TINY))
+    blocked.parent.mkdir()
+    blocked.write_text("in the way")
     assert main(command) == 1
     printed = capsys.readouterr()
     assert "- failed: stem=linear, seed 0: the folder " in printed.out
@@ -323,6 +331,55 @@ def test_damaged_files_and_folders_that_cannot_be_are_one_sentence(tmp_path):
         run_grid(planned, tmp_path)
 
 
+def test_one_grid_at_a_time_and_nothing_of_somebody_elses(tmp_path):
+    planned = grid("stem", seeds=1, **TINY)
+    with claimed(tmp_path / "mine"), pytest.raises(TrainingError, match=r"another training is at work in .*mine;"):
+        run_grid(planned, tmp_path / "mine")
+    (tmp_path / "ablation.md").write_text("my notes")
+    with pytest.raises(
+        TrainingError, match=r"ablation\.md is there, but no grid\.json to go on from; name another folder"
+    ):
+        run_grid(planned, tmp_path)
+    assert (tmp_path / "ablation.md").read_text() == "my notes"
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "12", "{}", '{"srcc": "x"}', '{"srcc": 5, "plcc": 0, "images": 9}', "[" * 99_999]
+)
+def test_a_result_that_is_damaged_is_one_sentence(content, tmp_path):
+    planned = grid("stem", seeds=1, **TINY)
+    _claim(tmp_path, planned)
+    result = tmp_path / "cells" / "base" / "seed_0" / "result.json"
+    result.parent.mkdir(parents=True)
+    result.write_text(content)
+    with pytest.raises(TrainingError, match=r"result\.json .*; move it away") as refused:
+        run_grid(planned, tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
+def test_ctrl_c_ends_the_grid_in_a_sentence_and_leaves_nobody_at_work(tmp_path):
+    """As a terminal sends it: to the command and to all that it started, at whatever moment."""
+    command = [sys.executable, "-m", "musiq_ref.cli", "train", "--ablation", "stem", "--jobs", "2", "--json"]
+    command += ["-o", str(tmp_path / "grid"), *options(epochs=500)]
+    for files in ("grid.json", "cells/*/*/log.jsonl"):
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        while not list(tmp_path.glob(f"grid/{files}")) or not children(process.pid):
+            assert process.poll() is None
+            time.sleep(0.01)
+        started = children(process.pid)
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, out) == (130, "")
+        assert len(err.splitlines()) == 1, err
+        deadline = time.monotonic() + 20
+        while any(alive(pid) for pid in started):
+            assert time.monotonic() < deadline, "a process outlived the command"
+            time.sleep(0.01)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -330,6 +387,7 @@ def test_damaged_files_and_folders_that_cannot_be_are_one_sentence(tmp_path):
         (["--ablation", "stem", "--seeds", "0"], "seeds is 0; it must be at least 1"),
         (["--ablation", "stem", "--jobs", "0"], "jobs is 0; it must be at least 1"),
         (["--ablation", "stem", "--data", "here"], "leave out --data"),
+        (["--ablation", "stem", "--accept-changed-data"], "leave out --accept-changed-data"),
         (["--ablation", "stem", "--set", "speed=3"], "has no setting 'speed'"),
         (["--ablation", "stem", "--set", "dataset=koniq"], "dataset is 'koniq'; the ablations are trained"),
         (["--ablation", "stem", "--set", "held_out=3"], "held_out is 3; set one of its values"),

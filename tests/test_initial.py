@@ -115,5 +115,5 @@ def test_photographs_are_only_reduced_and_by_a_range(reduction):
 
 
 def test_not_with_a_checkpoint():
-    with pytest.raises(ValueError, match="fit_to_images is for training from scratch, not from the checkpoint koniq"):
+    with pytest.raises(ValueError, match="fit_to_images is for training from scratch, not from the checkpoint 'koniq'"):
         recipe("synthetic", init="koniq")

@@ -8,17 +8,21 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import sysconfig
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors import safe_open
 
 import musiq_ref as mq
 from musiq_ref.model.parameters import flatten
+from musiq_ref.training.folder import claimed
 from musiq_ref.training.parallel import World, together, world_gradient
 from musiq_ref.training.run import train
 from musiq_ref.training.settings import Settings
@@ -171,6 +175,50 @@ def test_the_command_prints_once_and_goes_on(mpi4py, folder):
     done = launch(2, *command, "--set=batch=0")
     assert done.returncode != 0
     assert [line for line in done.stderr.splitlines() if line] == ["musiq-ref train: batch is 0; it must be above 0"]
+
+
+def synthetic(folder, *changes):
+    """A training that is short of nothing but an end."""
+    tiny = [*(f"model.{name}={value}" for name, value in SIZES.items()), "fit_to_images=false", "side=16", "batch=4"]
+    tiny += ["epoch_images=8", "epochs=9999", "save_every=9999", "threads=1", "warmup=0", *changes]
+    return [
+        "-m",
+        "musiq_ref.cli",
+        "train",
+        "--recipe",
+        "synthetic",
+        "-o",
+        folder,
+        "--json",
+        *(f"--set={t}" for t in tiny),
+    ]
+
+
+def test_a_folder_in_use_stops_all_in_one_sentence(mpi4py, tmp_path):
+    with claimed(tmp_path / "run"):
+        done = launch(2, *synthetic(tmp_path / "run"))
+    assert done.returncode != 0
+    [line] = [line for line in done.stderr.splitlines() if line]
+    assert line.startswith("musiq-ref train: another training is at work in ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_stops_all_and_saves_the_last_whole_step(mpi4py, number, tmp_path):
+    command = [str(MPIEXEC), "-n", "2", sys.executable, *map(str, synthetic(tmp_path / "run", "ema=0"))]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, **ONE_THREAD}
+    )
+    log = tmp_path / "run" / "log.jsonl"
+    while not log.exists() or len(log.read_bytes().splitlines()) < 6:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.count("musiq-ref train: ") == 1
+    assert "Traceback" not in err
+    with safe_open(tmp_path / "run" / "state.safetensors", "numpy") as file:
+        assert json.loads(file.metadata()["numbers"])["step"] >= 3
 
 
 @pytest.mark.parametrize(

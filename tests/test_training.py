@@ -19,10 +19,12 @@ from musiq_ref.checkpoint import to_pyiqa
 from musiq_ref.cli import main
 from musiq_ref.losses import l1, l1_backward
 from musiq_ref.model.parameters import flatten
+from musiq_ref.outputs import is_ours
 from musiq_ref.training.datasets import DatasetError
+from musiq_ref.training.log import Log
 from musiq_ref.training.run import train
 from musiq_ref.training.settings import RECIPES, Settings, recipe
-from musiq_ref.training.state import Log, TrainingError, load_state
+from musiq_ref.training.state import TrainingError, load_state
 from musiq_ref.training.step import Rates, batch_gradient, in_order
 from musiq_ref.training.stream import open_stream
 from musiq_ref.verify import deterministic_params
@@ -131,11 +133,11 @@ def test_recomputing_is_asked_of_the_model(images, monkeypatch):
 def test_the_log_knows_the_last_validation_as_soon_as_it_is_written(tmp_path):
     log = Log(tmp_path / "log.jsonl", 0)
     assert log.last_validation() == {}
-    log.add(step=1, loss=0.5)
+    log.add(step=1, loss=0.5, norm=1.0, learning_rate=0.1)
     log.add(step=1, epoch=1, srcc=0.25)
-    log.add(step=2, loss=0.4)
+    log.add(step=2, loss=0.4, norm=1.0, learning_rate=0.1)
     assert log.last_validation() == {"srcc": 0.25}
-    assert Log(tmp_path / "log.jsonl", 2).last_validation() == {"srcc": 0.25}
+    assert Log(tmp_path / "log.jsonl", 2, log.digest).last_validation() == {"srcc": 0.25}
     assert Log(tmp_path / "log.jsonl", 0).last_validation() == {}
 
 
@@ -300,13 +302,13 @@ def test_divergence_stops_with_a_sentence_and_keeps_the_last_good_state(table, t
 
 def test_going_on_with_other_settings_or_a_damaged_state_is_refused(table, tmp_path):
     train(settings(epochs=1), tmp_path / "run", table, progress=False)
-    with pytest.raises(TrainingError, match=r"is a run with learning_rate = 0\.003, not 0\.1; use another folder"):
+    with pytest.raises(TrainingError, match=r"with learning_rate = 0\.003, not 0\.1; set what it was, or name another"):
         train(settings(epochs=1, learning_rate=0.1), tmp_path / "run", table, progress=False)
     longer = train(settings(epochs=2), tmp_path / "run", table, progress=False)
     assert len([line for line in longer.log.read_text().splitlines() if "epoch" in line]) == 2
     state = tmp_path / "run" / "state.safetensors"
     state.write_bytes(state.read_bytes()[:1000])
-    with pytest.raises(TrainingError, match=r"state\.safetensors cannot be read .* move it away to begin anew"):
+    with pytest.raises(TrainingError, match=r"state\.safetensors cannot be gone on from: cut short.* name another"):
         train(settings(epochs=3), tmp_path / "run", table, progress=False)
 
 
@@ -316,10 +318,11 @@ def test_what_an_earlier_version_wrote_is_read(table, tmp_path):
     state = tmp_path / "run" / "state.safetensors"
     with safe_open(state, "numpy") as file:
         tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
-    metadata["settings"] = metadata["settings"].replace('"micro_batch": 2', '"part": 2')
-    assert "micro_batch" not in metadata["settings"]
-    save_file(tensors, state, metadata)
-    with pytest.raises(TrainingError, match="is a run with micro_batch = 2, not 1; use another folder"):
+    numbers = {name: json.loads(metadata["numbers"])[name] for name in ("step", "centre", "spread", "best")}
+    told = metadata["settings"].replace('"micro_batch": 2', '"part": 2')
+    assert "micro_batch" not in told
+    save_file(tensors, state, {"settings": told, "numbers": json.dumps(numbers)})
+    with pytest.raises(TrainingError, match="is a run with micro_batch = 2, not 1; set what it was, or name another"):
         train(settings(epochs=2), tmp_path / "run", table, progress=False)
     longer = train(settings(epochs=2, part=2), tmp_path / "run", table, progress=False)
     assert len([line for line in longer.log.read_text().splitlines() if "epoch" in line]) == 2
@@ -331,8 +334,8 @@ def test_a_full_disk_leaves_the_last_good_state(table, tmp_path, monkeypatch):
 
     train(settings(epochs=1), tmp_path / "run", table, progress=False)
     before = (tmp_path / "run" / "state.safetensors").read_bytes()
-    monkeypatch.setattr("musiq_ref.training.state.save_file", full)
-    with pytest.raises(mq.CheckpointError, match="No space left"):
+    monkeypatch.setattr("musiq_ref.outputs.os.fsync", full)
+    with pytest.raises(TrainingError, match="No space left"):
         train(settings(epochs=2), tmp_path / "run", table, progress=False)
     assert (tmp_path / "run" / "state.safetensors").read_bytes() == before
 
@@ -378,7 +381,7 @@ def test_an_unwritable_folder_is_one_sentence(table, tmp_path):
         train(settings(), tmp_path / "file" / "run", table, progress=False)
 
 
-def test_command_trains_and_draws_curves(table, tmp_path, capsys):
+def test_command_trains_and_draws_curves(table, tmp_path, capsys, monkeypatch):
     recipe_file = tmp_path / "mine.toml"
     recipe_file.write_text('dataset = "csv"\nloss = "l1"\nepochs = 1\nbatch = 3\n')
     changes = [option for k, v in MODEL.items() for option in ("--set", f"model.{k}={json.dumps(v)}")]
@@ -389,6 +392,17 @@ def test_command_trains_and_draws_curves(table, tmp_path, capsys):
         assert drawn.width > 900
     assert main([*command, "--json"]) == 0  # nothing left to do: the same answer again
     again = json.loads(capsys.readouterr().out)
+    assert is_ours(tmp_path / "run" / "curves.png")
+    Image.new("RGB", (9, 9)).save(tmp_path / "run" / "curves.png")
+    assert main(command) == 2
+    assert "curves.png is there and was not written by a training" in capsys.readouterr().err
+    (tmp_path / "run" / "curves.png").unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr("musiq_ref.cli.train.draw_curves", lambda *a: 1 / 0)
+        assert main(command) == 0
+    printed = capsys.readouterr()
+    assert "best" in printed.out
+    assert "the curves were not drawn (division by zero)" in printed.err
     assert again["last"].endswith("last.safetensors")
     assert again["rmse"] > 0
     assert main([*command, "--set", "batch=0"]) == 2

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 from musiq_ref.model.parameters import parameter_shapes
 from musiq_ref.pictures.synthetic import held_out_examples
-from musiq_ref.training.settings import Settings, recipe
+from musiq_ref.suggest import did_you_mean
+from musiq_ref.training.limits import check_value, short
+from musiq_ref.training.settings import Settings, merged, recipe
 
 FOLDER = Path(__file__).parent
 ABLATIONS = ("variants", "grid", "spatial", "patch_size", "native_patches", "scales", "embeddings", "stem")
@@ -74,16 +76,18 @@ class Grid(NamedTuple):
 
     def cell(self, row: Row, seed: int) -> Cell:
         """The cell of a row; rows of several tables that say the same have the same."""
-        settings = self.base.replace(model=row.model, seed=seed)
-        before, after = self.base.config().to_dict(), settings.config().to_dict()
+        model = merged(self.base.model, row.model)
+        config = dataclasses.replace(self.base, model=model, groups={}).config()
+        before, after = self.base.config().to_dict(), config.to_dict()
         changed = [f"{name}={_plain(after[name])}" for name in after if after[name] != before[name]]
-        paths = list(parameter_shapes(settings.config()))
+        paths = list(parameter_shapes(config))
         groups = {  # without those of parts that this model lacks
             pattern: group
-            for pattern, group in settings.groups.items()
+            for pattern, group in self.base.groups.items()
             if any(fnmatchcase(path, pattern) for path in paths)
         }
-        return Cell(",".join(changed) or "base", seed, dataclasses.replace(settings, groups=groups))
+        settings = dataclasses.replace(self.base, model=model, groups=groups, seed=seed)
+        return Cell(",".join(changed) or "base", seed, settings)
 
     def cells(self) -> list[Cell]:
         """All cells, seed by seed, each once."""
@@ -99,7 +103,8 @@ def ablation(name: str) -> Ablation:
     [('ResNet', {'srcc': 0.726, 'plcc': 0.738}), ('linear', {})]
     """
     if name not in ABLATIONS:
-        raise ValueError(f"there is no ablation {name!r}; choose one of {', '.join(ABLATIONS)}, or all")
+        hint = did_you_mean(name, [*ABLATIONS, "all"])
+        raise ValueError(f"there is no ablation {name!r}; choose one of {', '.join(ABLATIONS)}, or all{hint}")
     values = tomllib.loads((FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
     rows = tuple(Row(row["setting"], row["model"], row.get("published", {})) for row in values["rows"])
     return Ablation(name, values["title"], values["published_on"], values["note"], rows)
@@ -122,25 +127,34 @@ def grid(name: str, seeds: int | None = None, **changes: Any) -> Grid:
     base = recipe(values["recipe"], **values["settings"])
     tested = changes.pop("held_out", {})
     if not isinstance(tested, dict):
-        raise ValueError(f"held_out is {tested!r}; set one of its values, such as held_out.crops=2")
+        raise ValueError(f"held_out is {short(tested)}; set one of its values, such as held_out.crops=2")
     base = base.replace(**changes)
     held_out = {**({"size": base.side} if base.side else {}), **values["held_out"], **tested}
     if base.dataset != "synthetic":
         raise ValueError(f"dataset is {base.dataset!r}; the ablations are trained and tested on synthetic pictures")
-    known = signature(held_out_examples).parameters
-    for option in held_out:
-        if option not in known:
-            raise ValueError(f"held_out has {option!r}, which is not one of {', '.join(known)}")
-    try:
-        next(held_out_examples(**held_out))
-    except (TypeError, StopIteration):
-        raise ValueError(f"held_out is {held_out}, which makes no pictures; see pictures.synthetic") from None
+    _check_held_out(held_out)
     count = values["seeds"] if seeds is None else seeds
     if count < 1:
         raise ValueError(f"seeds is {count}; it must be at least 1")
     made = Grid(ablations, base, tuple(range(base.seed, base.seed + count)), held_out)
     made.cells()  # a model that cannot be is an error here
     return made
+
+
+def _check_held_out(options: dict[str, Any]) -> None:
+    known = {p.name: p.default for p in signature(held_out_examples).parameters.values()}
+    for option, value in options.items():
+        if option not in known:
+            hint = did_you_mean(option, known)
+            raise ValueError(f"held_out has {option!r}, which is not one of {', '.join(known)}{hint}")
+        check_value(f"held_out.{option}", value, list(d) if isinstance(d := known[option], tuple) else d)
+    for severity in options.get("severities", ()):
+        check_value("held_out.severities", severity, 0.5)
+        if not 0 <= severity <= 1:
+            raise ValueError(f"held_out.severities has {severity}; each must be from 0 to 1")
+    if not options.get("crops", 1) + options.get("scenes", 1):
+        raise ValueError("held_out makes no pictures without crops and scenes; set one of them above 0")
+    next(held_out_examples(**options))
 
 
 def _plain(value: Any) -> str:

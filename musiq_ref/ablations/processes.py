@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import Any
+
+from tqdm import tqdm
 
 from musiq_ref.training.parallel import EXPECTED
 
@@ -31,9 +35,10 @@ def in_processes(work: Callable[..., None], items: Sequence[tuple], jobs: int) -
                 item = waiting.pop(0)
                 receiver, sender = context.Pipe(duplex=False)
                 process = context.Process(target=_run, args=(work, item, sender), daemon=True)
-                process.start()
+                with _undisturbed():
+                    process.start()
+                    running[process.sentinel] = item, process, receiver
                 sender.close()
-                running[process.sentinel] = item, process, receiver
             for sentinel in wait(list(running)):
                 item, process, receiver = running.pop(sentinel)  # pyright: ignore[reportArgumentType]
                 process.join()
@@ -44,8 +49,29 @@ def in_processes(work: Callable[..., None], items: Sequence[tuple], jobs: int) -
             process.join()
 
 
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Signals wait for the end of the block; processes that are started in it do not hear Ctrl-C, even in imports."""
+    if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    resource_tracker.ensure_running()  # later it would unblock what is blocked here
+    heard: list[int] = []
+    handlers = {n: signal.signal(n, lambda n, _: heard.append(n)) for n in (signal.SIGINT, signal.SIGTERM)}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if heard:
+            signal.raise_signal(heard[0])
+
+
 def _run(work: Callable[..., None], item: tuple, sender: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started this process decides what an interrupt means
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    tqdm.set_lock(threading.RLock())  # the one that it makes by itself outlives a process that is killed
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         work(*item)

@@ -15,15 +15,17 @@ from musiq_ref.ablations.definitions import Cell, Grid
 from musiq_ref.ablations.processes import in_processes
 from musiq_ref.ablations.results import markdown, report
 from musiq_ref.checkpoint import load_checkpoint
-from musiq_ref.checkpoint.layout import write_file
 from musiq_ref.evaluation.rating import rate_synthetic
 from musiq_ref.metrics import plcc, srcc
+from musiq_ref.outputs import OutputError, clear_parts, write_output
 from musiq_ref.pictures.synthetic import held_out_examples
 from musiq_ref.scoring import scorer
-from musiq_ref.training.run import make_folder, train
+from musiq_ref.training.folder import claimed
+from musiq_ref.training.run import train
 from musiq_ref.training.settings import renamed
-from musiq_ref.training.state import TrainingError
+from musiq_ref.training.state import TrainingError, differences
 
+FILES = ("grid.json", "ablation.json", "ablation.md")
 FREE = ("threads", "save_every", "seed")  # settings that may differ when a grid goes on
 
 
@@ -36,7 +38,7 @@ def run_grid(grid: Grid, folder: str | Path, jobs: int = 1, progress: bool = Tru
 
     A grid that was stopped, however abruptly, goes on when it is started again, in the middle of a run, too. A cell
     that fails is among the report's problems, and the others are run all the same. Raises TrainingError or
-    CheckpointError, in one sentence, for a folder that cannot be used.
+    CheckpointError, in one sentence, for a folder that cannot be used. The folder is locked meanwhile.
 
     >>> import tempfile
     >>> from musiq_ref.ablations import grid
@@ -49,10 +51,16 @@ def run_grid(grid: Grid, folder: str | Path, jobs: int = 1, progress: bool = Tru
     """
     if jobs < 1:
         raise ValueError(f"jobs is {jobs}; it must be at least 1")
-    folder = Path(folder)
-    _claim(folder, grid)
+    with claimed(Path(folder), FILES):
+        _claim(Path(folder), grid)
+        return _run(grid, Path(folder), jobs, progress)
+
+
+def _run(grid: Grid, folder: Path, jobs: int, progress: bool) -> dict[str, Any]:
     cells = grid.cells()
     items = [(cell, grid.held_out, str(cell_folder(folder, cell))) for cell in cells]
+    for _, _, path in items:
+        clear_parts(Path(path), "result.json")
     results = {(item[0].name, item[0].seed): found for item in items if (found := _result(Path(item[2])))}
     missing = [item for item in items if (item[0].name, item[0].seed) not in results]
     problems = []
@@ -99,26 +107,31 @@ def run_cell(cell: Cell, held_out: dict[str, Any], folder: str) -> None:
 
 
 def _claim(folder: Path, grid: Grid) -> None:
-    """Makes the folder, and says in it what is run there; TrainingError when that is already something else."""
+    """Says in the folder what is run there; TrainingError when that is already something else."""
     base = dataclasses.asdict(grid.base)
     now = {**{name: base[name] for name in base if name not in FREE}, "held_out": grid.held_out}
     now = json.loads(json.dumps(now))
     path = folder / "grid.json"
-    make_folder(folder)
     saved = _read(path)
     if saved is None:
+        for there in (folder / name for name in (*FILES, "cells") if (folder / name).exists()):
+            raise TrainingError(f"{there} is there, but no {path.name} to go on from; name another folder")
         return _write(path, json.dumps(now, indent=1) + "\n")
-    saved = renamed(saved)
-    for name in now:
-        if saved.get(name) != now[name]:
-            raise TrainingError(
-                f"{folder} holds ablations with {name} = {saved.get(name)!r}, not {now[name]!r}; use another folder, "
-                f"or that value"
-            )
+    changed = differences(renamed(saved), now, FREE)
+    if changed:
+        raise TrainingError(
+            f"{folder} holds ablations with {' and '.join(changed)}; set what it was, or name another folder"
+        )
 
 
 def _result(folder: Path) -> dict[str, Any] | None:
-    return _read(folder / "result.json")
+    path = folder / "result.json"
+    found = _read(path)
+    limits = {"srcc": 1.01, "plcc": 1.01, "images": 1e9}
+    numbers = [(found.get(name), most) for name, most in limits.items()] if found is not None else []
+    if not all(isinstance(x, int | float) and -1.01 < x < most for x, most in numbers):
+        raise TrainingError(f"{path} is not of an ablation; move it away, and the cell is tested again")
+    return found
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -127,9 +140,12 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise TrainingError(f"{path} cannot be read ({error}); move it away") from None
 
 
 def _write(path: Path, text: str) -> None:
-    write_file(path, lambda part: part.write_text(text, encoding="utf-8"))
+    try:
+        write_output(path, text)
+    except OutputError as error:
+        raise TrainingError(str(error)) from None

@@ -111,18 +111,11 @@ def read_any(path: Path, start: bytes) -> tuple[Weights, dict[str, str]]:
 def read_zip(path: Path) -> Weights:
     """The weights in a zip: PyTorch's if it holds a data.pkl, NumPy's if it holds .npy files."""
     with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-        names = [member.filename.removesuffix(".npy") for member in members]
-        if len(set(names)) < len(names):
-            [(twice, _)] = Counter(names).most_common(1)
-            raise CheckpointError(f"it holds {printable(twice)} twice, and which one counts is open; export it again")
-        unpacked = sum(member.file_size for member in members)
-        if unpacked > max(64 * 2**20, MOST_INFLATION * path.stat().st_size):
-            raise CheckpointError(f"it claims to unpack to {unpacked:,} bytes, which no checkpoint does; delete it")
-        if any(f"/{name}".endswith("/data.pkl") for name in names):
+        members = members_of(archive, path.stat().st_size)
+        if any(f"/{name}".endswith("/data.pkl") for name in members):
             found, take = read_torch_zip(archive)
             return taken(find_weights(found, View), take)
-        arrays = {m.filename.removesuffix(".npy"): m for m in members if m.filename.endswith(".npy")}
+        arrays = {name: member for name, member in members.items() if member.filename.endswith(".npy")}
         if not arrays:
             raise CheckpointError(
                 "a zip with neither data.pkl nor .npy files in it; unpack it if a checkpoint is in it, "
@@ -130,6 +123,35 @@ def read_zip(path: Path) -> Weights:
             )
         weights = find_weights(arrays, zipfile.ZipInfo)
         return taken(weights, lambda chosen: {name: read_npy(archive, member) for name, member in chosen.items()})
+
+
+def members_of(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
+    """The members of an archive by name, without ".npy"; size: of the file, in bytes."""
+    members = archive.infolist()
+    names = [member.filename.removesuffix(".npy") for member in members]
+    if len(set(names)) < len(names):
+        [(twice, _)] = Counter(names).most_common(1)
+        raise CheckpointError(f"it holds {printable(twice)} twice, and which one counts is open; export it again")
+    unpacked = sum(member.file_size for member in members)
+    if unpacked > max(64 * 2**20, MOST_INFLATION * size):
+        raise CheckpointError(f"it claims to unpack to {unpacked:,} bytes, which no checkpoint does; delete it")
+    return dict(zip(names, members, strict=True))
+
+
+def read_arrays(path: Path) -> Tensors:
+    """All arrays of a .npz or .safetensors file, whatever they are.  Raises CheckpointError, without the file's name."""
+    start = first_bytes(path)
+    try:
+        if start[:2] != b"PK":
+            return read_sealed(path)[0]
+        with zipfile.ZipFile(path) as archive:
+            return {
+                name: read_npy(archive, member) for name, member in members_of(archive, path.stat().st_size).items()
+            }
+    except CheckpointError:
+        raise
+    except BROKEN as error:
+        raise damaged(error) from None
 
 
 def read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:

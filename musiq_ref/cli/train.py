@@ -7,13 +7,14 @@ import json
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from musiq_ref.ablations import ABLATIONS, grid, markdown, run_grid
 from musiq_ref.training.curves import draw_curves
+from musiq_ref.training.limits import short
 from musiq_ref.training.parallel import World, cores, together
 from musiq_ref.training.run import train
 from musiq_ref.training.settings import recipe
-from musiq_ref.training.state import TrainingError
 
 EXAMPLE = """musiq-ref train --recipe koniq --data koniq10k/ -o run1 --set batch=32 --set model.layers=6
 musiq-ref train --ablation grid -o ablations --jobs 2 --seeds 3"""
@@ -36,41 +37,42 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--jobs", type=int, metavar="N", help="of an ablation: models trained at a time, on a core each (all cores)"
     )
+    parser.add_argument(
+        "--accept-changed-data",
+        action="store_true",
+        help="go on although labels, images or split are not those of before; what was held out stays held out",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON, and no progress bar")
 
 
 def run(args: argparse.Namespace) -> int:
-    try:
-        with together() as world:
-            if args.ablation:
-                return run_ablation(args, world)
-            if args.seeds is not None or args.jobs is not None:
-                raise ValueError("--seeds and --jobs are for --ablation; a recipe has --set seed=N and --set threads=N")
-            settings = recipe(args.recipe, **parse_changes(args.set))
-            result = train(settings, args.output, args.data, progress=not args.json, world=world)
-    except KeyboardInterrupt:
-        print(f"musiq-ref train: stopped; the same command goes on from {args.output}", file=sys.stderr)
-        return 130
-    except TrainingError as error:
-        print(f"musiq-ref train: {error}", file=sys.stderr)
-        return 1
+    with together() as world:
+        if args.ablation:
+            return run_ablation(args, world)
+        if args.seeds is not None or args.jobs is not None:
+            raise ValueError("--seeds and --jobs are for --ablation; a recipe has --set seed=N and --set threads=N")
+        settings = recipe(args.recipe, **parse_changes(args.set))
+        result = train(settings, args.output, args.data, not args.json, world, args.accept_changed_data)
     if world.rank > 0:
         return 0
     if args.json:
-        print(
-            json.dumps({**{name: str(getattr(result, name)) for name in ("last", "best", "log")}, **result.validation})
-        )
-    else:
-        print(f"last {result.last}\nbest {result.best}\nlog  {result.log}")
+        files = {name: path and str(path) for name, path in result._asdict().items() if name != "validation"}
+        print(json.dumps({**files, **result.validation}))
+        return 0
+    print(f"last {result.last}\nbest {result.best or '– (it was removed)'}\nlog  {result.log}")
+    try:
         if curves := draw_curves(result.log, Path(args.output) / "curves.png"):
             print(f"curves {curves}")
+    except Exception as error:  # whatever goes wrong with a picture, the training has gone well
+        print(f"musiq-ref train: the curves were not drawn ({error})", file=sys.stderr)
     return 0
 
 
 def run_ablation(args: argparse.Namespace, world: World) -> int:
     """Exit code 0: all cells are done; 1: some failed."""
-    if args.data:
-        raise ValueError("an ablation is trained on synthetic pictures; leave out --data")
+    if args.data or args.accept_changed_data:
+        which = "--data" if args.data else "--accept-changed-data"
+        raise ValueError(f"an ablation is trained on synthetic pictures; leave out {which}")
     if world.size > 1:
         raise ValueError("an ablation starts processes of its own; leave out mpiexec, and set --jobs")
     planned = grid(args.ablation, args.seeds, **parse_changes(args.set))
@@ -91,15 +93,28 @@ def parse_changes(texts: list[str]) -> dict:
     changes: dict = {}
     for text in texts:
         name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise ValueError(f"--set {text!r} is not NAME=VALUE; for example --set batch=32")
-        try:
-            parsed = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            parsed = value
-        table, dot, key = name.partition(".")
-        if dot:
-            changes.setdefault(table, {})[key] = parsed
-        else:
-            changes[name] = parsed
+        *tables, key = (part.strip() for part in name.split("."))
+        if not equals or not all((*tables, key)):
+            raise ValueError(f"--set {short(text)} is not NAME=VALUE; for example --set batch=32")
+        inner = changes
+        for table in tables:
+            inner = inner.setdefault(table, {}) if isinstance(inner, dict) else None
+        if not isinstance(inner, dict):
+            raise ValueError(
+                f"--set {short(text)} names a value in what another --set made a plain value; leave out one"
+            )
+        inner[key] = parse_value(value)
     return changes
+
+
+def parse_value(text: str) -> Any:
+    """A value of TOML; any other text is itself.
+
+    >>> parse_value("[1.5, 2]"), parse_value("koniq")
+    ([1.5, 2], 'koniq')
+    """
+    try:
+        [(_, value)] = tomllib.loads(f"value = {text}").items()
+        return value
+    except (ValueError, RecursionError):
+        return text

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from musiq_ref.outputs import SOFTWARE, write_output
+
 
 def draw_curves(log: Path, output: Path) -> Path | None:
     """Draws the log of a run; returns the picture's path, or None when matplotlib is not installed.
+
+    Raises OutputError when the picture cannot be written.
 
     >>> draw_curves.__name__
     'draw_curves'
@@ -33,5 +37,5 @@ def draw_curves(log: Path, output: Path) -> Path | None:
     right.set(xlabel="epoch", title="validation")
     if right.lines:
         right.legend()
-    figure.savefig(output, dpi=110)
+    write_output(output, lambda part: figure.savefig(part, format="png", dpi=110, metadata={"Software": SOFTWARE}))
     return output

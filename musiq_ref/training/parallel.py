@@ -7,10 +7,12 @@ step. Process 0 alone logs, validates and writes. A process that fails stops all
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import math
 import os
 import platform
+import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -188,17 +190,33 @@ def together() -> Iterator[World]:
     """
     world = _connect()
     try:
-        yield world
+        with _deaf() if world.rank else contextlib.nullcontext():  # what an interrupt means is for rank 0 to say
+            yield world
         world.exchange()
+    except KeyboardInterrupt:
+        if world.communicator is not None:  # the others wait for this one; they end with it, once it has spoken
+            atexit.register(world.communicator.Abort, 130)
+        raise
     except _Stopped as stopped:
         if world.rank:
-            raise SystemExit(1) from None  # rank 0 speaks for all
+            raise SystemExit(2) from None  # rank 0 speaks for all
         raise TrainingError(str(stopped)) from None
     except Exception as error:
         world.exchange(error=error)
         if world.rank and isinstance(error, EXPECTED):
-            raise SystemExit(1) from None
+            raise SystemExit(2) from None
         raise  # rank 0's own; or a fault of the program, whose traceback is wanted from any process
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """In its block neither Ctrl-C nor SIGTERM is heard."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _connect() -> World:

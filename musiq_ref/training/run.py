@@ -12,31 +12,34 @@ from typing import NamedTuple
 
 import numpy as np
 
-from musiq_ref.checkpoint import load_checkpoint, save_checkpoint
+from musiq_ref.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from musiq_ref.config import MusiqConfig
 from musiq_ref.image.tokenize import Tokens, tokens_for
-from musiq_ref.metrics import plcc, srcc
-from musiq_ref.model.head import expected_score
-from musiq_ref.model.inference import predict
-from musiq_ref.model.parameters import Params, check_params, flatten, init_params, map_params
+from musiq_ref.model.parameters import Params, flatten, init_params, map_params
+from musiq_ref.training.folder import Files, claimed
 from musiq_ref.training.initial import fit_to_images
+from musiq_ref.training.log import Log
 from musiq_ref.training.optimizers import OPTIMIZERS, clip_by_global_norm, ema
 from musiq_ref.training.parallel import World, world_gradient
 from musiq_ref.training.progress import Progress
 from musiq_ref.training.schedules import SCHEDULES
 from musiq_ref.training.settings import Settings
-from musiq_ref.training.state import Log, State, TrainingError, fold_targets, load_state, save_state
-from musiq_ref.training.step import Rates, in_order
+from musiq_ref.training.state import State, TrainingError, fold_targets, load_state, save_state
+from musiq_ref.training.step import Rates
 from musiq_ref.training.stream import Stream, open_stream
+from musiq_ref.training.validation import validate
 
 CALIBRATION = 512  # examples from which the mean and deviation of targets, and of features, are taken
 
 
 class Result(NamedTuple):
-    """What a run leaves: the last and best checkpoints, the log, and the last validation's figures."""
+    """What a run leaves: the last and best checkpoints, the log, and the last validation's figures.
+
+    best: None where it was removed, and no epoch has come since
+    """
 
     last: Path
-    best: Path
+    best: Path | None
     log: Path
     validation: dict[str, float]
 
@@ -49,6 +52,7 @@ class Run(NamedTuple):
     stream: Stream
     world: World
     threads: int
+    files: Files
 
     @property
     def per_epoch(self) -> int:
@@ -77,6 +81,7 @@ def train(
     data: str | Path | None = None,
     progress: bool = True,
     world: World = World(),  # noqa: B008, it cannot change
+    accept_changed_data: bool = False,
 ) -> Result:
     """Trains, or goes on training, in a folder.
 
@@ -85,9 +90,11 @@ def train(
     data: where the data set lies
     progress: show a bar
     world: from `parallel.together` where several processes train, of which rank 0 alone writes and validates
+    accept_changed_data: go on although labels, images or split are not those of before; what was held out stays so
 
     A run that was stopped, however abruptly, and is started again with the same settings ends with the same bits as one
-    that was not. Raises TrainingError, DatasetError or CheckpointError, in one sentence.
+    that was not. An interrupt (KeyboardInterrupt) saves the last whole step first. The folder is locked meanwhile.
+    Raises TrainingError, DatasetError or CheckpointError, in one sentence.
 
     >>> import tempfile
     >>> from musiq_ref.training.settings import recipe
@@ -96,48 +103,118 @@ def train(
     ...     train(tiny, folder, progress=False).last.name
     'last.safetensors'
     """
-    folder = Path(folder)
-    make_folder(folder)
-    stream = open_stream(settings, data)
-    for problem in stream.problems if world.rank == 0 else ():
-        print(f"left out: {problem}", file=sys.stderr)
-    saved, last, best = (folder / f"{name}.safetensors" for name in ("state", "last", "best"))
-    state = world.from_first(lambda: load_state(saved, settings) if saved.exists() else first_state(settings, stream))
-    log = world.from_first(lambda: Log(folder / "log.jsonl", state.step))
-    run = Run(settings, settings.config(), stream, world, settings.threads or world.threads())
-    result = log.last_validation()
-    bar = Progress(run.steps, state.step, settings.epochs, show=progress and world.rank == 0)
+    files = Files.of(Path(folder))
+    names = [path.name for path in files]
+    with claimed(Path(folder), names) if world.rank == 0 else contextlib.nullcontext():
 
-    for tokens, targets in _batches(run, state.step):
-        state, loss, norm, scores = _one_step(run, state, tokens, targets)
-        targets = world.gather(targets)
-        if world.rank > 0:
-            continue
-        log.add(step=state.step, loss=loss, norm=norm, learning_rate=run.learning_rate(state.step - 1))
-        bar.step(loss, scores, targets)
-        if run.ends_epoch(state.step):
-            epoch = state.step // run.per_epoch
-            result = validate(_answer(state, settings), run.config, stream, run.threads)
-            log.add(step=state.step, epoch=epoch, **result)
-            bar.epoch(epoch, result)
-            quality = result.get("srcc", -result["rmse"])
-            if state.best is None or quality > state.best:
-                state = state._replace(best=quality)
-                save_checkpoint(best, _answer(state, settings), run.config)
-        if run.ends_epoch(state.step) or state.step % settings.save_every == 0:
-            save_state(saved, state, settings)
-    bar.close()
-    for path in (last, *([] if best.exists() else [best])) if world.rank == 0 else ():
-        save_checkpoint(path, _answer(state, settings), run.config)
-    return Result(last, best, log.path, result)
+        def saved() -> State | None:
+            files.check([name for name in (settings.init, data or "") if name])
+            return load_state(files.state, settings) if files.state.exists() else None
+
+        before = world.from_first(saved)
+        stream = open_stream(settings, data, before.held_out if before else ())
+        for problem in stream.problems if world.rank == 0 else ():
+            print(f"left out: {problem}", file=sys.stderr)
+        if any(other != stream.data for other in world.exchange(dict(stream.data))):
+            raise TrainingError("the processes do not all find the same data set; give the same files to all")
+        run = Run(settings, settings.config(), stream, world, settings.threads or world.threads(), files)
+        state = before and _same_data(run, before, accept_changed_data)
+        return _go_on(run, state or world.from_first(lambda: first_state(settings, stream)), progress)
 
 
-def make_folder(folder: Path) -> None:
-    """Makes the folder of a run, unless it is there.  Raises TrainingError when it cannot be made."""
+def _same_data(run: Run, state: State, accept: bool) -> State:
+    """The state, if the data set is that of before, or may be another; TrainingError says what has changed."""
+    files, before, now = run.files, state.data or {}, run.stream.data
+    changed = [name for name in now if before and before.get(name) != now[name]]
+    if "number of images" in changed:  # which changes all else
+        changed = [f"number of images, {now['number of images']} and not {before.get('number of images')}"]
+    what = " and ".join(changed)
+    if changed and not accept:
+        raise TrainingError(
+            f"the data set is not the one that the run in {files.state.parent} began with (changed: {what}); restore "
+            f"it, name another folder, or add --accept-changed-data (accept_changed_data=True) to go on with it"
+        )
+    if state.step > run.steps:
+        raise TrainingError(
+            f"{files.state} is at step {state.step}, beyond the {run.steps} of {run.settings.epochs} epochs; set "
+            f"epochs to {math.ceil(state.step / run.per_epoch)} or more, or name another folder"
+        )
+    if changed:
+        if run.world.rank == 0:
+            note = "what was held out stays held out, and the best is looked for anew"
+            print(f"going on with a data set that has changed ({what}): {note}", file=sys.stderr)
+        state = state._replace(best=None, best_step=None)
+    return state
+
+
+def _go_on(run: Run, state: State, progress: bool) -> Result:
+    """The steps that are left."""
+    settings, files, first = run.settings, run.files, run.world.rank == 0
+    log = run.world.from_first(lambda: Log(files.log, state.step, state.log))
+    held_out = sorted({*state.held_out, *run.stream.held_out})
+    state = state._replace(data=dict(run.stream.data), held_out=held_out)
+    if first and state.best is not None:
+        state = _with_best(run, state)
+    result, done, kept = log.last_validation(), state, state.step
+    bar = Progress(run.steps, state.step, settings.epochs, show=progress and first)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TrainingError(f"the folder {folder} cannot be made ({error.strerror}); choose another") from None
+        for tokens, targets in _batches(run, state.step):
+            state, loss, norm, scores = _one_step(run, state, tokens, targets)
+            targets = run.world.gather(targets)
+            if not first:
+                continue
+            log.add(step=state.step, loss=loss, norm=norm, learning_rate=run.learning_rate(state.step - 1))
+            bar.step(loss, scores, targets)
+            if run.ends_epoch(state.step):
+                epoch = state.step // run.per_epoch
+                result = validate(_answer(state, settings), run.config, run.stream, run.threads)
+                log.add(step=state.step, epoch=epoch, **result)
+                bar.epoch(epoch, result)
+                quality = result.get("srcc", -result["rmse"])
+                if state.best is None or quality > state.best:
+                    state = state._replace(best=quality, best_step=state.step)
+            done = state = state._replace(log=log.digest)
+            if run.ends_epoch(state.step) or state.step % settings.save_every == 0:
+                _keep(run, log, done)
+                kept = done.step
+    except KeyboardInterrupt:
+        if first and done.step > kept:
+            _keep(run, log, done)
+        raise
+    finally:
+        bar.close()
+    if first:
+        save_checkpoint(files.last, _answer(state, settings), run.config)
+    return Result(files.last, files.best if files.best.exists() else None, log.path, result)
+
+
+def _keep(run: Run, log: Log, state: State) -> None:
+    """Saves the state, then the best checkpoint if it is the state's; a kill between the two is mended at the start."""
+    log.sync()
+    save_state(run.files.state, state, run.settings)
+    if state.best_step == state.step:
+        save_checkpoint(run.files.best, _answer(state, run.settings), run.config)
+
+
+def _with_best(run: Run, state: State) -> State:
+    """The state, once best.safetensors is what it says; where that is lost, the best is looked for anew."""
+    best = run.files.best
+    if state.best_step == state.step:
+        if not _holds(best, _answer(state, run.settings)):
+            save_checkpoint(best, _answer(state, run.settings), run.config)
+    elif not best.exists():
+        print(f"{best} is gone; the best from now on will be kept there", file=sys.stderr)
+        return state._replace(best=None, best_step=None)
+    return state
+
+
+def _holds(path: Path, params: Params) -> bool:
+    """Whether a checkpoint is there and holds these parameters."""
+    try:
+        found = dict(flatten(load_checkpoint(path).params))
+    except CheckpointError:
+        return False
+    return all(np.array_equal(found[name], array) for name, array in flatten(params))
 
 
 def first_state(settings: Settings, stream: Stream) -> State:
@@ -234,10 +311,13 @@ def _one_step(run: Run, state: State, tokens: list[Tokens], targets: np.ndarray)
             groups=groups,
             **settings.optimizer_options,
         )
+        for path, array in flatten(params):
+            if not np.isfinite(array).all():
+                raise ValueError(f"parameter {path} is not finite any more")
     except ValueError as error:
+        kept = ", in another folder (this one keeps the last good state)" if run.files.state.exists() else ""
         raise TrainingError(
-            f"step {state.step + 1}: {error}; if the run has diverged, lower learning_rate or set clip, in another "
-            f"folder (this one keeps the last good state)"
+            f"step {state.step + 1}: {error}; if the run has diverged, lower learning_rate or set clip{kept}"
         ) from None
     average = ema(state.average, params, settings.ema) if settings.ema else {}
     scores = gradient.scores * state.spread + state.centre
@@ -250,24 +330,3 @@ def _answer(state: State, settings: Settings) -> Params:
     params = state.average if settings.ema else state.params
     folded = fold_targets(params, state.centre, state.spread) if settings.normalize_targets else params
     return map_params(lambda array: np.asarray(array, settings.dtype), folded)
-
-
-def validate(params: Params, config: MusiqConfig, stream: Stream, threads: int = 1) -> dict[str, float]:
-    """SRCC, PLCC and RMSE of the scores on the validation images; of classes, the accuracy."""
-    dtype = check_params(params, config)
-
-    def one(number: int):
-        image, target = stream.validation(number)
-        logits = predict(params, tokens_for(image, config, dtype), config)
-        expected, _ = expected_score(logits[None])
-        hit = float(np.argmax(logits) == target) if np.ndim(target) == 0 and config.outputs > 1 else math.nan
-        mean = target if np.ndim(target) == 0 else float(np.sum(np.arange(1, len(target) + 1) * target))
-        return float(expected.score[0]), float(mean), hit
-
-    scores, targets, hits = np.array(list(in_order(one, range(stream.validation_length), threads))).T
-    if not np.isnan(hits).any():
-        return {"accuracy": float(hits.mean()), "rmse": 1 - float(hits.mean())}
-    result = {"rmse": float(np.sqrt(np.mean((scores - targets) ** 2)))}
-    with contextlib.suppress(ValueError):  # all scores equal, as before training: no correlation
-        result.update(srcc=srcc(scores, targets), plcc=plcc(scores, targets))
-    return result

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from musiq_ref.config import MusiqConfig
-from musiq_ref.losses import LOSSES
+from musiq_ref.config import PRESETS, MusiqConfig
 from musiq_ref.pictures.synthetic import REDUCTION, TRAINING_PHOTOGRAPHS
-from musiq_ref.training.optimizers import OPTIMIZERS, adam
-from musiq_ref.training.schedules import SCHEDULES
+from musiq_ref.suggest import did_you_mean, similar_file
+from musiq_ref.training.limits import check_model, check_model_values, check_settings, short
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -65,40 +62,9 @@ class Settings:
     split: int = 0  # which of the seeded 80/20 splits, where no official one exists
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            value, default = getattr(self, f.name), f.default_factory() if callable(f.default_factory) else f.default
-            kind = (int, float) if isinstance(default, float) else type(default)
-            if not isinstance(value, kind) or (isinstance(value, bool) and not isinstance(default, bool)):
-                raise ValueError(f"{f.name} is {value!r}; it must be a value such as {default!r}")
-        for name in ("learning_rate", "epochs", "batch", "micro_batch", "save_every"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-        for name in ("warmup", "epoch_images", "side", "clip", "threads", "seed", "split"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
-        for name in ("ema", "dropout", "attention_dropout", "stochastic_depth"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
-        for name, known in (("loss", LOSSES), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}")
-        for name in self.photographs:
-            if name not in TRAINING_PHOTOGRAPHS:
-                raise ValueError(f"photographs has {name!r}; choose from {', '.join(TRAINING_PHOTOGRAPHS)}")
-        if not self.photographs:
-            raise ValueError("photographs is empty; name at least one")
-        if len(self.reduction) != 2 or not 1 <= self.reduction[0] <= self.reduction[1]:
-            raise ValueError(
-                f"reduction is {self.reduction}; name the least and the most, such as [1.5, 2.0], 1 or more"
-            )
-        if self.fit_to_images and self.init:
-            raise ValueError(f"fit_to_images is for training from scratch, not from the checkpoint {self.init}")
-        optimizer = adam if self.optimizer == "adamw" else OPTIMIZERS[self.optimizer][1]  # adamw hands all on to adam
-        _check_options("loss", self.loss, LOSSES[self.loss][0], self.loss_options)
-        _check_options("optimizer", self.optimizer, optimizer, self.optimizer_options)
-        if self.dtype not in ("float32", "float64"):
-            raise ValueError(f"dtype is {self.dtype!r}; choose 'float32' or 'float64'")
-        self.config()
+        defaults = {f.name: f.default_factory() if callable(f.default_factory) else f.default for f in fields(self)}
+        check_settings({f.name: getattr(self, f.name) for f in fields(self)}, defaults)
+        check_model(self.config(), self.groups)
 
     def config(self) -> MusiqConfig:
         """The model to train.
@@ -108,16 +74,20 @@ class Settings:
         """
         model = dict(self.model)
         preset = model.pop("preset", None)
-        return MusiqConfig.preset(preset, **model) if preset else MusiqConfig.from_dict(model)
+        if preset is not None and (not isinstance(preset, str) or preset not in PRESETS):
+            hint = did_you_mean(str(preset), PRESETS)
+            raise ValueError(f"model.preset is {short(preset)}; choose one of {', '.join(PRESETS)}{hint}")
+        check_model_values(model)
+        return MusiqConfig.from_dict({**PRESETS.get(preset or "", {}), **model})
 
     def replace(self, **changes: Any) -> Settings:
         """A copy with some fields changed; `model`, and the other tables, are merged."""
-        changes, known = renamed(changes), {f.name for f in fields(self)}
+        changes, known = renamed(changes), sorted(f.name for f in fields(self))
         for name, value in changes.items():
             if name not in known:
-                raise ValueError(f"a training run has no setting {name!r}; there are: {', '.join(sorted(known))}")
-            if isinstance(value, dict):
-                changes[name] = {**getattr(self, name), **value}
+                hint = did_you_mean(name, known)
+                raise ValueError(f"a training run has no setting {name!r}; there are: {', '.join(known)}{hint}")
+            changes[name] = merged(getattr(self, name), value)
         return replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -134,11 +104,15 @@ def renamed(values: dict[str, Any]) -> dict[str, Any]:
     return {{"part": "micro_batch"}.get(name, name): value for name, value in values.items()}
 
 
-def _check_options(kind: str, name: str, function: Callable[..., Any], options: dict[str, Any]) -> None:
-    known = {p.name for p in signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
-    for option in options:
-        if option not in known:
-            raise ValueError(f"{kind}_options has {option!r}, which {name} does not know; it knows {sorted(known)}")
+def merged(old: Any, new: Any) -> Any:
+    """`new`; of two tables, the old one with the new one's entries put in.
+
+    >>> merged({"a": {"b": 1, "c": 2}}, {"a": {"c": 3}})
+    {'a': {'b': 1, 'c': 3}}
+    """
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return new
+    return {**old, **{name: merged(old.get(name), value) for name, value in new.items()}}
 
 
 def recipe(name: str, **changes: Any) -> Settings:
@@ -149,12 +123,24 @@ def recipe(name: str, **changes: Any) -> Settings:
     >>> recipe("synthetic", epochs=2).epochs
     2
     """
-    path = RECIPES / f"{name}.toml" if not str(name).endswith(".toml") else Path(name)
+    own = str(name).endswith(".toml")
+    path, known = Path(name) if own else RECIPES / f"{name}.toml", sorted(p.stem for p in RECIPES.glob("*.toml"))
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
-        raise ValueError(f"there is no recipe {name!r}; choose one of {known}, or the path of a .toml file")
+        hint = similar_file(path) if own else did_you_mean(name, known)
+        raise ValueError(
+            f"there is no recipe {name!r}; choose one of {', '.join(known)}, or the path of a .toml file{hint}"
+        )
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path} is not a TOML file: {error}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not in UTF-8, as a TOML file must be; save it so") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not a TOML file ({error}); mend it") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}); check its rights") from None
+    if own:
+        try:
+            Settings().replace(**values)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
     return Settings().replace(**values).replace(**changes)

@@ -6,15 +6,26 @@ far it came.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from musiq_ref.image.decode import decode
 from musiq_ref.pictures.synthetic import training_example
-from musiq_ref.training.datasets import SHORTER_SIDES, DatasetError, check_images, open_dataset, shrink, split
+from musiq_ref.training.datasets import (
+    SHORTER_SIDES,
+    Dataset,
+    DatasetError,
+    Split,
+    check_images,
+    digest,
+    open_dataset,
+    shrink,
+    split,
+)
 from musiq_ref.training.settings import Settings
 
 VALIDATION_SEED = 1_000_000  # added to the seed: scenes and crops that training with this seed does not see
@@ -28,6 +39,8 @@ class Stream(NamedTuple):
     example: (epoch, number) -> (uint8 image (H, W, 3), target)
     validation: number, 0 … validation_length − 1 -> the same
     problems: a sentence for every entry left out
+    data: what must not change from stop to start, in words: a digest of it, or the thing itself
+    held_out: the groups that are not trained with
     """
 
     length: int
@@ -35,12 +48,15 @@ class Stream(NamedTuple):
     validation_length: int
     validation: Callable[[int], tuple[np.ndarray, Any]]
     problems: tuple[str, ...] = ()
+    data: Mapping[str, str] = MappingProxyType({})
+    held_out: tuple[str, ...] = ()
 
 
-def open_stream(settings: Settings, folder: str | Path | None = None) -> Stream:
+def open_stream(settings: Settings, folder: str | Path | None = None, held_out: Sequence[str] = ()) -> Stream:
     """The examples that the settings ask for.
 
     folder: where the data set lies, or its CSV file
+    held_out: `Stream.held_out` of before: whatever has changed, these are not trained with
 
     Raises DatasetError, in one sentence, when it is not there or does not fit the model.
 
@@ -50,7 +66,7 @@ def open_stream(settings: Settings, folder: str | Path | None = None) -> Stream:
     """
     if settings.dataset == "synthetic" and folder is not None:
         raise DatasetError(f"the synthetic set is made, so {folder} would not be read; name its data set: dataset=csv")
-    stream = _synthetic(settings) if settings.dataset == "synthetic" else _dataset(settings, folder)
+    stream = _synthetic(settings) if settings.dataset == "synthetic" else _dataset(settings, folder, held_out)
     if stream.length < 1 or not stream.validation_length:
         raise DatasetError("there are no images to train on, or none to validate with")
     return stream
@@ -75,7 +91,7 @@ def _synthetic(settings: Settings) -> Stream:
     return Stream(settings.epoch_images, example, min(VALIDATION_IMAGES, settings.epoch_images), validation)
 
 
-def _dataset(settings: Settings, folder: str | Path | None) -> Stream:
+def _dataset(settings: Settings, folder: str | Path | None, held_out: Sequence[str]) -> Stream:
     data = check_images(open_dataset(settings.dataset, folder))
     classes, outputs = settings.loss == "cross_entropy" and data.outputs == 1, settings.config().outputs
     fits = outputs > 1 if classes else data.outputs == outputs
@@ -83,7 +99,7 @@ def _dataset(settings: Settings, folder: str | Path | None) -> Stream:
         raise DatasetError(
             f"{data.name} has {data.outputs} value(s) per image, which does not fit a model with {outputs} outputs"
         )
-    parts = data.published or split(data, index=settings.split)
+    parts = _split(data, settings.split, held_out)
     length = min(settings.epoch_images or len(parts.train), len(parts.train))
 
     def read(position: int):
@@ -96,5 +112,19 @@ def _dataset(settings: Settings, folder: str | Path | None) -> Stream:
         order = np.random.default_rng((settings.seed, epoch)).permutation(len(parts.train))
         return read(parts.train[order[number]])
 
-    held_out = parts.validation or parts.test
-    return Stream(length, example, len(held_out), lambda number: read(held_out[number]), data.problems)
+    tested = parts.validation or parts.test
+    marks = {"number of images": str(len(data.examples)), **digest(data, parts)}
+    groups = tuple(sorted({data.examples[i].group for i in (*parts.validation, *parts.test)}))
+    return Stream(length, example, len(tested), lambda number: read(tested[number]), data.problems, marks, groups)
+
+
+def _split(data: Dataset, index: int, held_out: Sequence[str]) -> Split:
+    """The published or a random split, but so that no group that was held out before is trained with."""
+    kept = set(held_out)
+    apart = [example.group in kept for example in data.examples]
+    if data.published:
+        return data.published._replace(train=tuple(i for i in data.published.train if not apart[i]))
+    if kept:
+        train, test = (tuple(i for i, one in enumerate(apart) if one is which) for which in (False, True))
+        return Split(train, (), test)
+    return split(data, index=index)

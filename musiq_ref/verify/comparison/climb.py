@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from musiq_ref.checkpoint.files import read_tensors
+from musiq_ref.checkpoint.files import read_arrays
 from musiq_ref.checkpoint.layout import CheckpointError
 from musiq_ref.verify.comparison.report import Comparison, Rung, histogram
 from musiq_ref.verify.ladder.distance import ulps
@@ -70,9 +70,9 @@ def read_stages(source: Any) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise ValueError(f"{source}: is neither a folder nor a .npz or .safetensors file")
     try:
-        return read_tensors(path)[0]
+        return read_arrays(path)
     except CheckpointError as error:
-        raise ValueError(f"{source}: {str(error).replace('a checkpoint', 'a file of arrays')}") from None
+        raise ValueError(f"{source}: {error}") from None
 
 
 def _load(file: Path) -> np.ndarray:
