@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import resource
 import statistics
 import subprocess
@@ -41,7 +42,7 @@ class Contender(NamedTuple):
     gradient: Callable[[Any], tuple[float, Any]]
 
 
-def numpy_contender(preset: str) -> Contender:
+def numpy_contender(preset: str, threads: int) -> Contender:
     """musiq_ref on NumPy, float32."""
     import numpy as np
 
@@ -50,10 +51,10 @@ def numpy_contender(preset: str) -> Contender:
 
     config = mq.MusiqConfig.preset(preset, conventions=mq.PYIQA)
     params = mq.verify.deterministic_params(config, SEED)
+    one = mq.scorer(mq.Checkpoint(params, config, "native", None), threads=threads)
 
     def infer(image):
-        logits = mq.predict(params, mq.tokenize(image, config), config)
-        return float(logits[0])
+        return one(image).value
 
     def gradient(image):
         tokens = mq.batch([mq.tokenize(image, config)])
@@ -114,7 +115,7 @@ def compare(preset: str, sizes: list[tuple[int, int]], runs: int, backward_runs:
 
     import musiq_ref as mq
 
-    contenders = [numpy_contender(preset), torch_contender(preset, threads)]
+    contenders = [numpy_contender(preset, threads), torch_contender(preset, threads)]
     records = []
     for height, width in sizes:
         image = mq.verify.deterministic_image(3, height, width)
@@ -169,7 +170,7 @@ def worker(name: str, preset: str, threads: int) -> None:
 
     import musiq_ref as mq
 
-    contender = numpy_contender(preset) if name == "musiq_ref" else torch_contender(preset, threads)
+    contender = numpy_contender(preset, threads) if name == "musiq_ref" else torch_contender(preset, threads)
     tile = mq.verify.deterministic_image(3, MEMORY_SIZE[0] // 10, MEMORY_SIZE[1] // 10)
     image = np.tile(tile, (10, 10, 1))
     contender.infer(image[:64, :96])
@@ -185,7 +186,22 @@ def peak_mib() -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
+def machine() -> str:
+    """The processor, the kernels of the BLAS, and the versions: ratios differ from one processor to another."""
+    import numpy as np
+    import torch
+    from threadpoolctl import threadpool_info
+
+    kernels = {str(library.get("architecture")) for library in threadpool_info() if library["user_api"] == "blas"}
+    processor = platform.processor()
+    if os.path.exists("/proc/cpuinfo"):  # Linux, where platform does not know its name
+        with open("/proc/cpuinfo") as file:
+            processor = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "")
+    return f"{processor}, BLAS kernel {', '.join(kernels)}, NumPy {np.__version__}, PyTorch {torch.__version__}"
+
+
 def print_table(records: list[dict]) -> None:
+    print(machine())
     print(f"{'image':>11}  {'pass':<16} {'musiq_ref':>10} {'PyTorch':>10} {'ratio':>6}  score differs by")
     for r in records:
         seconds = f"{r['musiq_ref_seconds']:>8.3f} s {r['torch_seconds']:>8.3f} s {r['ratio']:>6.2f}"

@@ -19,7 +19,11 @@ class Floor(NamedTuple):
 
 
 FLOORS = (
-    Floor(("config.py", "backend.py"), "what varies between models and programs; which array library", 4),
+    Floor(
+        ("config.py", "backend.py", "team.py"),
+        "what varies between models and programs; which array library; threads",
+        4,
+    ),
     Floor(
         ("version.py", "extras.py", "suggest.py", "reprs.py", "outputs.py"),
         "words that several floors use; writing files",

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 import PIL.Image
 from numpy.typing import DTypeLike
-from threadpoolctl import threadpool_limits
 
-from musiq_ref.backend import get_backend
+from musiq_ref.backend import NUMPY, get_backend
 from musiq_ref.checkpoint import Checkpoint, load_checkpoint
 from musiq_ref.config import Conventions, MusiqConfig
 from musiq_ref.image.decode import ImageError, ImageLike, decode
 from musiq_ref.image.limits import too_many_patches
 from musiq_ref.image.tokenize import batch, scales_of, tokenize, tokenize_backward, tokens_for
+from musiq_ref.model.folded import fold
 from musiq_ref.model.head import expected_score, expected_score_backward
 from musiq_ref.model.inference import predict
 from musiq_ref.model.musiq import backward, forward
@@ -29,7 +27,6 @@ from musiq_ref.model.parameters import Params, check_params, map_params
 from musiq_ref.reprs import described, short_table, short_text
 
 log = logging.getLogger(__name__)
-BLAS = threading.Lock()  # held by who changes the number of its threads, which is the whole process's
 
 NO_SCORE = ValueError, OSError, MemoryError  # what an image that has no score raises; an ImageError is a ValueError
 
@@ -92,7 +89,8 @@ class Scorer:
             checkpoint = Path(checkpoint).absolute()  # so that a process in another folder finds it
         self.arguments = checkpoint, backend, dtype, conventions, threads, max_pixels
         self.config = loaded.config.replace(conventions=conventions or loaded.config.conventions)
-        self.params = map_params(lambda a: self.device.from_numpy(np.asarray(a, dtype)), loaded.params)
+        params = map_params(lambda a: self.device.from_numpy(np.asarray(a, dtype)), loaded.params)
+        self.model = fold(params, self.config) if self.device is NUMPY else params
         self.dtype, self.threads, self.max_pixels = dtype, threads, max_pixels
         self.trained = loaded.format != "deterministic"
         if dtype == "float64" and self.config.conventions.resize == "gaussian":
@@ -123,10 +121,9 @@ class Scorer:
         patches = max(scale.kept for scale in scales_of(height, width, self.config))
         if problem := too_many_patches(patches, self.config.patch_size, self.max_pixels):
             raise ImageError(f"{name} {problem}")
-        with _threads_of_blas(self.threads):
-            tokens = tokens_for(pixels, self.config, self.dtype)
-            logits = predict(self.params, tokens, self.config, self.device, progress)
-            expected, _ = expected_score(self.device.to_numpy(logits)[None])
+        tokens = tokens_for(pixels, self.config, self.dtype)
+        logits = predict(self.model, tokens, self.config, self.device, progress, self.threads)
+        expected, _ = expected_score(self.device.to_numpy(logits)[None])
         value, p = float(expected.score[0]), expected.distribution
         if not np.isfinite(value):
             raise ValueError(
@@ -140,16 +137,6 @@ class Scorer:
     def __repr__(self) -> str:
         checkpoint, backend, dtype, *_ = self.arguments
         return f"Scorer({described(checkpoint)}, backend={backend!r}, dtype={dtype!r})"
-
-
-@contextmanager
-def _threads_of_blas(threads: int | None) -> Iterator[None]:
-    """Limits them, for one caller at a time, so that each puts back what it found; None leaves them alone."""
-    if threads is None:
-        yield
-    else:
-        with BLAS, threadpool_limits(threads, "blas"):
-            yield
 
 
 def scorer(
@@ -167,8 +154,8 @@ def scorer(
     backend: "numpy" or "cupy"
     dtype: "float32" or "float64"
     conventions: others than the checkpoint's
-    threads: that scoring may use: BLAS is limited to as many, and only one image is scored at a time, whoever calls;
-        None leaves BLAS as it is
+    threads: that share the work on an image; None for as many as BLAS may use. The score is the same every time with
+        the same number, and the same to rounding with another
     max_pixels: larger images, and those of as many patches, are refused; None: see `decode`
     returns a Scorer: call it with an image, from several threads if you like, and with a function that is told the
         share of the work done, 0 … 1, if it takes long; pickle it for other processes
@@ -234,8 +221,8 @@ def score(
     dtype: "float32" or "float64"
     conventions: others than the checkpoint's
     errors: "raise" stops at the first image that has no score; "return" puts its exception in its place and goes on
-    threads: that scoring may use: BLAS is limited to as many, and only one image is scored at a time, whoever calls;
-        None leaves BLAS as it is
+    threads: that share the work on an image; None for as many as BLAS may use. The score is the same every time with
+        the same number, and the same to rounding with another
     max_pixels: larger images, and those of as many patches, are refused; None: see `decode`
     returns a list of Score, with errors="return" also of ImageError, ValueError, OSError or MemoryError
 

@@ -7,8 +7,7 @@ import logging
 import pickle
 import subprocess
 import sys
-import time
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from importlib.resources import files
 from multiprocessing import get_context
 from pathlib import Path
@@ -16,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from threadpoolctl import threadpool_info, threadpool_limits
 
 import musiq_ref as mq
 from musiq_ref import scoring
@@ -290,55 +288,6 @@ def test_a_copy_does_not_warn_again():
 def test_a_scorer_says_what_it_is(file):
     assert repr(mq.scorer(file, dtype="float64")) == f"Scorer({str(file)!r}, backend='numpy', dtype='float64')"
     assert len(repr(mq.scorer(CHECKPOINT))) < 400
-
-
-# ---- threads
-
-
-def blas_threads():
-    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
-
-
-def test_threads_limit_blas_while_an_image_is_scored(paths, monkeypatch):
-    seen, real = [], scoring.predict
-
-    def seeing(*args):
-        seen.append(blas_threads())
-        return real(*args)
-
-    monkeypatch.setattr(scoring, "predict", seeing)
-    with threadpool_limits(2, "blas"):
-        [free] = mq.score(paths[:1], CHECKPOINT)
-        [one] = mq.score(paths[:1], CHECKPOINT, threads=1)
-        mq.scorer(CHECKPOINT, threads=1)(paths[0])
-        assert blas_threads() == {2}
-        with pytest.raises(mq.ImageError):
-            mq.score("missing.png", CHECKPOINT, threads=1)
-        assert blas_threads() == {2}
-    assert seen == [{2}, {1}, {1}]
-    assert one.value == pytest.approx(free.value, rel=1e-6)
-
-
-def test_limits_of_several_threads_do_not_mix(paths, monkeypatch):
-    """Each sees its own number, and the process gets back what it had."""
-    before = blas_threads()
-    numbers = [max(before) + 1, max(before) + 2]
-    scorers = {number: mq.scorer(CHECKPOINT, threads=number) for number in numbers}
-    seen = []
-
-    def seeing(*args):
-        begin = blas_threads()
-        time.sleep(0.02)  # in which the others would change the number
-        seen.append((begin, blas_threads()))
-        return np.zeros(10)
-
-    monkeypatch.setattr(scoring, "predict", seeing)
-    with ThreadPoolExecutor(4) as pool:
-        for done in [pool.submit(scorers[number], path) for path in paths for number in numbers]:
-            assert isinstance(done.result(), mq.Score)
-    assert sorted(max(begin) for begin, _ in seen) == sorted(3 * numbers)
-    assert all(begin == end and len(begin) == 1 for begin, end in seen)
-    assert blas_threads() == before
 
 
 # ---- logging

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -150,17 +151,21 @@ def test_batching_and_padding_do_not_change_a_score(config, pictures, seed):
 
 
 @pytest.mark.parametrize("conventions", CONVENTIONS)
-def test_inference_in_many_blocks_equals_the_forward(conventions, monkeypatch):
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
+def test_inference_in_many_blocks_equals_the_forward(device, conventions, dtype, tolerance, monkeypatch):
+    """The way of arrays of other libraries, and of NumPy's where BLAS cannot be limited (by a team: test_team)."""
     monkeypatch.setattr("musiq_ref.model.inference.SCORES", 100)  # blocks of a few queries
     monkeypatch.setattr("musiq_ref.model.inference.PATCHES", 5)
+    monkeypatch.setattr("musiq_ref.team._blas", lambda: SimpleNamespace(lib_controllers=(), limit=lambda limits: None))
     config = SMALL.replace(conventions=CONVENTIONS[conventions])
-    tokens = random_tokens(config, 41, 0)
-    for dtype, tolerance in (("float64", 1e-12), ("float32", 1e-5)):
-        params = deterministic_params(config, 3, dtype)
-        logits, _ = mq.forward(params, mq.batch([tokens]), config)
-        predicted = mq.predict(params, tokens, config)
-        assert predicted.dtype == dtype
-        assert relative(predicted, logits[0]) < tolerance
+    tokens, params, seen = random_tokens(config, 41, 0), deterministic_params(config, 3, dtype), []
+    logits, _ = mq.forward(params, mq.batch([tokens]), config)
+    remote = map_params(device.from_numpy, params)
+    predicted = device.to_numpy(mq.predict(remote, tokens, config, device, progress=seen.append))
+    assert predicted.dtype == dtype
+    assert relative(predicted, logits[0]) < tolerance
+    assert seen == sorted(seen)
+    assert seen[-1] == 1
 
 
 @settings(max_examples=20)
@@ -484,7 +489,8 @@ def test_gradients_follow_the_parameters_not_the_cotangent():
         mq.backward(np.ones(3), cache)
 
 
-def test_inference_needs_memory_in_proportion_to_the_image():
+@pytest.mark.parametrize("threads", [1, 3])
+def test_inference_needs_memory_in_proportion_to_the_image(threads):
     """Twice the tokens: about twice the memory, not four times; and far less than the forward keeps."""
     config = mq.MusiqConfig.preset("tiny", patch_size=4, width=8, heads=2, mlp_width=8, longer_sides=())
     params = mq.init_params(config)
@@ -492,7 +498,7 @@ def test_inference_needs_memory_in_proportion_to_the_image():
     for side in (90, 180):
         tokens = mq.tokenize(np.zeros((side, 4 * side, 3), np.uint8), config)
         tracemalloc.start()
-        mq.predict(params, tokens, config)
+        mq.predict(params, tokens, config, threads=threads)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 5 * peaks[0]  # four times the tokens; attention weights of all pairs would be 16 times as many

@@ -139,7 +139,7 @@ def members_of(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo
 
 
 def read_arrays(path: Path) -> Tensors:
-    """All arrays of a .npz or .safetensors file, whatever they are.  Raises CheckpointError, without the file's name."""
+    """All arrays of a .npz or .safetensors file.  Raises CheckpointError, one sentence without the file's name."""
     start = first_bytes(path)
     try:
         if start[:2] != b"PK":

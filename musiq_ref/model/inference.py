@@ -1,7 +1,9 @@
 """Scoring without gradients: the same functions of the same parameters, arranged to need little memory and time.
 
 Nothing is kept for a backward, padded tokens are left out (they are masked, so nothing depends on them), the stem works
-through the patches in chunks, and attention through the queries in blocks, one head after the other.
+through the patches in chunks, and attention through the queries in blocks, one head after the other. NumPy arrays go
+through `model.by_team`, faster; those of other libraries, and NumPy's where BLAS does not let its threads be counted,
+through the functions below.
 `model.musiq.forward` says what is computed; the tests compare the two.
 """
 
@@ -10,36 +12,44 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from musiq_ref.backend import NUMPY, Array, Backend, namespace, rowwise
+from musiq_ref.backend import NUMPY, Array, Backend, namespace, on_host, rowwise
 from musiq_ref.config import Conventions, MusiqConfig
 from musiq_ref.image.tokenize import Tokens, drop_padding
+from musiq_ref.model.by_team import logits_by_team
 from musiq_ref.model.check import check_tokens
 from musiq_ref.model.embeddings import embed, patch_embedding
 from musiq_ref.model.encoder import block_names
+from musiq_ref.model.folded import Folded, fold
 from musiq_ref.model.head import head
 from musiq_ref.model.parameters import Params
 from musiq_ref.model.stem import STEMS
 from musiq_ref.ops.activation import GELU
 from musiq_ref.ops.layer_norm import layer_norm
 from musiq_ref.ops.linear import linear
+from musiq_ref.team import ONE_THREAD
 
 PATCHES = 32  # patches that the stem takes at a time
 SCORES = 2**20  # attention weights that are in memory at a time
 
 
 def predict(
-    params: Params,
+    params: Params | Folded,
     tokens: Tokens,
     config: MusiqConfig,
     backend: Backend = NUMPY,
     progress: Callable[[float], object] | None = None,
+    threads: int | None = None,
 ) -> Array:
     """The logits (C,) of one image, equal to `forward`'s to rounding.
 
-    params: arrays of the backend
+    params: arrays of the backend, or what `model.folded.fold` makes of NumPy arrays, which saves time from the second
+        image on
     tokens: (N, …) NumPy arrays from `tokenize`
-    progress: is told, again and again, the share of the steps that are done, 0 … 1
+    progress: called with the share that is done, 0 … 1
+    threads: that compute, NumPy alone; None for as many as BLAS may use
     returns an array of the backend
+
+    With the same number of threads the result is the same to the bit, with another the same to rounding.
 
     >>> import numpy as np
     >>> import musiq_ref as mq
@@ -48,11 +58,25 @@ def predict(
     >>> predict(mq.init_params(config), tokens, config).shape
     (10,)
     """
-    dtype = check_tokens(params, tokens, config, axes=1)
+    plain = params.params if isinstance(params, Folded) else params
+    dtype, say = check_tokens(plain, tokens, config, axes=1), progress or _silent
     if not tokens.mask.any():
         raise ValueError("all tokens are masked; there is nothing to score")
-    tokens = Tokens(*map(backend.from_numpy, drop_padding(tokens)))
-    names, say = block_names(params["encoder"]), progress or _silent
+    if on_host(plain["class_token"]):
+        with ONE_THREAD as before:
+            if before:
+                folded = params if isinstance(params, Folded) else fold(params, config)
+                return logits_by_team(folded, tokens, config, threads or before, say)
+    return _logits(plain, Tokens(*map(backend.from_numpy, drop_padding(tokens))), config, dtype, say)
+
+
+def _silent(share: float) -> None:
+    """Tells nobody."""
+
+
+def _logits(params: Params, tokens: Tokens, config: MusiqConfig, dtype, say: Callable[[float], object]) -> Array:
+    """As `predict`, in any array library."""
+    names = block_names(params["encoder"])
     steps = 1 + len(names)
     x = _patch_embeddings(tokens.patches, params, config, dtype, lambda share: say(share / steps))  # (N, D)
     z, _ = embed(x[None], tokens.hash_index[None], tokens.scale_index[None], params, config)
@@ -64,10 +88,6 @@ def predict(
     logits, _ = head(_norm(z[:1], encoder["norm"])[None], params["head"])
     say(1.0)
     return logits[0]
-
-
-def _silent(share: float) -> None:
-    """Tells nobody."""
 
 
 def _patch_embeddings(patches, params: Params, config: MusiqConfig, dtype, say: Callable[[float], object]):

@@ -1,0 +1,114 @@
+"""A team of threads: each takes a share of the rows through a whole computation and waits for the others where it must.
+
+NumPy lets other threads run while it computes, so a team keeps all cores busy in every operation; a BLAS with threads
+of its own does so in matrix products alone. BLAS therefore computes with one thread while a team is at work.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from contextvars import copy_context
+from functools import cache
+
+from threadpoolctl import ThreadpoolController
+
+
+class OneThreadOfBlas:
+    """In its block BLAS computes in the thread that calls it, and `before` is how many threads it had (0: not known).
+
+    That number is the whole process's. So one object counts its users: the first sets the number and the last puts it
+    back, whichever of them that is.
+
+    >>> with ONE_THREAD as before:
+    ...     before >= 0
+    True
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.users, self.before, self.limited = threading.Lock(), 0, 0, None
+
+    def __enter__(self) -> int:
+        with self.lock:
+            if not self.users:
+                self.before = max((library.num_threads for library in _blas().lib_controllers), default=0)
+                self.limited = _blas().limit(limits=1)
+            self.users += 1
+            return self.before
+
+    def __exit__(self, *error: object) -> None:
+        with self.lock:
+            self.users -= 1
+            if not self.users:
+                self._restore()
+
+    def after_fork(self) -> None:
+        """A child has none of its parent's other threads: not those that hold the lock, nor the teams."""
+        if self.users:
+            self._restore()
+        self.__init__()
+
+    def _restore(self) -> None:
+        if self.limited:
+            self.limited.restore_original_limits()
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """NumPy's and SciPy's BLAS; looked for once, because looking takes a millisecond."""
+    return ThreadpoolController().select(user_api="blas")
+
+
+ONE_THREAD = OneThreadOfBlas()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=ONE_THREAD.after_fork)
+
+
+def share(rows: int, member: int, members: int) -> slice:
+    """The member's part of that many rows.
+
+    >>> [share(7, member, 3) for member in range(3)]
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 7, None)]
+    """
+    return slice(rows * member // members, rows * (member + 1) // members)
+
+
+def together(work: Callable[[int, threading.Barrier], None], members: int) -> None:
+    """work(member, barrier) for every member, in as many threads; the caller's own thread is member 0.
+
+    The threads are new ones, which a fork cannot lose, and have the caller's context, such as `numpy.errstate`. What
+    one of them raises breaks the barrier, on which the others stop, and is raised here.
+
+    >>> sums = [0, 0]
+    >>> def work(member, barrier):
+    ...     sums[member] = sum(range(100)[share(100, member, 2)])
+    >>> together(work, 2)
+    >>> sums
+    [1225, 3725]
+    """
+    barrier, errors = threading.Barrier(members), []
+
+    def run(member: int) -> None:
+        try:
+            work(member, barrier)
+        except threading.BrokenBarrierError:  # another's error is the reason
+            pass
+        except BaseException as error:  # an interrupt, too, must not leave the others waiting
+            errors.append(error)
+            barrier.abort()
+
+    threads = [threading.Thread(target=copy_context().run, args=(run, member)) for member in range(1, members)]
+    try:
+        for thread in threads:
+            thread.start()
+        run(0)
+    except BaseException:  # no thread could be started, or an interrupt between two lines
+        barrier.abort()
+        raise
+    finally:
+        for thread in threads:
+            if thread.ident:
+                thread.join()
+    if errors:
+        raise errors.pop(0)  # kept nowhere else, or its frames would keep their arrays

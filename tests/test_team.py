@@ -1,0 +1,284 @@
+"""Inference by a team of threads: the forward's numbers, whatever the number of threads, and BLAS as it was found."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from op_table import random_params
+from strategies import configs, seeds
+from test_model import SMALL, random_tokens, relative
+from threadpoolctl import threadpool_info, threadpool_limits
+
+import musiq_ref as mq
+from musiq_ref import team
+from musiq_ref.config import NAMED_CONVENTIONS
+from musiq_ref.model import by_team, inference
+from musiq_ref.model.folded import fold
+from musiq_ref.model.parameters import flatten, map_params
+from musiq_ref.team import ONE_THREAD, share, together
+from musiq_ref.verify import deterministic_params
+
+TOKENS = random_tokens(SMALL, 41, 0)
+PARAMS = deterministic_params(SMALL, 3, "float64")
+CHECKPOINT = mq.Checkpoint(PARAMS, SMALL, "native", None)
+
+
+def blas_threads():
+    return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+
+
+def forward(params, tokens, config):
+    return mq.forward(params, mq.batch([tokens]), config)[0][0]
+
+
+@pytest.fixture(autouse=True)
+def blas_is_left_as_it_was():
+    before = blas_threads()
+    yield
+    assert blas_threads() == before
+    assert ONE_THREAD.users == 0
+
+
+# ---- The same numbers
+
+
+@pytest.mark.parametrize("conventions", NAMED_CONVENTIONS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
+@pytest.mark.parametrize("threads", [1, 2, 3, 50])
+def test_a_team_computes_what_the_forward_computes(conventions, dtype, tolerance, threads, monkeypatch):
+    for name, size in (("PATCHES", 3), ("EMBEDDED", 7), ("ROWS", 5)):  # pieces that do not come out even
+        monkeypatch.setattr(by_team, name, size)
+    config = SMALL.replace(conventions=NAMED_CONVENTIONS[conventions])
+    params = map_params(lambda a: a.astype(dtype), PARAMS)
+    logits = mq.predict(params, TOKENS, config, threads=threads)
+    assert logits.dtype == dtype
+    assert relative(logits, forward(params, TOKENS, config)) < tolerance
+
+
+@settings(max_examples=30)
+@given(configs(), st.integers(1, 9), seeds, st.integers(1, 4))
+def test_for_every_configuration_and_random_parameters_of_either_sign(config, n, seed, threads):
+    params, tokens = random_params(config), random_tokens(config, n, seed)
+    expected = forward(params, tokens, config)
+    np.testing.assert_allclose(mq.predict(params, tokens, config, threads=threads), expected, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("change", [{"longer_sides": ()}, {"native": False}, {"patch_size": 4}, {"stem": "linear"}])
+@pytest.mark.parametrize("size", [(2, 30), (33, 8), (57, 91)])
+def test_photographs_of_odd_sizes_and_one_scale(change, size):
+    config = SMALL.replace(**change)
+    params = deterministic_params(config, 1, "float64")
+    tokens = mq.tokenize(mq.verify.deterministic_image(3, *size), config)
+    assert relative(mq.predict(params, tokens, config, threads=2), forward(params, tokens, config)) < 1e-11
+
+
+def test_signs_of_the_scale_before_the_pooling():
+    """A negative scale turns the maximum into a minimum; both signs may be in one group, whose mean they share."""
+    scale = PARAMS["stem"]["gn_root"]["scale"] * np.resize([1, -1, -1, 0, 1], 64)
+    params = {**PARAMS, "stem": {**PARAMS["stem"], "gn_root": {**PARAMS["stem"]["gn_root"], "scale": scale}}}
+    assert relative(mq.predict(params, TOKENS, SMALL, threads=2), forward(params, TOKENS, SMALL)) < 1e-12
+
+
+@pytest.mark.parametrize("run", [by_team._centre, lambda x, eps: _layer_norm_rho(x)])
+def test_variances_do_not_cancel(run):
+    """At mean 1000 and deviation 0.01, E[x²] − E[x]² in float32 is all noise."""
+    exact = 1000 + 0.01 * np.random.default_rng(0).standard_normal((2, 4, 4, 64))
+    x = exact.astype("f4")
+    rho = run(x.copy(), 1e-12)
+    groups = x.astype("f8").reshape(2, 16, 32, 2) if rho.shape == (2, 1, 1, 64) else x.astype("f8").reshape(32, 64, 1)
+    axes = (1, 3) if rho.shape == (2, 1, 1, 64) else 1
+    expected = 1 / groups.std(axis=axes)
+    assert np.abs(rho.reshape(*expected.shape[:2], -1)[..., 0].squeeze() / expected.squeeze() - 1).max() < 0.01
+
+
+def _layer_norm_rho(x):
+    rows = x.reshape(-1, x.shape[-1])
+    y = by_team._norm(rows, np.empty_like(rows))
+    return y.std(axis=1) / rows.astype("f8").std(axis=1)
+
+
+def test_folded_parameters_give_the_same_bits_and_nothing_is_written_into_what_is_passed():
+    params = map_params(np.copy, PARAMS)
+    for _, array in flatten(params):
+        array.flags.writeable = False
+    for array in TOKENS:
+        array.flags.writeable = False
+    folded = fold(params, SMALL)
+    assert np.array_equal(mq.predict(folded, TOKENS, SMALL), mq.predict(params, TOKENS, SMALL))
+    with pytest.raises(ValueError, match=r"head/kernel has shape \(48, 3\)"):
+        fold(params, SMALL.replace(outputs=4))
+
+
+def test_the_same_bits_from_run_to_run_and_nothing_but_rounding_between_teams():
+    image = mq.verify.deterministic_image(3, 90, 130)
+    scores = {}
+    for threads in (1, 2, 3, 7):
+        one = mq.scorer(CHECKPOINT, threads=threads)
+        several = {one(image).value for _ in range(5)}
+        assert len(several) == 1
+        scores[threads] = several.pop()
+    assert max(scores.values()) - min(scores.values()) < 1e-5
+
+
+def test_tokens_that_the_mask_leaves_out_are_never_looked_at():
+    tokens = mq.Tokens(TOKENS.patches.copy(), *TOKENS[1:])
+    tokens.patches[~tokens.mask] = 1e30
+    with warnings.catch_warnings(action="error"):
+        assert np.array_equal(mq.predict(PARAMS, tokens, SMALL), mq.predict(PARAMS, TOKENS, SMALL))
+
+
+# ---- BLAS
+
+
+def test_none_means_as_many_threads_as_blas_may_use(monkeypatch):
+    seen, real = [], inference.logits_by_team
+
+    def seeing(folded, tokens, config, members, progress):
+        seen.append((members, set(blas_threads())))
+        return real(folded, tokens, config, members, progress)
+
+    monkeypatch.setattr(inference, "logits_by_team", seeing)
+    with threadpool_limits(3, "blas"):
+        mq.predict(PARAMS, TOKENS, SMALL)
+        mq.predict(PARAMS, TOKENS, SMALL, threads=2)
+        mq.scorer(CHECKPOINT, threads=5)(mq.verify.deterministic_image(3, 20, 30))
+    assert seen == [(3, {1}), (2, {1}), (5, {1})]
+
+
+def test_where_blas_cannot_be_limited_it_keeps_its_threads(monkeypatch):
+    monkeypatch.setattr(team, "_blas", lambda: SimpleNamespace(lib_controllers=(), limit=lambda limits: None))
+    monkeypatch.setattr(inference, "logits_by_team", None)
+    assert relative(mq.predict(PARAMS, TOKENS, SMALL, threads=2), forward(PARAMS, TOKENS, SMALL)) < 1e-12
+
+
+def test_several_at_once_share_the_limit_and_the_last_puts_it_back():
+    with threadpool_limits(2, "blas"):
+        with ONE_THREAD as first:
+            inner = ONE_THREAD.__enter__()
+            assert (first, inner) == (2, 2)  # not 1, which it now is
+            assert set(blas_threads()) == {1}
+        assert set(blas_threads()) == {1}  # the first to come has left
+        ONE_THREAD.__exit__()
+        assert set(blas_threads()) == {2}
+
+
+def test_scorers_in_many_threads():
+    images = [mq.verify.deterministic_image(i, 30 + i, 50) for i in range(4)]
+    scorers = [mq.scorer(CHECKPOINT, threads=threads) for threads in (1, 2, 3)]
+    expected = [[one(image).value for image in images] for one in scorers]
+    with threadpool_limits(2, "blas"):
+        with ThreadPoolExecutor(6) as pool:
+            for _ in range(3):
+                results = [list(pool.map(one, images)) for one in scorers]
+                assert [[score.value for score in scores] for scores in results] == expected
+        assert set(blas_threads()) == {2}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="fork is Unix")
+def test_a_child_that_is_forked_while_a_team_is_at_work_scores_and_has_its_threads_of_blas():
+    """In a program of its own: pytest and other tests may have threads, beside which Python warns of a fork."""
+    program = """
+import os, threading, warnings
+import numpy as np, musiq_ref as mq
+from musiq_ref.team import ONE_THREAD, _blas
+warnings.simplefilter("ignore", DeprecationWarning)
+config = mq.MusiqConfig.preset("tiny")
+params = mq.verify.deterministic_params(config, 1)
+tokens = mq.tokenize(mq.verify.deterministic_image(3, 40, 60), config)
+threads = lambda: {library.num_threads for library in _blas().lib_controllers}
+before, alone, codes = threads(), mq.predict(params, tokens, config, threads=2), []
+def child(share):
+    if codes:
+        return
+    pid = os.fork()
+    if pid == 0:
+        fine = threads() == before and ONE_THREAD.users == 0
+        fine = fine and np.array_equal(mq.predict(params, tokens, config, threads=2), alone) and threads() == before
+        os._exit(0 if fine else 3)
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+assert np.array_equal(mq.predict(params, tokens, config, progress=child, threads=2), alone)
+assert codes == [0] and threads() == before, (codes, threads(), before)
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# ---- Progress, errors, memory
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_progress_rises_from_0_to_1_in_the_callers_thread(threads):
+    seen = []
+    mq.predict(PARAMS, TOKENS, SMALL, progress=lambda done: seen.append((done, threading.get_ident())), threads=threads)
+    shares = [share for share, _ in seen]
+    assert shares == sorted(shares)
+    assert 0 < shares[0] < 1
+    assert shares[-1] == 1
+    assert {thread for _, thread in seen} == {threading.get_ident()}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_an_error_in_one_thread_ends_them_all(error):
+    def fail(done):
+        raise error
+
+    with pytest.raises(error):
+        mq.predict(PARAMS, TOKENS, SMALL, progress=fail, threads=3)
+    assert not [thread for thread in threading.enumerate() if "(run)" in thread.name]
+
+
+def test_an_error_in_another_thread_is_raised_in_the_callers():
+    def work(member, barrier):
+        if member == 1:
+            raise MemoryError("member 1")
+        barrier.wait(10)
+
+    before = threading.active_count()
+    with pytest.raises(MemoryError, match="member 1"):
+        together(work, 3)
+    assert threading.active_count() == before
+
+
+def test_a_thread_that_cannot_be_started_leaves_nobody_waiting(monkeypatch):
+    real, started = threading.Thread.start, []
+
+    def start(thread):
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(RuntimeError, match="can't start"):
+        together(lambda member, barrier: barrier.wait(10), 3)
+    assert not started[0].is_alive()
+
+
+def test_the_callers_errstate_holds_in_every_thread():
+    def work(member, barrier):
+        np.float64(1) / np.float64(0)
+
+    with warnings.catch_warnings(action="error"):
+        with np.errstate(divide="ignore"):
+            together(work, 3)
+        with pytest.raises(RuntimeWarning):
+            together(work, 2)
+
+
+def test_shares_are_all_rows_and_about_equal():
+    for rows in (0, 1, 7, 50):
+        for members in (1, 2, 3, 9):
+            parts = [share(rows, member, members) for member in range(members)]
+            assert [i for part in parts for i in range(rows)[part]] == list(range(rows))
+            assert max(p.stop - p.start for p in parts) - min(p.stop - p.start for p in parts) <= 1
