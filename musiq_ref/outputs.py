@@ -94,7 +94,7 @@ def is_ours(path: Path) -> bool:
         near = start + file.read(NEAR)
     suffix = Path(path.name.removesuffix(".part")).suffix.lower()
     if suffix == ".csv":  # a table's mark is its header
-        return not size or start.startswith(MARKS[suffix])
+        return any(start.startswith(mark[: len(start)]) for mark in MARKS[suffix])  # a killed writer may leave less
     return not size or any(mark in near for mark in MARKS.get(suffix, ()))
 
 

@@ -170,7 +170,7 @@ def test_rows_reach_the_table_at_once(folder, monkeypatch, capsys):
             raise KeyboardInterrupt
         return real(path)
 
-    monkeypatch.setattr("musiq_ref.cli.score.scorer", lambda *_: interrupted)
+    monkeypatch.setattr("musiq_ref.cli.score.scorer", lambda *_, **__: interrupted)
     assert main(["score", "a.png", "b.png", "--checkpoint", "tiny.safetensors", "--csv", "out.csv"]) == 130
     assert "the scores so far are in out.csv.part" in capsys.readouterr().err
     assert not Path("out.csv").exists()

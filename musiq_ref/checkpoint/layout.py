@@ -86,7 +86,7 @@ def printable(name: object) -> str:
 
 def damaged(error: Exception) -> CheckpointError:
     """The sentence for a file whose start is right and whose rest is not."""
-    reason = " ".join(str(error).split())[:160] or type(error).__name__
+    reason = printable(" ".join(str(error).split())) or type(error).__name__
     return CheckpointError(f"cut short, damaged or not plain numbers ({reason}); download or export it again")
 
 

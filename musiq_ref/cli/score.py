@@ -21,7 +21,7 @@ from musiq_ref.cli.shared import add_force, add_max_pixels, add_scoring, say_whi
 from musiq_ref.config import NAMED_CONVENTIONS
 from musiq_ref.image.find import find_images
 from musiq_ref.image.limits import most_bytes
-from musiq_ref.outputs import check_output, write_output
+from musiq_ref.outputs import OutputError, check_output, write_output
 from musiq_ref.scoring import Score, scorer
 
 EXAMPLE = "musiq-ref score photo.jpg holiday/ --csv scores.csv --html gallery.html"
@@ -125,9 +125,11 @@ def _csv_table(path: Path | None, outputs: int) -> Iterator[Callable[[dict[str, 
         with open(part, "w", newline="", encoding="utf-8", errors="backslashreplace", buffering=1) as file:
             yield _row_writer(file, outputs)
         os.replace(part, path)
-    except BaseException:
+    except BaseException as error:
         if part.exists():
             print(f"the scores so far are in {part}", file=sys.stderr)
+        if isinstance(error, OSError) and error.filename is None:
+            raise OutputError(f"{path} cannot be written ({error.strerror}); make space, or name another") from None
         raise
 
 

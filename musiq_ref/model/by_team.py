@@ -49,6 +49,7 @@ def logits_by_team(
     z[0] = params["class_token"]
     members = min(members, N)  # then the first has the class token
     per_patch, per_token = _costs(folded, N, config)
+    progress(0.0)
 
     def work(member: int, barrier: threading.Barrier) -> None:
         own, done = share(N, member, members), 0.0

@@ -21,7 +21,7 @@ from safetensors.numpy import load, save
 from threadpoolctl import threadpool_limits
 
 from musiq_ref.checkpoint import load_checkpoint
-from musiq_ref.checkpoint.layout import CheckpointError
+from musiq_ref.checkpoint.layout import CheckpointError, printable
 from musiq_ref.checkpoint.native import METADATA_KEY, config_from_json, config_to_json
 from musiq_ref.config import NAMED_CONVENTIONS, MusiqConfig
 from musiq_ref.image.decode import decode
@@ -339,7 +339,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, RecursionError):
         raise FixtureError(f"{path}: cannot be read as a fixture's manifest; {AGAIN}") from None
     if kind != FORMAT or version != VERSION:
-        raise FixtureError(f"{path}: is {kind} version {version}; this program reads {FORMAT} version {VERSION}")
+        its = f"{printable(kind)} version {version if isinstance(version, int) else printable(version)}"
+        raise FixtureError(f"{path}: is {its}; this program reads {FORMAT} version {VERSION}")
     if digest({k: v for k, v in manifest.items() if k != "manifest_sha256"}) != claimed:
         raise FixtureError(f"{path}: was edited after the generator wrote it; {AGAIN}")
     files = manifest.get("files")
