@@ -31,7 +31,7 @@ import musiq_ref as mq
 from course import exercise, photograph, show
 from musiq_ref import verify
 from musiq_ref.image.tokenize import drop_padding, scales_of
-from musiq_ref.model import inference
+from musiq_ref.model import by_team
 from musiq_ref.ops.layer_norm import layer_norm
 from musiq_ref.ops.softmax import softmax
 
@@ -314,7 +314,7 @@ memory = {
     "all blocks, kept": 4 * L * H * N**2,
     "one block, all heads": 4 * H * N**2,
     "one head": 4 * N**2,
-    "some rows of one head": 4 * np.minimum(N**2, inference.SCORES),
+    "some rows of one head": 4 * N * np.minimum(N, by_team.ROWS),
 }
 
 # %%
@@ -340,7 +340,7 @@ assert memory["all blocks, kept"][3] > 16 * 2**30 > memory["one head"][3]
 # so when it scores:
 
 # %%
-show(inference._attention)
+show(by_team._attend)
 
 
 # %%
@@ -560,4 +560,4 @@ exercise(3, my_merge, check)
 # - M. Milakov, N. Gimelshein: *Online normalizer calculation for softmax*, 2018.
 # - M. N. Rabe, C. Staats: *Self-attention does not need O(n²) memory*, 2021.
 # - T. Dao et al.: *FlashAttention: Fast and memory-efficient exact attention with IO-awareness*, NeurIPS 2022.
-# - The code: `musiq_ref/model/inference.py`, `musiq_ref/model/recompute.py`, `musiq_ref/ops/softmax.py`.
+# - The code: `musiq_ref/model/by_team.py`, `musiq_ref/model/recompute.py`, `musiq_ref/ops/softmax.py`.

@@ -87,7 +87,7 @@ def assemble(
 
 def _file(images: Path, name: str) -> str:
     """The file's name; the back slashes of Windows are understood everywhere."""
-    return name if "\\" not in name or os.path.isfile(images / name) else name.replace("\\", "/")
+    return name if name.endswith("\\") or os.path.isfile(images / name) else name.replace("\\", "/")
 
 
 def _problem(path: Path, row: int, before: int) -> str:
