@@ -8,6 +8,7 @@ from pathlib import Path
 
 from musiq_ref.config import NAMED_CONVENTIONS
 from musiq_ref.verify.ladder.fixture import PRESETS, make_fixture
+from musiq_ref.verify.ladder.suite import make_suite
 
 EXAMPLE = "musiq-ref fixture reference/ --preset tiny --conventions official"
 
@@ -21,11 +22,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--outputs", type=int, metavar="C", help="outputs of the model with made weights (default 10)")
     parser.add_argument("--checkpoint", metavar="FILE|NAME", help="take the weights from a checkpoint instead")
     parser.add_argument("--image", metavar="FILE", help="an image instead of the made one")
+    parser.add_argument(
+        "--suite",
+        action="store_true",
+        help="write a folder of small fixtures: portrait, panorama, 12 layers, …",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Exit code 0: written; 2: bad use."""
+    if args.suite:
+        return _suite(args)
     if args.outputs is not None and (args.outputs < 1 or args.checkpoint):
         raise ValueError("--outputs is a number of at least 1, for made weights only; leave it out with --checkpoint")
     fixture = make_fixture(
@@ -41,4 +49,15 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({"path": str(args.folder), "stages": len(fixture.stages), "content_sha256": digest}))
     else:
         print(f"{args.folder}: {len(fixture.stages)} stages; compare yours with: musiq-ref compare {args.folder} MINE")
+    return 0
+
+
+def _suite(args: argparse.Namespace) -> int:
+    if args.preset != "tiny" or args.outputs or args.checkpoint or args.image:
+        raise ValueError("a suite has its own models and images; with --suite give --conventions only")
+    cases = {name: len(fixture.stages) for name, fixture in make_suite(args.folder, args.conventions).items()}
+    if args.json:
+        print(json.dumps({"path": str(args.folder), "cases": cases}))
+    else:
+        print(f"{args.folder}: {len(cases)} cases; compare yours with: musiq-ref compare {args.folder} MINE")
     return 0

@@ -70,15 +70,15 @@ def _raised(name: str, error: BaseException) -> str:
     return f"{name} raised {type(error).__name__}: {' '.join(what.split())}{where}"
 
 
-def compare_port(fixture: Fixture, port: Port, *, diagnose: bool = True) -> Comparison:
-    """`compare`, of the stages of a callable.
+def compare_port(fixture: Fixture, port: Port, **options: Any) -> Comparison:
+    """`compare`, with its options, of the stages of a callable.
 
     >>> from musiq_ref.verify import build_fixture
     >>> fixture = build_fixture(image=np.zeros((40, 50, 3), np.uint8))
     >>> compare_port(fixture, reference_port).passed
     True
     """
-    return compare(fixture, run_port(fixture, port), diagnose=diagnose)
+    return compare(fixture, run_port(fixture, port), **options)
 
 
 def reference_port(fixture: Fixture, tap: Callable[[str, Any], Any]) -> dict[str, Any]:
@@ -92,8 +92,10 @@ def reference_port(fixture: Fixture, tap: Callable[[str, Any], Any]) -> dict[str
     return run_stages(fixture.params, fixture.image, fixture.config, tap=tap, gradients=False)
 
 
-def single_step(fixture: Fixture, port: Port) -> Comparison:
+def single_step(fixture: Fixture, port: Port, **options: Any) -> Comparison:
     """Every stage computed from the reference's input: errors do not grow, and every wrong stage shows by itself.
+
+    options: those of `compare`
 
     >>> from musiq_ref.verify import build_fixture
     >>> fixture = build_fixture(image=np.zeros((40, 50, 3), np.uint8))
@@ -101,7 +103,7 @@ def single_step(fixture: Fixture, port: Port) -> Comparison:
     'single-step'
     """
     exact = run_stages(fixture.params, fixture.image, fixture.config, gradients=False)
-    result = compare(fixture, run_port(fixture, port, exact), diagnose=False)
+    result = compare(fixture, run_port(fixture, port, exact), diagnose=False, **options)
     return replace(result, mode="single-step")
 
 

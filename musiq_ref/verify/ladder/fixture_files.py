@@ -8,6 +8,7 @@ import json
 import math
 import secrets
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from musiq_ref.verify.ladder.tolerance import Tolerance
 from musiq_ref.version import __version__
 
 FORMAT, VERSION = "musiq_ref fixture", 1
-IMAGE_SIZES = "image_sizes.npy"
+MANIFEST, IMAGE_SIZES = "manifest.json", "image_sizes.npy"
 AGAIN = "make the fixture again with `musiq-ref fixture`"
 
 
@@ -86,7 +87,13 @@ def sample_places(size: int, count: int | None) -> np.ndarray | slice:
 
 
 def write_fixture(folder: Path, fixture: Fixture) -> Fixture:
-    """Writes a fixture beside, then moves it into `folder`, the manifest last: without it a folder is not one.
+    """Writes a fixture into an empty folder. Raises FixtureError when it cannot be written."""
+    manifest = fill_folder(folder, lambda part: write_files(part, fixture), MANIFEST)
+    return fixture._replace(path=folder, manifest=manifest)
+
+
+def fill_folder(folder: Path, fill: Callable[[Path], Any], last: str) -> Any:
+    """What `fill` returns; it fills a folder beside that is then moved into place, the `last` file last.
 
     Raises FixtureError when it cannot be written.
     """
@@ -94,17 +101,17 @@ def write_fixture(folder: Path, fixture: Fixture) -> Fixture:
     part = place.with_name(f".{place.name}.{secrets.token_hex(4)}.part")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        manifest = _write_files(part, fixture)
-        for path in sorted(part.iterdir(), key=lambda path: path.name == "manifest.json"):
+        result = fill(part)
+        for path in sorted(part.iterdir(), key=lambda path: path.name == last):
             path.rename(place / path.name)
     except OSError as error:
         raise FixtureError(f"{folder}: cannot be written ({error.strerror}); check its rights and the space") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return fixture._replace(path=folder, manifest=manifest)
+    return result
 
 
-def _write_files(part: Path, fixture: Fixture) -> dict[str, Any]:
+def write_files(part: Path, fixture: Fixture) -> dict[str, Any]:
     """Writes the files of a fixture into a new folder; returns the manifest."""
     files: dict[str, str] = {}
 
@@ -127,7 +134,8 @@ def _write_files(part: Path, fixture: Fixture) -> dict[str, Any]:
         file = f"stages/{stage.name}.npy"
         row: dict[str, Any] = {"name": stage.name, "file": file, "sha256": put(file, npy(stage.array))}
         row |= {"shape": list(stage.shape), "dtype": str(stage.array.dtype), "axes": list(axes_of(stage.name))}
-        rows.append({**row, "sample": stage.sample, "tolerance": stage.tolerance._asdict()})
+        tolerance = {key: value for key, value in stage.tolerance._asdict().items() if key != "gain"}
+        rows.append({**row, "sample": stage.sample, "tolerance": tolerance})
     manifest = {
         "format": FORMAT,
         "version": VERSION,
@@ -141,7 +149,7 @@ def _write_files(part: Path, fixture: Fixture) -> dict[str, Any]:
         "stages": rows,
     }
     manifest["manifest_sha256"] = digest(manifest)
-    (part / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    (part / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return manifest
 
 
@@ -187,14 +195,14 @@ def load_fixture(folder: str | Path) -> Fixture:
             )
             raise FixtureError(f"{folder / file}: {what}; {AGAIN}")
     present = {str(p.relative_to(folder).as_posix()) for p in folder.rglob("*") if p.is_file()}
-    extra = sorted(present - set(files) - {"manifest.json"})
+    extra = sorted(present - set(files) - {MANIFEST})
     if extra:
         raise FixtureError(f"{folder / extra[0]}: does not belong to this fixture; move it elsewhere")
     try:
         return _assembled(folder, manifest, contents)
     except (ValueError, TypeError, LookupError, AttributeError, OSError, SyntaxError, SafetensorError) as error:
         reason = " ".join(str(error).split())
-        raise FixtureError(f"{folder / 'manifest.json'}: does not fit its files ({reason}); {AGAIN}") from None
+        raise FixtureError(f"{folder / MANIFEST}: does not fit its files ({reason}); {AGAIN}") from None
 
 
 def _assembled(folder: Path, manifest: dict[str, Any], contents: dict[str, bytes]) -> Fixture:
@@ -220,7 +228,7 @@ def _array(content: bytes) -> np.ndarray:
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a folder, if it is one of ours and unchanged."""
-    path = folder / "manifest.json"
+    path = folder / MANIFEST
     if not path.is_file():
         raise FixtureError(f"{path}: is missing, so {folder} is no fixture; make one with `musiq-ref fixture`")
     try:

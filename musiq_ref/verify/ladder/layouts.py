@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from musiq_ref.checkpoint import from_official, from_pyiqa
+from musiq_ref.checkpoint.bfloat16 import widen
 from musiq_ref.checkpoint.layout import CheckpointError
 from musiq_ref.config import MusiqConfig
 from musiq_ref.model.parameters import flatten, parameter_shapes
@@ -17,6 +18,14 @@ from musiq_ref.verify.ladder.fixture import Fixture, Stage, sample_places
 from musiq_ref.verify.ladder.stages import SEQUENCE, axes_of, validity
 
 SHARED = {"head/kernel", "head/bias"}  # names that are the authors' and ours
+REFUSED = {
+    "c": "MUSIQ has no complex numbers; give the real part, as float32",
+    "U": "text; write the numbers themselves, as float32",
+    "S": "text; write the numbers themselves, as float32",
+    "O": "Python objects, of lists of unequal lengths perhaps; give one array of numbers",
+    "M": "dates; give float32",
+    "m": "time spans; give float32",
+}
 CLOSE = 0.05  # distance below which a layout is taken for the right one
 
 
@@ -63,6 +72,8 @@ def split_fused(mine: Mapping[str, Any], config: MusiqConfig) -> tuple[dict[str,
         if not name.endswith("/qkv"):
             result[name] = value
             continue
+        if np.size(value) != 3 * np.prod(np.shape(value)[:2]) * config.width:
+            raise LayoutError(f"{name} has shape {np.shape(value)}; it must be (batch, sequence, {3 * config.width})")
         parts = np.asarray(value).reshape(*np.shape(value)[:2], 3, config.heads, config.head_width)
         for k, part in enumerate(("query", "key", "value")):
             result[f"{name[:-3]}{part}"] = parts[:, :, k].swapaxes(1, 2)
@@ -76,12 +87,7 @@ def fit(stage: Stage, mine: Any, fixture: Fixture) -> tuple[np.ndarray, str, Dis
 
     Of several layouts of the right size the closest is taken. Raises LayoutError when there is none.
     """
-    try:
-        array = np.asarray(mine)
-    except ValueError:
-        raise LayoutError(f"{stage.name} is no array; give one of shape {stage.shape}") from None
-    if array.dtype.kind not in "fiub":
-        raise LayoutError(f"{stage.name} is an array of {array.dtype}; give one of numbers")
+    array = as_numbers(stage, mine)
     if stage.sample and array.shape == stage.array.shape:  # mine holds the sample only, as the fixture does
         return array, "", distance(stage.array, array, sampled_validity(stage, fixture))
     found: list[tuple[np.ndarray, str, Distance]] = []
@@ -95,6 +101,26 @@ def fit(stage: Stage, mine: Any, fixture: Fixture) -> tuple[np.ndarray, str, Dis
     if not found:
         raise LayoutError(f"{stage.name} has shape {array.shape}; it must be {stage.shape}")
     return next((f for f in found if not f[1]), min(found, key=lambda f: f[2].norm))  # nothing fits: as it was given
+
+
+def as_numbers(stage: Stage, mine: Any) -> np.ndarray:
+    """My array, if it holds numbers: integers, floats of any width, bfloat16 (NumPy saves it as values of two bytes).
+
+    Raises LayoutError, which says why, for anything else.
+    """
+    try:
+        array = np.asarray(mine)
+    except (ValueError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise LayoutError(f"{stage.name} is no array ({reason}); give one of shape {stage.shape}") from None
+    if array.dtype.kind == "V" and array.dtype.itemsize == 2 and array.dtype.names is None:
+        return widen(array.view(np.uint16))
+    if array.dtype.kind not in "fiub":
+        why = REFUSED.get(array.dtype.kind, "no numbers that NumPy knows; convert them to float32")
+        raise LayoutError(f"{stage.name} is an array of {array.dtype}: {why}")
+    if array.dtype == np.uint16 and stage.array.dtype.kind == "f":
+        raise LayoutError(f"{stage.name} is an array of uint16; if they are bfloat16, convert them to float32")
+    return array
 
 
 def _layouts(array: np.ndarray, stage: Stage, fixture: Fixture) -> Iterator[tuple[np.ndarray, str]]:
