@@ -78,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"{args.fixture} is a suite; for --self-test and --bisect name one of the folders in it")
         return _suite(args)
     fixture = at_precision(load_fixture(args.fixture), args.precision)
+    if "training" in fixture.manifest and (args.self_test or args.bisect or args.single_step):
+        raise ValueError(f"{args.fixture} is a fixture of training, which can only be compared")
     if args.self_test:
         return _self_test(fixture, args.json)
     if args.bisect:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from musiq_ref.config import NAMED_CONVENTIONS
+from musiq_ref.verify.ladder.descent import curve, make_training_fixture
 from musiq_ref.verify.ladder.fixture import PRESETS, make_fixture
 from musiq_ref.verify.ladder.suite import make_suite
 
@@ -27,13 +28,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write a folder of small fixtures: portrait, panorama, 12 layers, …",
     )
+    parser.add_argument(
+        "--training", action="store_true", help="write five steps of two optimisers on two images instead"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Exit code 0: written; 2: bad use."""
-    if args.suite:
-        return _suite(args)
+    if args.suite or args.training:
+        return _made(args)
     if args.outputs is not None and (args.outputs < 1 or args.checkpoint):
         raise ValueError("--outputs is a number of at least 1, for made weights only; leave it out with --checkpoint")
     fixture = make_fixture(
@@ -52,12 +56,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _suite(args: argparse.Namespace) -> int:
+def _made(args: argparse.Namespace) -> int:
+    """A suite or a fixture of training, whose models and images are their own."""
+    if args.suite and args.training:
+        raise ValueError("--suite and --training write different folders; give one of the two")
     if args.preset != "tiny" or args.outputs or args.checkpoint or args.image:
-        raise ValueError("a suite has its own models and images; with --suite give --conventions only")
-    cases = {name: len(fixture.stages) for name, fixture in make_suite(args.folder, args.conventions).items()}
-    if args.json:
-        print(json.dumps({"path": str(args.folder), "cases": cases}))
+        raise ValueError("--suite and --training have models and images of their own; add --conventions only")
+    if args.suite:
+        cases = {name: len(fixture.stages) for name, fixture in make_suite(args.folder, args.conventions).items()}
+        said, about = f"{len(cases)} cases", {"cases": cases}
     else:
-        print(f"{args.folder}: {len(cases)} cases; compare yours with: musiq-ref compare {args.folder} MINE")
+        fixture = make_training_fixture(args.folder, args.conventions)
+        said, about = f"{len(fixture.stages)} stages", {"stages": len(fixture.stages)}
+        print("" if args.json else curve(fixture) + "\n", end="")
+    command = f"musiq-ref compare {args.folder} MINE"
+    about = json.dumps({"path": str(args.folder), **about})
+    print(about if args.json else f"{args.folder}: {said}; compare yours with: {command}")
     return 0

@@ -63,7 +63,7 @@ def compare(
     notes = [*notes[:20], *padded_rows(fixture, stages), *padded_tokens(fixture, stages)]
     lacking = [name for name in required if name not in stages]
     result = Comparison(rungs, fixture.manifest, layouts, None, notes, lacking=lacking)
-    if diagnose:
+    if diagnose and "training" not in fixture.manifest:
         result = replace(result, diagnosis=fingerprint(fixture, stages))
     return result
 

@@ -125,7 +125,8 @@ def write_files(part: Path, fixture: Fixture) -> dict[str, Any]:
     config = json.loads(config_to_json(fixture.config))
     leaves = {name: np.ascontiguousarray(a.astype(np.float32)) for name, a in flatten(fixture.params)}
     put("weights.safetensors", save(leaves, {METADATA_KEY: json.dumps(config, sort_keys=True)}))
-    score, distribution = targets(fixture.config)
+    training = fixture.manifest.get("training")
+    score, distribution = (np.array(training["targets"]), None) if training else targets(fixture.config)
     inputs = {"image.npy": fixture.image, IMAGE_SIZES: np.array(SIDES), "target/score.npy": score}
     for file, array in (inputs | ({} if distribution is None else {"target/distribution.npy": distribution})).items():
         put(file, npy(array))

@@ -74,6 +74,8 @@ def at_precision(fixture: Fixture, precision: str, back: bool = True) -> Fixture
         raise ValueError(f"no precision is called {precision!r}{meant}")
     if precision in ("float32", fixture.manifest.get("precision")):
         return fixture
+    if "training" in fixture.manifest:
+        raise ValueError(f"a fixture of training is judged as float32 only, not as {precision}; give another fixture")
     back = back and precision != "int8"
     runs = [rounded_run(fixture, precision, seed, back) for seed in range(RUNS)]
     stages = {

@@ -199,7 +199,7 @@ def axes_of(name: str) -> tuple[str, ...]:
     >>> axes_of("gradient/encoder/block_00/attention/weights")
     ('batch', 'head', 'sequence (query)', 'sequence (key)')
     """
-    if name.startswith((*BACK[1:], "loss/")):
+    if name.startswith((*BACK[1:], "loss/", "training/")):
         return ()
     if name.startswith("pixels/"):
         return ("row", "column", "channel")
