@@ -43,7 +43,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--command", metavar="COMMAND", help="run this with the fixture and an empty folder as its last two arguments"
     )
     parser.add_argument(
-        "--require", metavar="NAME|GLOB", nargs="+", default=[], help="it does not pass without these stages"
+        "--require",
+        metavar="NAME|GLOB",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="it does not pass without these stages",
     )
     parser.add_argument("--allow-unknown", action="store_true", help="accept arrays whose names are no stage")
     parser.add_argument(
@@ -77,13 +82,13 @@ def run(args: argparse.Namespace) -> int:
         if one:
             raise ValueError(f"{args.fixture} is a suite; for --self-test and --bisect name one of the folders in it")
         return _suite(args)
-    fixture = at_precision(load_fixture(args.fixture), args.precision)
+    fixture = load_fixture(args.fixture)
     if "training" in fixture.manifest and (args.self_test or args.bisect or args.single_step):
         raise ValueError(f"{args.fixture} is a fixture of training, which can only be compared")
     if args.self_test:
-        return _self_test(fixture, args.json)
+        return _self_test(at_precision(fixture, args.precision), args.json)
     if args.bisect:
-        found = bisect(fixture, load_callable(args.mine))
+        found = bisect(at_precision(fixture, args.precision, back=False), load_callable(args.mine))
         print(json.dumps({"first_wrong_block": found}) if args.json else found or "all blocks agree")
         return 1 if found else 0
     comparison = _compare(fixture, args, not args.no_diagnosis, args.require)
@@ -92,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _compare(fixture: Fixture, args: argparse.Namespace, diagnose: bool, require: list[str]) -> Comparison:
-    options = {"require": require, "allow_unknown": args.allow_unknown}
+    options = {"require": require, "allow_unknown": args.allow_unknown, "precision": args.precision}
     if args.command:
         return compare(fixture, run_command(args.command, fixture), diagnose=diagnose, **options)
     if ":" not in args.mine:
@@ -104,12 +109,13 @@ def _compare(fixture: Fixture, args: argparse.Namespace, diagnose: bool, require
 
 
 def _suite(args: argparse.Namespace) -> int:
-    fixtures = {name: at_precision(f, args.precision) for name, f in load_suite(args.fixture).items()}
+    fixtures = load_suite(args.fixture)
     options: dict[str, Any] = {"diagnose": not args.no_diagnosis, "require": args.require}
     if args.command or ":" in args.mine:
         found = over_cases(fixtures, lambda _, fixture, **given: _compare(fixture, args, **given), **options)
     else:
-        found = compare_suite(fixtures, args.mine, allow_unknown=args.allow_unknown, **options)
+        options |= {"allow_unknown": args.allow_unknown, "precision": args.precision}
+        found = compare_suite(fixtures, args.mine, **options)
     _report(args, found, as_suite_page, found.cases, found.failed)
     return 0 if found.passed else 1 if found.differs else 2
 

@@ -50,14 +50,15 @@ def compare(
     (False, 'score')
     """
     fixture = fixture if isinstance(fixture, Fixture) else load_fixture(fixture)
-    required = matching(fixture.stages, require)
     given = mine if isinstance(mine, Mapping) else read_stages(mine)
     given = {name: array for name, array in given.items() if array is not None}
+    fixture = at_precision(fixture, precision, any(name.startswith(BACK) for name in given))
+    if fixture.manifest.get("precision") == "int8":
+        given = {name: array for name, array in given.items() if not name.startswith(BACK)}
+    required = matching(fixture.stages, require)
     renamed, layouts = parameters_by_our_names(given, fixture.config)
     stages, fused = split_fused(renamed, fixture.config)
     notes = check_names(list(stages), fixture.stages, allow_unknown)
-    fixture = at_precision(fixture, precision, any(name.startswith(BACK) for name in stages))
-    stages = {name: array for name, array in stages.items() if precision != "int8" or not name.startswith(BACK)}
     rungs = [rung(stage, stages.get(name), fixture) for name, stage in fixture.stages.items()]
     layouts += fused + [f"{r.name}: {r.layout}" for r in rungs if r.layout]
     notes = [*notes[:20], *padded_rows(fixture, stages), *padded_tokens(fixture, stages)]

@@ -53,7 +53,11 @@ def parameters_by_our_names(mine: Mapping[str, Any], config: MusiqConfig) -> tup
         try:
             ours = from_pyiqa(theirs, heads=config.heads) if pyiqa else from_official(theirs)
         except CheckpointError as error:
-            raise LayoutError(f"the parameters under {group}/ have unknown names: {error}") from None
+            reason = str(error).partition(";")[0]
+            notes.append(
+                f"{group}: the names are not ours, and as those of {'pyiqa' if pyiqa else 'the authors'} {reason}"
+            )
+            continue
         for name in theirs:
             del renamed[f"{group}/{name}"]
         renamed |= {f"{group}/{path}": a for path, a in flatten(ours)}

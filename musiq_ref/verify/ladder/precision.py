@@ -136,13 +136,12 @@ def _measured(stage: Stage, fixture: Fixture, runs: list[dict[str, np.ndarray]],
         return stage._replace(tolerance=old._replace(absolute=absolute))
     margin = MARGIN_BACK if stage.name.startswith(BACK) else MARGIN
     bulk, norm, gain = (max(abs(getattr(d, what)) for d in found) for what in ("bulk", "norm", "gain"))
-    if bulk <= old.bulk and norm <= old.norm:
+    if margin * bulk <= old.bulk and margin * norm <= old.norm:
         return stage
-    least = unit_error * (FEW_UNITS if stage.array.size < FEW else 1)
-    wider = Tolerance(max(margin * min(bulk, 1.0), least), max(margin * min(norm, 1.0), 2 * least), None, bulk)
-    if wider.bulk > COARSE and stage.array.size >= FEW:
-        wider = wider._replace(gain=max(margin * gain, GAIN_FLOOR))
-    return stage._replace(tolerance=wider)
+    least = unit_error * (FEW_UNITS if stage.array.size < FEW else 1) if norm > unit_error / 16 else 0.0
+    allowed = max(margin * min(bulk, 1.0), least, old.bulk), max(margin * min(norm, 1.0), 2 * least, old.norm)
+    coarse = allowed[0] > COARSE and stage.array.size >= FEW
+    return stage._replace(tolerance=Tolerance(*allowed, None, bulk, max(margin * gain, GAIN_FLOOR) if coarse else None))
 
 
 def _sampled(array: np.ndarray, stage: Stage) -> np.ndarray:
