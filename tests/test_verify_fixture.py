@@ -14,8 +14,10 @@ from threadpoolctl import threadpool_limits
 
 import musiq_ref as mq
 from musiq_ref.cli import main
+from musiq_ref.image.resize import resized_sides
 from musiq_ref.verify import FixtureError, build_fixture, load_fixture, make_fixture
 from musiq_ref.verify.ladder.fixture import WEIGHT_SEEDS, fixture_image
+from musiq_ref.verify.ladder.fixture_files import digest
 from musiq_ref.verify.ladder.stages import run_stages
 from musiq_ref.verify.ladder.tolerance import SAFE, corner_margin
 
@@ -121,6 +123,21 @@ def test_an_edited_manifest_is_refused(copy):
     (copy / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(FixtureError, match=r"manifest\.json: was edited"):
         load_fixture(copy)
+
+
+def test_a_fixture_from_before_the_image_sizes_is_read(copy):
+    (copy / "image_sizes.npy").unlink()
+    manifest = json.loads((copy / "manifest.json").read_text())
+    del manifest["files"]["image_sizes.npy"], manifest["manifest_sha256"]
+    (copy / "manifest.json").write_text(json.dumps({**manifest, "manifest_sha256": digest(manifest)}))
+    assert load_fixture(copy).image_sizes.shape == (71, 2)
+
+
+def test_the_image_sizes_are_those_of_the_sides(written):
+    fixture = load_fixture(written)
+    for (height, width), sides in zip(fixture.image_sizes, fixture.stages["integers/sides"].array, strict=True):
+        for longer, (h, w) in zip(fixture.config.longer_sides, sides, strict=True):
+            assert (h, w) == resized_sides(int(height), int(width), longer, "float32")
 
 
 @pytest.mark.parametrize(

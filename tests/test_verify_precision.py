@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -72,7 +74,8 @@ def test_a_float16_port_in_pytorch_passes(torch, gradients):
 
 def test_the_command(tmp_path, capsys):
     make_fixture(tmp_path / "reference")
-    np.savez(tmp_path / "half.npz", **rounded_run(FIXTURE, "float16", 5, back=False))
+    run: dict[str, Any] = rounded_run(FIXTURE, "float16", 5, back=False)
+    np.savez(tmp_path / "half.npz", **run)
     command = ["compare", str(tmp_path / "reference"), str(tmp_path / "half.npz"), "--no-diagnosis"]
     assert main([*command, "--precision", "float16"]) == 0
     assert "judged as float16" in capsys.readouterr().out

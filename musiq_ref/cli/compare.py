@@ -116,7 +116,8 @@ def _suite(args: argparse.Namespace) -> int:
     else:
         options |= {"allow_unknown": args.allow_unknown, "precision": args.precision}
         found = compare_suite(fixtures, args.mine, **options)
-    _report(args, found, as_suite_page, found.cases, found.failed)
+    lacking = dict.fromkeys(found.missing, "nothing was given, and some stages are required") if args.require else {}
+    _report(args, found, as_suite_page, found.cases, {**found.failed, **lacking})
     return 0 if found.passed else 1 if found.differs else 2
 
 

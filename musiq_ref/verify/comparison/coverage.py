@@ -75,7 +75,7 @@ def matching(names: Iterable[str], patterns: Iterable[str]) -> list[str]:
     >>> matching(["stem/pool", "encoder/norm", "score"], ["encoder/*", "score"])
     ['encoder/norm', 'score']
     """
-    names, wanted = list(names), list(patterns)
+    names, wanted = list(names), [patterns] if isinstance(patterns, str) else list(patterns)
     for pattern in wanted:
         if not any(fnmatch(name, pattern) for name in names):
             raise ValueError(f"no stage is called {pattern!r}, which is required{did_you_mean(pattern, names)}")

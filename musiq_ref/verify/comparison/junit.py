@@ -24,7 +24,7 @@ def as_junit(cases: Mapping[str, Comparison], failed: Mapping[str, str] | None =
     """
     root = xml.Element("testsuites", name="musiq-ref compare")
     for name, c in cases.items():
-        suite = xml.SubElement(root, "testsuite", name=name, **counts(c))
+        suite = xml.SubElement(root, "testsuite", {"name": name, **counts(c)})
         for rung in c.rungs:
             test = xml.SubElement(suite, "testcase", classname=f"{name}.{group_of(rung.name)}", name=rung.name)
             _outcome(test, rung, c)

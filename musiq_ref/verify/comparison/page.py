@@ -101,7 +101,7 @@ def whole_page(title: str, body: str) -> str:
 def header(c: Comparison, title: str) -> str:
     word, _, rest = verdict(c).partition(": ")
     fixture = c.fixture
-    conventions = [k for k in ("preset", "weights", "image") if fixture.get(k)]
+    conventions = [k for k in ("preset", "weights", "image", "precision") if fixture.get(k)]
     about = " · ".join(f"{k}: {escape(str(fixture[k]))}" for k in conventions)
     style = "verdict" if c.passed else "verdict no"
     return (

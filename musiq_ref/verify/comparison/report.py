@@ -177,6 +177,8 @@ def describe(rung: Rung) -> list[str]:
         f"largest error {d.max:.3g}; median {rung.ulps:.3g} units in the last place of float32",
         f"float32 rounding explains {rung.float32:.1g}: this is {rung.excess:.3g} times what is allowed",
     ]
+    if abs(d.gain) > 1e-3:
+        lines.append(f"along the reference it is {1 + d.gain:.4g} times as long")
     if where:
         index, expected, actual = where.pop("index"), where.pop("expected"), where.pop("actual")
         named = "".join(f", {name} {value}" for name, value in where.items())

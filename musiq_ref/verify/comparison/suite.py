@@ -125,7 +125,7 @@ def over_cases(
 
     Raises ValueError where nothing at all could be compared.
     """
-    require = list(require)
+    require = [require] if isinstance(require, str) else list(require)
     matching({name: 0 for fixture in fixtures.values() for name in fixture.stages}, require)
     found, missing, failed = {}, [], {}
     for case, fixture in fixtures.items():

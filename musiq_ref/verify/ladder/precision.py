@@ -111,8 +111,8 @@ def rounded_run(fixture: Fixture, precision: str, seed: int = 0, back: bool = Tr
         path: round_to(a, precision) if _is_rounded(path, precision) else a.astype(np.float32)
         for path, a in flatten(fixture.params)
     }
-    taps = {"tap": rounding(FACTORS), "gradient_tap": rounding(PRODUCTS, "gradient/")}
-    run = run_stages(nest(leaves), fixture.image, fixture.config, gradients=back, **taps)
+    forward, backward = rounding(FACTORS), rounding(PRODUCTS, "gradient/")
+    run = run_stages(nest(leaves), fixture.image, fixture.config, tap=forward, gradient_tap=backward, gradients=back)
     run |= {name: array for name, array in seen.items() if name in run}
     if precision in HALF:
         run = {name: round_to(a, precision) if a.dtype.kind == "f" else a for name, a in run.items()}
