@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from musiq_ref.cli.shared import add_force, add_threads
 from musiq_ref.outputs import check_output, write_output
-from musiq_ref.verify.adapters import bisect, load_callable, run_command, run_port, single_step
+from musiq_ref.verify.adapters import bisect, compare_port, load_callable, run_command, single_step
 from musiq_ref.verify.comparison.climb import compare
 from musiq_ref.verify.comparison.junit import as_junit
 from musiq_ref.verify.comparison.page import as_page, as_suite_page
@@ -105,7 +105,7 @@ def _compare(fixture: Fixture, args: argparse.Namespace, diagnose: bool, require
     port = load_callable(args.mine)
     if args.single_step:
         return single_step(fixture, port, **options)
-    return compare(fixture, run_port(fixture, port), diagnose=diagnose, **options)
+    return compare_port(fixture, port, diagnose=diagnose, **options)
 
 
 def _suite(args: argparse.Namespace) -> int:

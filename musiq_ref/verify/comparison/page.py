@@ -11,7 +11,7 @@ from html import escape
 
 from musiq_ref.outputs import GENERATOR
 from musiq_ref.verify.comparison.report import MARKS, Comparison, Rung, describe, diagnosis_lines, grouped, verdict
-from musiq_ref.verify.comparison.suite import SuiteComparison, suite_verdict, table_rows
+from musiq_ref.verify.comparison.suite import SHORT, SuiteComparison, suite_verdict, table_rows
 from musiq_ref.verify.ladder.stages import BACK
 
 AGREES, DIFFERS = "MUSIQ port: agrees with the reference", "MUSIQ port: differs from the reference"
@@ -71,11 +71,12 @@ def suite_table(s: SuiteComparison) -> str:
     titles, worst = table_rows(s)
     rows = []
     for case, rungs in worst.items():
-        cells = "".join(f"<td>{_cell(r or Rung('nothing', 'missing'), r is s.cases[case].first)}</td>" for r in rungs)
+        first, nothing = s.cases[case].first, Rung("nothing", "missing")
+        cells = "".join(f"<td>{_cell(r, r is first) if r else _cell(nothing, False)}</td>" for r in rungs)
         rows.append(f'<tr><td><a href="#{escape(case)}">{escape(case)}</a></td>{cells}</tr>')
     rest = {**dict.fromkeys(s.missing, "nothing given"), **s.failed}
     rows += [f"<tr><td>{escape(k)}</td><td colspan={len(titles)}>{escape(v)}</td></tr>" for k, v in rest.items()]
-    heads = "".join(f"<th>{escape(title)}</th>" for title in titles)
+    heads = "".join(f"<th>{escape(SHORT.get(title, title))}</th>" for title in titles)
     legend = "= equal&emsp;≈ rounding&emsp;✗ differs&emsp;· not given"
     return (
         "<section><h2>Cases</h2><p class='soft'>The worst stage of each rung of the ladder; point at a cell for its "

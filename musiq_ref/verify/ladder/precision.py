@@ -1,6 +1,7 @@
 """Tolerances for ports that multiply in fewer bits, measured by running the reference with its numbers rounded alike.
 
-float16, bfloat16: parameters, every intermediate and every gradient are rounded; sums are float32.
+float16, bfloat16: parameters, every intermediate and every gradient are rounded; sums are float32. Images are made into
+patches in float32 first.
 tf32, int8: only what enters a product is rounded, kernels and activations, to 10 bits, or to 255 steps of one size for
 a whole array, symmetric about 0; sums and results are float32.
 """
