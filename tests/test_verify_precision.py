@@ -82,3 +82,10 @@ def test_the_command(tmp_path, capsys):
     assert main(command) == 1
     with pytest.raises(ValueError, match="did you mean 'float16'"):
         compare(FIXTURE, {"score": 1.0}, precision="flaot16")
+
+
+def test_the_diagnosis_promises_no_more_than_so_few_bits_show():
+    found = compare(FIXTURE, rounded_run(FIXTURE, "float16", 6, back=False), precision="float16").diagnosis
+    assert found is not None
+    assert found.findings == []
+    assert found.conventions["GELU"] == "as the reference, as far as float16 tells"

@@ -18,7 +18,7 @@ from musiq_ref.verify.ladder.fixture import Fixture, Stage, load_fixture, sample
 from musiq_ref.verify.ladder.layouts import LayoutError, fit, parameters_by_our_names, sampled_validity, split_fused
 from musiq_ref.verify.ladder.precision import at_precision
 from musiq_ref.verify.ladder.stages import BACK, SEQUENCE, axes_of
-from musiq_ref.verify.mistakes.diagnosis import fingerprint
+from musiq_ref.verify.mistakes.diagnosis import Diagnosis, fingerprint
 
 
 def compare(
@@ -65,8 +65,15 @@ def compare(
     lacking = [name for name in required if name not in stages]
     result = Comparison(rungs, fixture.manifest, layouts, None, notes, lacking=lacking)
     if diagnose and "training" not in fixture.manifest:
-        result = replace(result, diagnosis=fingerprint(fixture, stages))
+        result = replace(result, diagnosis=as_far_as_told(fingerprint(fixture, stages), fixture))
     return result
+
+
+def as_far_as_told(diagnosis: Diagnosis, fixture: Fixture) -> Diagnosis:
+    """The diagnosis, which promises of no convention more than the fixture's precision shows."""
+    told = f"as the reference, as far as {fixture.manifest.get('precision')} tells"
+    table = {topic: told if value == "as the reference" else value for topic, value in diagnosis.conventions.items()}
+    return replace(diagnosis, conventions=table) if "precision" in fixture.manifest else diagnosis
 
 
 def read_stages(source: Any) -> dict[str, np.ndarray]:
