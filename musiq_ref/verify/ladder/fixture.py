@@ -30,7 +30,7 @@ from musiq_ref.verify.ladder.stages import run_stages
 from musiq_ref.verify.ladder.tolerance import SAFE, Tolerance, calibrate, corner_margin, rounded
 
 __all__ = ["Fixture", "FixtureError", "Stage", "load_fixture", "sample_places", "write_fixture"]
-__all__ += ["digest", "build_fixture", "fixture_image", "make_fixture", "stored"]
+__all__ += ["build_fixture", "digest", "fixture_image", "make_fixture", "stored"]
 
 WHOLE = 2**17  # values up to which an array is stored whole
 SAMPLE = 32749  # values that are stored of a larger one: a prime, so that they fall on all rows and columns
