@@ -140,3 +140,5 @@ def test_narrow_numbers_are_read(array):
     first = compare(FIXTURE, {"score": array}, diagnose=False).first
     assert first is not None
     assert first.where["actual"] == 1.5
+    notes = compare(FIXTURE, {"score": array}, diagnose=False).notes
+    assert ["--precision" in note for note in notes] == ([] if array.dtype == np.float64 else [True])

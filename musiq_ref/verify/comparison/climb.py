@@ -61,7 +61,7 @@ def compare(
     notes = check_names(list(stages), fixture.stages, allow_unknown)
     rungs = [rung(stage, stages.get(name), fixture) for name, stage in fixture.stages.items()]
     layouts += fused + [f"{r.name}: {r.layout}" for r in rungs if r.layout]
-    notes = [*notes[:20], *padded_rows(fixture, stages), *padded_tokens(fixture, stages)]
+    notes = [*notes[:20], *padded_rows(fixture, stages), *padded_tokens(fixture, stages), *narrow(fixture, stages)]
     lacking = [name for name in required if name not in stages]
     result = Comparison(rungs, fixture.manifest, layouts, None, notes, lacking=lacking)
     if diagnose and "training" not in fixture.manifest:
@@ -157,6 +157,16 @@ def padded_rows(fixture: Fixture, stages: Mapping[str, Any]) -> list[str]:
     if np.abs(theirs[0][:, padded][..., padded]).max() < 1e-6:
         notes.append("mask on keys only: harmless, nothing reads the rows of padded queries")
     return notes
+
+
+def narrow(fixture: Fixture, stages: Mapping[str, Any]) -> list[str]:
+    """A note for arrays of 16 bits that are judged as if they were float32."""
+    kinds = [(name, array.dtype) for name, array in stages.items() if isinstance(array, np.ndarray)]
+    half = {np.dtype(np.float16): "float16", np.dtype("V2"): "bfloat16"}
+    name, kind = next(((name, kind) for name, kind in kinds if kind in half), ("", None))
+    if kind is None or "precision" in fixture.manifest:
+        return []
+    return [f"{name} is {half[kind]}; such a port is judged with --precision {half[kind]}"]
 
 
 def padded_tokens(fixture: Fixture, stages: Mapping[str, Any]) -> list[str]:

@@ -150,6 +150,7 @@ def verdict(c: Comparison) -> str:
         parts.append("one stage proves little")
     precision = c.fixture.get("precision")
     parts.append(f"judged as {precision}" if precision else "")
+    parts.append("which hides faults of some percent" if precision == "int8" else "")
     return f"{'PASSED' if c.passed else 'FAILED'}: {'; '.join(filter(None, parts))}"
 
 

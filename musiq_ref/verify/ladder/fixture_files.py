@@ -144,7 +144,7 @@ def write_files(part: Path, fixture: Fixture) -> dict[str, Any]:
         **fixture.manifest,
         "config": config,
         "config_sha256": digest(config),
-        "optimizer": {"name": "sgd", **STEP},
+        **({} if training else {"optimizer": {"name": "sgd", **STEP}}),
         "files": files,
         "content_sha256": digest(files),
         "stages": rows,
