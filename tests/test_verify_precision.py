@@ -63,13 +63,13 @@ def test_rounding_is_the_formats_own(precision, torch):
 def test_a_float16_port_in_pytorch_passes(torch, gradients):
     from ports import torch_musiq_port
 
-    from musiq_ref.verify.adapters import run_port
+    from musiq_ref.verify.adapters import compare_port
 
     fixture = build_fixture(conventions="pyiqa")
-    stages = run_port(fixture, torch_musiq_port(fixture.config, torch.float16, gradients))
-    result = compare(fixture, stages, precision="float16", diagnose=False)
+    port = torch_musiq_port(fixture.config, torch.float16, gradients)
+    result = compare_port(fixture, port, precision="float16", diagnose=False)
     assert result.passed, str(result)
-    assert not compare(fixture, stages, diagnose=False).passed
+    assert not compare_port(fixture, port, diagnose=False).passed
 
 
 def test_the_command(tmp_path, capsys):
