@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _compare(fixture: Fixture, args: argparse.Namespace, diagnose: bool, require: list[str]) -> Comparison:
-    options = {"require": require, "allow_unknown": args.allow_unknown, "precision": args.precision}
+    options = {**_options(args), "require": require}
     if args.command:
         return compare(fixture, run_command(args.command, fixture), diagnose=diagnose, **options)
     if ":" not in args.mine:
@@ -108,14 +108,17 @@ def _compare(fixture: Fixture, args: argparse.Namespace, diagnose: bool, require
     return compare_port(fixture, port, diagnose=diagnose, **options)
 
 
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    return {"allow_unknown": args.allow_unknown, "precision": args.precision}
+
+
 def _suite(args: argparse.Namespace) -> int:
     fixtures = load_suite(args.fixture)
     options: dict[str, Any] = {"diagnose": not args.no_diagnosis, "require": args.require}
     if args.command or ":" in args.mine:
         found = over_cases(fixtures, lambda _, fixture, **given: _compare(fixture, args, **given), **options)
     else:
-        options |= {"allow_unknown": args.allow_unknown, "precision": args.precision}
-        found = compare_suite(fixtures, args.mine, **options)
+        found = compare_suite(fixtures, args.mine, **options, **_options(args))
     lacking = dict.fromkeys(found.missing, "nothing was given, and some stages are required") if args.require else {}
     _report(args, found, as_suite_page, found.cases, {**found.failed, **lacking})
     return 0 if found.passed else 1 if found.differs else 2

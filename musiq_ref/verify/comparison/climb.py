@@ -34,7 +34,7 @@ def compare(
 
     fixture: a folder or a loaded one
     mine: {stage name: array}, or a folder of .npy files of those names, or a .npz or .safetensors file; stages that are
-        missing, or None, are listed and skipped
+        missing, or None, are listed and skipped; sentences under "notes" go into the report
     diagnose: look for known conventions and bugs that explain the first difference (`verify.fingerprint`)
     precision: "float32", or the one that the port multiplies in: see `ladder.precision`
     require: names or patterns ("encoder/*") of stages without which it does not pass
@@ -52,6 +52,7 @@ def compare(
     fixture = fixture if isinstance(fixture, Fixture) else load_fixture(fixture)
     given = mine if isinstance(mine, Mapping) else read_stages(mine)
     given = {name: array for name, array in given.items() if array is not None}
+    said = given.pop("notes", [])
     fixture = at_precision(fixture, precision, any(name.startswith(BACK) for name in given))
     if fixture.manifest.get("precision") == "int8":
         given = {name: array for name, array in given.items() if not name.startswith(BACK)}
@@ -61,7 +62,13 @@ def compare(
     notes = check_names(list(stages), fixture.stages, allow_unknown)
     rungs = [rung(stage, stages.get(name), fixture) for name, stage in fixture.stages.items()]
     layouts += fused + [f"{r.name}: {r.layout}" for r in rungs if r.layout]
-    notes = [*notes[:20], *padded_rows(fixture, stages), *padded_tokens(fixture, stages), *narrow(fixture, stages)]
+    notes = [
+        *said,
+        *notes[:20],
+        *padded_rows(fixture, stages),
+        *padded_tokens(fixture, stages),
+        *narrow(fixture, stages),
+    ]
     lacking = [name for name in required if name not in stages]
     result = Comparison(rungs, fixture.manifest, layouts, None, notes, lacking=lacking)
     if diagnose and "training" not in fixture.manifest:

@@ -9,23 +9,15 @@ from typing import Any
 import numpy as np
 
 from musiq_ref.checkpoint import from_official, from_pyiqa
-from musiq_ref.checkpoint.bfloat16 import widen
 from musiq_ref.checkpoint.layout import CheckpointError
 from musiq_ref.config import MusiqConfig
 from musiq_ref.model.parameters import flatten, parameter_shapes
 from musiq_ref.verify.ladder.distance import Distance, distance
 from musiq_ref.verify.ladder.fixture import Fixture, Stage, sample_places
+from musiq_ref.verify.ladder.numbers import as_numbers
 from musiq_ref.verify.ladder.stages import SEQUENCE, axes_of, validity
 
 SHARED = {"head/kernel", "head/bias"}  # names that are the authors' and ours
-REFUSED = {
-    "c": "MUSIQ has no complex numbers; give the real part, as float32",
-    "U": "text; write the numbers themselves, as float32",
-    "S": "text; write the numbers themselves, as float32",
-    "O": "Python objects, of lists of unequal lengths perhaps; give one array of numbers",
-    "M": "dates; give float32",
-    "m": "time spans; give float32",
-}
 CLOSE = 0.05  # distance below which a layout is taken for the right one
 
 
@@ -53,11 +45,7 @@ def parameters_by_our_names(mine: Mapping[str, Any], config: MusiqConfig) -> tup
         try:
             ours = from_pyiqa(theirs, heads=config.heads) if pyiqa else from_official(theirs)
         except CheckpointError as error:
-            reason = str(error).partition(";")[0]
-            notes.append(
-                f"{group}: the names are not ours, and as those of {'pyiqa' if pyiqa else 'the authors'} {reason}"
-            )
-            continue
+            raise LayoutError(f"the parameters under {group}/ have unknown names: {error}") from None
         for name in theirs:
             del renamed[f"{group}/{name}"]
         renamed |= {f"{group}/{path}": a for path, a in flatten(ours)}
@@ -91,7 +79,10 @@ def fit(stage: Stage, mine: Any, fixture: Fixture) -> tuple[np.ndarray, str, Dis
 
     Of several layouts of the right size the closest is taken. Raises LayoutError when there is none.
     """
-    array = as_numbers(stage, mine)
+    try:
+        array = as_numbers(stage, mine)
+    except ValueError as error:
+        raise LayoutError(str(error)) from None
     if stage.sample and array.shape == stage.array.shape:  # mine holds the sample only, as the fixture does
         return array, "", distance(stage.array, array, sampled_validity(stage, fixture))
     found: list[tuple[np.ndarray, str, Distance]] = []
@@ -105,26 +96,6 @@ def fit(stage: Stage, mine: Any, fixture: Fixture) -> tuple[np.ndarray, str, Dis
     if not found:
         raise LayoutError(f"{stage.name} has shape {array.shape}; it must be {stage.shape}")
     return next((f for f in found if not f[1]), min(found, key=lambda f: f[2].norm))  # nothing fits: as it was given
-
-
-def as_numbers(stage: Stage, mine: Any) -> np.ndarray:
-    """My array, if it holds numbers: integers, floats of any width, bfloat16 (NumPy saves it as values of two bytes).
-
-    Raises LayoutError, which says why, for anything else.
-    """
-    try:
-        array = np.asarray(mine)
-    except (ValueError, TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise LayoutError(f"{stage.name} is no array ({reason}); give one of shape {stage.shape}") from None
-    if array.dtype.kind == "V" and array.dtype.itemsize == 2 and array.dtype.names is None:
-        return widen(array.view(np.uint16))
-    if array.dtype.kind not in "fiub":
-        why = REFUSED.get(array.dtype.kind, "no numbers that NumPy knows; convert them to float32")
-        raise LayoutError(f"{stage.name} is an array of {array.dtype}: {why}")
-    if array.dtype == np.uint16 and stage.array.dtype.kind == "f":
-        raise LayoutError(f"{stage.name} is an array of uint16; if they are bfloat16, convert them to float32")
-    return array
 
 
 def _layouts(array: np.ndarray, stage: Stage, fixture: Fixture) -> Iterator[tuple[np.ndarray, str]]:
