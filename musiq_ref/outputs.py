@@ -27,6 +27,7 @@ MARKS = {
     ".csv": (b"path,score,height,width", b"image,target,score,error"),
     ".json": (b'"made_by": "musiq_ref"',),
     ".md": (b"<!-- made by musiq_ref -->",),
+    ".xml": (b"<!-- made by musiq_ref -->",),
 }
 """{ending: what tells a file of ours}"""
 

@@ -152,7 +152,8 @@ def test_a_fixture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     fixture = mq.verify.build_fixture(image=np.zeros((20, 30, 3), np.uint8))
     monkeypatch.setattr("musiq_ref.verify.ladder.fixture.build_fixture", lambda *_, **__: fixture)
     with monkeypatch.context() as patch:
-        patch.setattr("musiq_ref.verify.ladder.fixture.digest", lambda _: (_ for _ in ()).throw(OSError(28, "full")))
+        place = "musiq_ref.verify.ladder.fixture_files.digest"
+        patch.setattr(place, lambda _: (_ for _ in ()).throw(OSError(28, "full")))
         with pytest.raises(ValueError, match=r"new: cannot be written \(full\)"):
             mq.verify.make_fixture(tmp_path / "new")
     assert list((tmp_path / "new").iterdir()) == []

@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 
 import musiq_ref as mq
 from musiq_ref.cli import main
+from musiq_ref.image.resize import resized_sides
 from musiq_ref.verify import FixtureError, build_fixture, load_fixture, make_fixture
 from musiq_ref.verify.ladder.fixture import WEIGHT_SEEDS, digest, fixture_image
 from musiq_ref.verify.ladder.stages import run_stages
@@ -193,3 +194,18 @@ def test_the_command(tmp_path, capsys):
     assert said["content_sha256"] == load_fixture(tmp_path / "one").manifest["content_sha256"]
     assert main(["fixture", str(tmp_path / "one")]) == 2
     assert "is not empty" in capsys.readouterr().err
+
+
+def test_a_fixture_from_before_the_image_sizes_is_read(copy):
+    (copy / "image_sizes.npy").unlink()
+    manifest = json.loads((copy / "manifest.json").read_text())
+    del manifest["files"]["image_sizes.npy"], manifest["manifest_sha256"]
+    (copy / "manifest.json").write_text(json.dumps({**manifest, "manifest_sha256": digest(manifest)}))
+    assert load_fixture(copy).image_sizes.shape == (71, 2)
+
+
+def test_the_image_sizes_are_those_of_the_sides(written):
+    fixture = load_fixture(written)
+    for (height, width), sides in zip(fixture.image_sizes, fixture.stages["integers/sides"].array, strict=True):
+        for longer, (h, w) in zip(fixture.config.longer_sides, sides, strict=True):
+            assert (h, w) == resized_sides(int(height), int(width), longer, "float32")

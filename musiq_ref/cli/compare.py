@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -13,26 +14,45 @@ from musiq_ref.cli.shared import add_force, add_threads
 from musiq_ref.outputs import check_output, write_output
 from musiq_ref.verify.adapters import bisect, compare_port, load_callable, run_command, single_step
 from musiq_ref.verify.comparison.climb import compare
-from musiq_ref.verify.comparison.page import as_page
+from musiq_ref.verify.comparison.junit import as_junit
+from musiq_ref.verify.comparison.page import as_page, as_suite_page
 from musiq_ref.verify.comparison.report import Comparison
 from musiq_ref.verify.comparison.self_test import self_test
+from musiq_ref.verify.comparison.suite import SuiteComparison, compare_suite, over_cases
 from musiq_ref.verify.ladder.fixture import Fixture, load_fixture
+from musiq_ref.verify.ladder.precision import UNIT, at_precision
+from musiq_ref.verify.ladder.suite import is_suite, load_suite
 from musiq_ref.verify.mistakes.catalogue import MISTAKES
 
 EXAMPLE = "musiq-ref compare reference/ mine/ --html report.html"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("fixture", metavar="FIXTURE", type=Path, help="a folder made by `musiq-ref fixture`")
+    parser.add_argument(
+        "fixture", metavar="FIXTURE", type=Path, help="a folder made by `musiq-ref fixture`, or a suite"
+    )
     parser.add_argument(
         "mine",
         metavar="MINE",
         nargs="?",
         help="a folder of .npy files named like the stages, a .npz or .safetensors file, or FILE.py:FUNCTION or "
-        "MODULE:FUNCTION, a callable (see docs/port-guide.md)",
+        "MODULE:FUNCTION, a callable (see docs/port-guide.md); for a suite, a folder with a folder for each case, or a "
+        "callable",
     )
     parser.add_argument(
         "--command", metavar="COMMAND", help="run this with the fixture and an empty folder as its last two arguments"
+    )
+    parser.add_argument(
+        "--require",
+        metavar="NAME|GLOB",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="it does not pass without these stages",
+    )
+    parser.add_argument("--allow-unknown", action="store_true", help="accept arrays whose names are no stage")
+    parser.add_argument(
+        "--precision", choices=["float32", *UNIT], default="float32", help="what the port multiplies in"
     )
     parser.add_argument(
         "--single-step", action="store_true", help="give every stage of a callable the reference's input"
@@ -42,42 +62,80 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--self-test", action="store_true", help="plant every known fault; each must be named")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--html", metavar="FILE", type=Path, help="also write the report as one page")
-    add_force(parser, "--html")
+    parser.add_argument("--junit", metavar="FILE", type=Path, help="also write it as JUnit XML, for a CI's page")
+    add_force(parser, "--html and --junit")
     add_threads(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit code 0: it agrees; 1: it differs; 2: bad use, or a damaged fixture."""
-    if args.html:
-        read = [*args.fixture.rglob("*"), *(Path(args.mine).rglob("*") if args.mine else ()), args.mine or args.fixture]
-        check_output(args.html, read, args.force, (".html", ".htm"))
-    fixture = load_fixture(args.fixture)
-    if args.self_test:
-        return _self_test(fixture, args.json)
-    if bool(args.mine) == bool(args.command):
+    """Exit code 0: it agrees; 1: it differs, or lacks what is required; 2: it cannot be compared."""
+    read = [*args.fixture.rglob("*"), *(Path(args.mine).rglob("*") if args.mine else ()), args.mine or args.fixture]
+    for output, endings in ((args.html, (".html", ".htm")), (args.junit, (".xml",))):
+        if output:
+            check_output(output, read, args.force, endings)
+    one = bool(args.self_test or args.bisect)
+    if not args.self_test and bool(args.mine) == bool(args.command):
         raise ValueError("name MINE, or a program with --command, one of the two")
     if (args.single_step or args.bisect) and not (args.mine and ":" in args.mine):
         raise ValueError("--single-step and --bisect need a callable, FILE.py:FUNCTION or MODULE:FUNCTION")
+    if is_suite(args.fixture):
+        if one:
+            raise ValueError(f"{args.fixture} is a suite; for --self-test and --bisect name one of the folders in it")
+        return _suite(args)
+    fixture = load_fixture(args.fixture)
+    if "training" in fixture.manifest and (args.self_test or args.bisect or args.single_step):
+        raise ValueError(f"{args.fixture} is a fixture of training, which can only be compared")
+    if args.self_test:
+        return _self_test(at_precision(fixture, args.precision), args.json)
     if args.bisect:
-        found = bisect(fixture, load_callable(args.mine))
+        found = bisect(at_precision(fixture, args.precision, back=False), load_callable(args.mine))
         print(json.dumps({"first_wrong_block": found}) if args.json else found or "all blocks agree")
         return 1 if found else 0
-    comparison = _compare(fixture, args)
-    print(json.dumps(comparison.to_dict(), indent=1) if args.json else str(comparison))
-    if args.html:
-        write_output(args.html, as_page(comparison))
+    comparison = _compare(fixture, args, not args.no_diagnosis, args.require)
+    _report(args, comparison, as_page, {args.fixture.resolve().name: comparison}, {})
     return 0 if comparison.passed else 1
 
 
-def _compare(fixture: Fixture, args: argparse.Namespace) -> Comparison:
+def _compare(fixture: Fixture, args: argparse.Namespace, diagnose: bool, require: list[str]) -> Comparison:
+    options = {**_options(args), "require": require}
     if args.command:
-        return compare(fixture, run_command(args.command, fixture), diagnose=not args.no_diagnosis)
+        return compare(fixture, run_command(args.command, fixture), diagnose=diagnose, **options)
     if ":" not in args.mine:
-        return compare(fixture, args.mine, diagnose=not args.no_diagnosis)
+        return compare(fixture, args.mine, diagnose=diagnose, **options)
     port = load_callable(args.mine)
     if args.single_step:
-        return single_step(fixture, port)
-    return compare_port(fixture, port, diagnose=not args.no_diagnosis)
+        return single_step(fixture, port, **options)
+    return compare_port(fixture, port, diagnose=diagnose, **options)
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    return {"allow_unknown": args.allow_unknown, "precision": args.precision}
+
+
+def _suite(args: argparse.Namespace) -> int:
+    fixtures = load_suite(args.fixture)
+    options: dict[str, Any] = {"diagnose": not args.no_diagnosis, "require": args.require}
+    if args.command or ":" in args.mine:
+        found = over_cases(fixtures, lambda _, fixture, **given: _compare(fixture, args, **given), **options)
+    else:
+        found = compare_suite(fixtures, args.mine, **options, **_options(args))
+    lacking = dict.fromkeys(found.missing, "nothing was given, and some stages are required") if args.require else {}
+    _report(args, found, as_suite_page, found.cases, {**found.failed, **lacking})
+    return 0 if found.passed else 1 if found.differs else 2
+
+
+def _report(
+    args: argparse.Namespace,
+    found: Comparison | SuiteComparison,
+    page: Any,
+    cases: dict[str, Comparison],
+    failed: dict[str, str],
+) -> None:
+    print(json.dumps(found.to_dict(), indent=1) if args.json else str(found))
+    if args.html:
+        write_output(args.html, page(found))
+    if args.junit:
+        write_output(args.junit, as_junit(cases, failed))
 
 
 def _self_test(fixture: Fixture, as_json: bool) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,23 +11,37 @@ import numpy as np
 
 from musiq_ref.checkpoint.files import read_arrays
 from musiq_ref.checkpoint.layout import CheckpointError
+from musiq_ref.verify.comparison.coverage import check_names, matching
 from musiq_ref.verify.comparison.report import Comparison, Rung, histogram
 from musiq_ref.verify.ladder.distance import ulps
 from musiq_ref.verify.ladder.fixture import Fixture, Stage, load_fixture, sample_places
 from musiq_ref.verify.ladder.layouts import LayoutError, fit, parameters_by_our_names, sampled_validity, split_fused
-from musiq_ref.verify.ladder.stages import SEQUENCE, axes_of
-from musiq_ref.verify.mistakes.diagnosis import fingerprint
+from musiq_ref.verify.ladder.precision import at_precision
+from musiq_ref.verify.ladder.stages import BACK, SEQUENCE, axes_of
+from musiq_ref.verify.mistakes.diagnosis import Diagnosis, fingerprint
 
 
-def compare(fixture: Fixture | str | Path, mine: Any, *, diagnose: bool = True) -> Comparison:
+def compare(
+    fixture: Fixture | str | Path,
+    mine: Any,
+    *,
+    diagnose: bool = True,
+    precision: str = "float32",
+    require: Iterable[str] = (),
+    allow_unknown: bool = False,
+) -> Comparison:
     """Compares the stages of a port with a fixture, in the order of the ladder.
 
     fixture: a folder or a loaded one
     mine: {stage name: array}, or a folder of .npy files of those names, or a .npz or .safetensors file; stages that are
-        missing are listed and skipped
+        missing, or None, are listed and skipped; sentences under "notes" go into the report
     diagnose: look for known conventions and bugs that explain the first difference (`verify.fingerprint`)
+    precision: "float32", or the one that the port multiplies in: see `ladder.precision`
+    require: names or patterns ("encoder/*") of stages without which it does not pass
+    allow_unknown: accept arrays whose names are no stage
 
-    Raises FixtureError for a damaged fixture, ValueError when nothing of mine is a stage.
+    Raises FixtureError for a damaged fixture, ValueError when nothing of mine is a stage, for a name that is none, and
+    for a requirement that no stage fits.
 
     >>> from musiq_ref.verify import build_fixture
     >>> fixture = build_fixture(image=np.zeros((40, 50, 3), np.uint8))
@@ -37,20 +51,36 @@ def compare(fixture: Fixture | str | Path, mine: Any, *, diagnose: bool = True) 
     """
     fixture = fixture if isinstance(fixture, Fixture) else load_fixture(fixture)
     given = mine if isinstance(mine, Mapping) else read_stages(mine)
+    given = {name: array for name, array in given.items() if array is not None}
+    said = given.pop("notes", [])
+    fixture = at_precision(fixture, precision, any(name.startswith(BACK) for name in given))
+    if fixture.manifest.get("precision") == "int8":
+        given = {name: array for name, array in given.items() if not name.startswith(BACK)}
+    required = matching(fixture.stages, require)
     renamed, layouts = parameters_by_our_names(given, fixture.config)
     stages, fused = split_fused(renamed, fixture.config)
-    known = [name for name in stages if name in fixture.stages]
-    if not known:
-        names = ", ".join(list(fixture.stages)[3:9])
-        raise ValueError(f"none of the {len(stages)} arrays has the name of a stage; names are {names}, …")
+    notes = check_names(list(stages), fixture.stages, allow_unknown)
     rungs = [rung(stage, stages.get(name), fixture) for name, stage in fixture.stages.items()]
     layouts += fused + [f"{r.name}: {r.layout}" for r in rungs if r.layout]
-    notes = [f"{name} is no stage of this fixture" for name in stages if name not in fixture.stages]
-    notes += padded_rows(fixture, stages)
-    result = Comparison(rungs, fixture.manifest, layouts, None, notes[:20])
-    if diagnose:
-        result = replace(result, diagnosis=fingerprint(fixture, stages))
+    notes = [
+        *said,
+        *notes[:20],
+        *padded_rows(fixture, stages),
+        *padded_tokens(fixture, stages),
+        *narrow(fixture, stages),
+    ]
+    lacking = [name for name in required if name not in stages]
+    result = Comparison(rungs, fixture.manifest, layouts, None, notes, lacking=lacking)
+    if diagnose and "training" not in fixture.manifest:
+        result = replace(result, diagnosis=as_far_as_told(fingerprint(fixture, stages), fixture))
     return result
+
+
+def as_far_as_told(diagnosis: Diagnosis, fixture: Fixture) -> Diagnosis:
+    """The diagnosis, which promises of no convention more than the fixture's precision shows."""
+    told = f"as the reference, as far as {fixture.manifest.get('precision')} tells"
+    table = {topic: told if value == "as the reference" else value for topic, value in diagnosis.conventions.items()}
+    return replace(diagnosis, conventions=table) if "precision" in fixture.manifest else diagnosis
 
 
 def read_stages(source: Any) -> dict[str, np.ndarray]:
@@ -134,3 +164,25 @@ def padded_rows(fixture: Fixture, stages: Mapping[str, Any]) -> list[str]:
     if np.abs(theirs[0][:, padded][..., padded]).max() < 1e-6:
         notes.append("mask on keys only: harmless, nothing reads the rows of padded queries")
     return notes
+
+
+def narrow(fixture: Fixture, stages: Mapping[str, Any]) -> list[str]:
+    """A note for arrays of 16 bits that are judged as if they were float32."""
+    kinds = [(name, array.dtype) for name, array in stages.items() if isinstance(array, np.ndarray)]
+    half = {np.dtype(np.float16): "float16", np.dtype("V2"): "bfloat16"}
+    name, kind = next(((name, kind) for name, kind in kinds if kind in half), ("", None))
+    if kind is None or "precision" in fixture.manifest:
+        return []
+    return [f"{name} is {half[kind]}; such a port is judged with --precision {half[kind]}"]
+
+
+def padded_tokens(fixture: Fixture, stages: Mapping[str, Any]) -> list[str]:
+    """A note for tokens that hold something else where there is only padding."""
+    padded, notes = ~fixture.mask.astype(bool), []
+    for name in {"patches", "hash_index", "scale_index"}.intersection(fixture.stages, stages):
+        stage, theirs = fixture.stages[name], np.asarray(stages[name])
+        if theirs.shape != stage.array.shape or stage.sample or theirs.dtype.kind not in "fiub":
+            continue
+        if not np.allclose(theirs[:, padded], stage.array[:, padded], atol=1e-5):
+            notes.append(f"{name} differs in padded tokens: harmless, nothing reads them")
+    return sorted(notes)

@@ -10,9 +10,11 @@ import math
 from html import escape
 
 from musiq_ref.outputs import GENERATOR
-from musiq_ref.verify.comparison.report import MARKS, Comparison, Rung, describe, diagnosis_lines, grouped
+from musiq_ref.verify.comparison.report import MARKS, Comparison, Rung, describe, diagnosis_lines, grouped, verdict
+from musiq_ref.verify.comparison.suite import SHORT, SuiteComparison, suite_verdict, table_rows
 from musiq_ref.verify.ladder.stages import BACK
 
+AGREES, DIFFERS = "MUSIQ port: agrees with the reference", "MUSIQ port: differs from the reference"
 STYLE = """
 :root{--ink:#1b1f24;--soft:#59636e;--line:#d8dee4;--card:#fff;--page:#f6f8fa;--ok:#0b66b3;--bad:#c8500a}
 *{box-sizing:border-box}body{margin:0;background:var(--page);color:var(--ink);font:15px/1.5 system-ui,sans-serif}
@@ -43,9 +45,53 @@ def as_page(c: Comparison) -> str:
     >>> as_page(Comparison([Rung("score", "equal")], {})).startswith("<!doctype html>")
     True
     """
-    title = "MUSIQ port: agrees with the reference" if c.passed else "MUSIQ port: differs from the reference"
-    parts = [header(c, title), first_section(c), diagnosis_section(c), ladder(c), growth(c), histograms(c), table(c)]
-    body = "\n".join(part for part in parts if part)
+    title = AGREES if c.passed else DIFFERS
+    return whole_page(title, "\n".join([header(c, title), sections(c)]))
+
+
+def as_suite_page(s: SuiteComparison) -> str:
+    """The whole page of a suite: a table, case by rung, and all of every case below.
+
+    >>> as_suite_page(SuiteComparison({"portrait": Comparison([Rung("score", "equal")], {})})).count("<details")
+    2
+    """
+    title = AGREES if s.passed else DIFFERS
+    word, _, rest = suite_verdict(s).partition(": ")
+    style = "verdict" if s.passed else "verdict no"
+    parts = [f'<h1>{title}</h1><p><span class="{style}">{word}</span> {escape(rest)}</p>', suite_table(s)]
+    for case, c in s.cases.items():
+        about = f"<code>{escape(case)}</code> {escape(verdict(c))}"
+        opened = "" if c.passed else " open"
+        parts.append(f'<details{opened} id="{escape(case)}"><summary>{about}</summary>{sections(c)}</details>')
+    return whole_page(title, "\n".join(parts))
+
+
+def suite_table(s: SuiteComparison) -> str:
+    """The cases in rows, the rungs of the ladder in columns."""
+    titles, worst = table_rows(s)
+    rows = []
+    for case, rungs in worst.items():
+        first, nothing = s.cases[case].first, Rung("nothing", "missing")
+        cells = "".join(f"<td>{_cell(r, r is first) if r else _cell(nothing, False)}</td>" for r in rungs)
+        rows.append(f'<tr><td><a href="#{escape(case)}">{escape(case)}</a></td>{cells}</tr>')
+    rest = {**dict.fromkeys(s.missing, "nothing given"), **s.failed}
+    rows += [f"<tr><td>{escape(k)}</td><td colspan={len(titles)}>{escape(v)}</td></tr>" for k, v in rest.items()]
+    heads = "".join(f"<th>{escape(SHORT.get(title, title))}</th>" for title in titles)
+    legend = "= equal&emsp;≈ rounding&emsp;✗ differs&emsp;· not given"
+    return (
+        "<section><h2>Cases</h2><p class='soft'>The worst stage of each rung of the ladder; point at a cell for its "
+        f"name.</p><table><tr><th>case</th>{heads}</tr>{''.join(rows)}</table><p class='soft'>{legend}</p></section>"
+    )
+
+
+def sections(c: Comparison) -> str:
+    """All about one comparison but its verdict."""
+    parts = [first_section(c), diagnosis_section(c), ladder(c), growth(c), histograms(c), table(c)]
+    return "\n".join(part for part in parts if part)
+
+
+def whole_page(title: str, body: str) -> str:
+    """A page of its own."""
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8">{GENERATOR}<title>{title}</title>'
         f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{STYLE}</style></head>'
@@ -54,14 +100,13 @@ def as_page(c: Comparison) -> str:
 
 
 def header(c: Comparison, title: str) -> str:
-    compared = sum(r.status != "missing" for r in c.rungs)
-    wrong = sum(r.status in ("differs", "misshapen") for r in c.rungs)
+    word, _, rest = verdict(c).partition(": ")
     fixture = c.fixture
-    conventions = [k for k in ("preset", "weights", "image") if fixture.get(k)]
+    conventions = [k for k in ("preset", "weights", "image", "precision") if fixture.get(k)]
     about = " · ".join(f"{k}: {escape(str(fixture[k]))}" for k in conventions)
-    verdict = '<span class="verdict">PASSED</span>' if c.passed else '<span class="verdict no">FAILED</span>'
+    style = "verdict" if c.passed else "verdict no"
     return (
-        f"<h1>{title}</h1><p>{verdict} {compared} of {len(c.rungs)} stages compared, {wrong} differ "
+        f'<h1>{title}</h1><p><span class="{style}">{word}</span> {escape(rest)} '
         f'<span class="soft">({escape(c.mode)})</span></p><p class="soft">{about}</p>'
     )
 

@@ -8,24 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from musiq_ref.verify.comparison.coverage import GROUPS, gaps, group_of
 from musiq_ref.verify.ladder.distance import Distance
 from musiq_ref.verify.ladder.stages import BACK
 from musiq_ref.verify.mistakes.diagnosis import Diagnosis
 
 SCHEMA = 1
 
-GROUPS = (  # rungs of the ladder: title, beginnings of the names in it
-    ("integers", ("integers/", "layout", "hash_index", "scale_index", "mask")),
-    ("pixels and patches", ("pixels/", "patches")),
-    ("stem", ("stem/",)),
-    ("embeddings", ("patch_embedding", "spatial_embedding", "scale_embedding", "encoder/input")),
-    ("encoder", ("encoder/",)),
-    ("head and score", ("head/", "probabilities", "score")),
-    ("losses", ("loss/",)),
-    ("gradients of activations", ("gradient/",)),
-    ("gradients of parameters", ("dparams/",)),
-    ("optimiser step", ("step/",)),
-)
+ABOUT = ("generator", "preset", "weights", "image", "precision", "config_sha256", "config")
 MARKS = {"equal": "=", "rounding": "≈", "differs": "✗", "misshapen": "✗", "missing": "·"}
 
 
@@ -66,6 +56,8 @@ class Rung:
 class Comparison:
     """What `compare` found: all rungs in the order of the ladder, what was adapted, and the diagnosis.
 
+    lacking: names of required stages that were not given
+
     >>> Comparison([Rung("score", "equal")], {}).passed
     True
     """
@@ -76,6 +68,12 @@ class Comparison:
     diagnosis: Diagnosis | None = None
     notes: list[str] = field(default_factory=list)
     mode: str = "free-running"
+    lacking: list[str] = field(default_factory=list)
+
+    @property
+    def compared(self) -> list[str]:
+        """The names of the stages that were given."""
+        return [r.name for r in self.rungs if r.status != "missing"]
 
     @property
     def first(self) -> Rung | None:
@@ -84,8 +82,8 @@ class Comparison:
 
     @property
     def passed(self) -> bool:
-        """Whether something was compared and nothing differs."""
-        return self.first is None and any(r.fine for r in self.rungs)
+        """Whether something was compared, nothing differs, and nothing required is missing."""
+        return self.first is None and not self.lacking and any(r.fine for r in self.rungs)
 
     def __bool__(self) -> bool:
         return self.passed
@@ -100,15 +98,6 @@ class Comparison:
         1
         """
         return as_dict(self)
-
-
-def group_of(name: str) -> str:
-    """The rung of the ladder that a stage belongs to.
-
-    >>> group_of("encoder/input"), group_of("stem/pool")
-    ('embeddings', 'stem')
-    """
-    return next((title for title, starts in GROUPS if name.startswith(starts)), "other")
 
 
 def grouped(rungs: list[Rung]) -> dict[str, list[Rung]]:
@@ -141,13 +130,28 @@ def as_text(c: Comparison) -> str:
         lines += ["", f"FIRST DIVERGENCE: {c.first.name}", *_indented(describe(c.first))]
     if c.diagnosis is not None and (c.diagnosis.findings or c.diagnosis.unexplained):
         lines += ["", "DIAGNOSIS", *_indented(diagnosis_lines(c))]
-    compared = sum(r.status != "missing" for r in c.rungs)
+    return "\n".join([*lines, *([""] if c.first else []), verdict(c)])
+
+
+def verdict(c: Comparison) -> str:
+    """The last line: whether it agrees, and how much of the ladder that says.
+
+    >>> verdict(Comparison([Rung("patches", "missing"), Rung("score", "equal")], {}))
+    'PASSED: 1 of 2 stages compared, none differs; nothing before score was compared; one stage proves little'
+    """
     failed = sum(r.status in ("differs", "misshapen") for r in c.rungs)
-    verdict = "PASSED" if c.passed else "FAILED"
-    rest = "none differs" if not failed else f"{failed} differ"
-    return "\n".join(
-        [*lines, *([""] if c.first else []), f"{verdict}: {compared} of {len(c.rungs)} stages compared, {rest}"]
-    )
+    how = "none differs" if not failed else "1 differs" if failed == 1 else f"{failed} differ"
+    parts = [f"{len(c.compared)} of {len(c.rungs)} stages compared, {how}"]
+    if c.lacking:
+        more = f" and {len(c.lacking) - 1} more" if len(c.lacking) > 1 else ""
+        parts.append(f"required and not given: {c.lacking[0]}{more}")
+    parts.append(gaps([r.name for r in c.rungs], set(c.compared)))
+    if len(c.compared) == 1 < len(c.rungs):
+        parts.append("one stage proves little")
+    precision = c.fixture.get("precision")
+    parts.append(f"judged as {precision}" if precision else "")
+    parts.append("which hides faults of some percent" if precision == "int8" else "")
+    return f"{'PASSED' if c.passed else 'FAILED'}: {'; '.join(filter(None, parts))}"
 
 
 def histogram(reference: np.ndarray, mine: np.ndarray, valid: np.ndarray | None) -> list[int]:
@@ -174,6 +178,8 @@ def describe(rung: Rung) -> list[str]:
         f"largest error {d.max:.3g}; median {rung.ulps:.3g} units in the last place of float32",
         f"float32 rounding explains {rung.float32:.1g}: this is {rung.excess:.3g} times what is allowed",
     ]
+    if abs(d.gain) > 1e-3:
+        lines.append(f"along the reference it is {1 + d.gain:.4g} times as long")
     if where:
         index, expected, actual = where.pop("index"), where.pop("expected"), where.pop("actual")
         named = "".join(f", {name} {value}" for name, value in where.items())
@@ -210,9 +216,10 @@ def as_dict(c: Comparison) -> dict[str, Any]:
         "schema": SCHEMA,
         "passed": c.passed,
         "mode": c.mode,
-        "fixture": {
-            k: c.fixture.get(k) for k in ("generator", "preset", "weights", "image", "config_sha256", "config")
-        },
+        "fixture": {k: c.fixture.get(k) for k in ABOUT},
+        "verdict": verdict(c),
+        "compared": len(c.compared),
+        "required_missing": c.lacking,
         "first_divergence": c.first.name if c.first else None,
         "stages": [rung_dict(r) for r in c.rungs],
         "layouts": c.layouts,

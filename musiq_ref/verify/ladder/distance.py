@@ -19,6 +19,7 @@ class Distance(NamedTuple):
     max: its largest absolute value
     at: flat index of that
     cosine: of the angle between the two
+    gain: by which part of the reference mine is longer along it, which random errors hardly move
 
     >>> d = distance(np.array([1.0, 2.0]), np.array([1.0, 2.2]))
     >>> d.at, round(d.max, 3), round(d.norm, 3)
@@ -31,6 +32,7 @@ class Distance(NamedTuple):
     max: float
     at: int
     cosine: float
+    gain: float = 0.0
 
 
 def distance(reference: Any, mine: Any, valid: np.ndarray | None = None) -> Distance:
@@ -49,20 +51,21 @@ def distance(reference: Any, mine: Any, valid: np.ndarray | None = None) -> Dist
         return Distance(0, 0, 0, 0, 0, 1)
     if not np.isfinite(m).all():
         at = int(np.flatnonzero(~np.isfinite(m))[0] if places is None else places[np.flatnonzero(~np.isfinite(m))[0]])
-        return Distance(np.inf, np.inf, np.inf, np.inf, at, 0)
+        return Distance(np.inf, np.inf, np.inf, np.inf, at, 0, np.inf)
     error, size = np.abs(m - r), np.abs(r)
     used = np.flatnonzero((r != 0) | (m != 0))
     some = used[:: 1 + used.size // MEDIAN_OF]
     typical, bulk = (float(np.median(a[some])) if some.size else 0.0 for a in (size, error))
     length, other, off = (float(np.sqrt((a * a).sum())) for a in (r, m, error))  # not a @ a: its threads cost more
-    worst = int(error.argmax())
+    worst, along = int(error.argmax()), (r * m).sum()
     return Distance(
         _ratio(bulk, typical),
         _ratio(off, length),
         off / np.sqrt(r.size),
         float(error[worst]),
         worst if places is None else int(places[worst]),
-        float((r * m).sum() / (length * other)) if length and other else float(length == other),
+        float(along / (length * other)) if length and other else float(length == other),
+        float(along / length**2 - 1) if length else 0.0,
     )
 
 

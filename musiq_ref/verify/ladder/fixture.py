@@ -6,34 +6,33 @@ unless they are given. So two runs write the same bytes.
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-import math
-import secrets
-import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 from threadpoolctl import threadpool_limits
 
 from musiq_ref.checkpoint import load_checkpoint
-from musiq_ref.checkpoint.layout import CheckpointError, printable
-from musiq_ref.checkpoint.native import METADATA_KEY, config_from_json, config_to_json
 from musiq_ref.config import NAMED_CONVENTIONS, MusiqConfig
 from musiq_ref.image.decode import decode
-from musiq_ref.model.parameters import Params, check_params, flatten, map_params, nest
+from musiq_ref.model.parameters import Params
 from musiq_ref.verify.ladder.deterministic import bits, deterministic_image, deterministic_params
-from musiq_ref.verify.ladder.stages import STEP, axes_of, run_stages, targets
+from musiq_ref.verify.ladder.fixture_files import (
+    Fixture,
+    FixtureError,
+    Stage,
+    digest,
+    load_fixture,
+    sample_places,
+    write_fixture,
+)
+from musiq_ref.verify.ladder.stages import run_stages
 from musiq_ref.verify.ladder.tolerance import SAFE, Tolerance, calibrate, corner_margin, rounded
-from musiq_ref.version import __version__
 
-FORMAT, VERSION = "musiq_ref fixture", 1
+__all__ = ["Fixture", "FixtureError", "Stage", "load_fixture", "sample_places", "write_fixture"]
+__all__ += ["build_fixture", "digest", "fixture_image", "make_fixture", "stored"]
+
 WHOLE = 2**17  # values up to which an array is stored whole
-AGAIN = "make the fixture again with `musiq-ref fixture`"
 SAMPLE = 32749  # values that are stored of a larger one: a prime, so that they fall on all rows and columns
 PRESETS: dict[str, tuple[dict[str, Any], tuple[int, int]]] = {  # preset: changes to it, size of the image
     "tiny": ({"longer_sides": (56, 96)}, (54, 96)),
@@ -45,68 +44,20 @@ WEIGHT_SEEDS = {"official": 97, "pyiqa": 38, "paper": 97}
 """Seeds of the made weights with which no ReLU or maximum of the tiny fixture is nearer to its corner than rounding."""
 
 
-class FixtureError(ValueError):
-    """A fixture that cannot be trusted; the message names the file and what is wrong with it.
-
-    >>> issubclass(FixtureError, ValueError)
-    True
-    """
-
-
-class Stage(NamedTuple):
-    """One stage of the ladder: its array (whole, or a sample of `shape`), and what is allowed.
-
-    >>> Stage("score", np.ones(1), (1,), None, Tolerance(0, 0, None, 0)).name
-    'score'
-    """
-
-    name: str
-    array: np.ndarray
-    shape: tuple[int, ...]
-    sample: int | None  # number of values, at floor(k·(size − 1)/(sample − 1)) of the flattened array; None: all
-    tolerance: Tolerance
-
-
-class Fixture(NamedTuple):
-    """What a fixture holds.
-
-    >>> Fixture._fields
-    ('path', 'config', 'params', 'image', 'stages', 'manifest')
-    """
-
-    path: Path | None
-    config: MusiqConfig
-    params: Params
-    image: np.ndarray
-    stages: dict[str, Stage]
-    manifest: dict[str, Any]
-
-    @property
-    def mask(self) -> np.ndarray:
-        """Which tokens are valid, (N,)."""
-        return self.stages["mask"].array[0]
-
-
-def sample_places(size: int, count: int | None) -> np.ndarray | slice:
-    """The flat indices that are stored of an array of that size.
-
-    >>> sample_places(10, 4)
-    array([0, 3, 6, 9])
-    """
-    return slice(None) if count is None else np.arange(count) * (size - 1) // (count - 1)
-
-
-def stored(array: np.ndarray) -> tuple[np.ndarray, int | None]:
+def stored(array: np.ndarray, whole: int = WHOLE, sample: int = SAMPLE) -> tuple[np.ndarray, int | None]:
     """What is kept of a stage, and how many values if not all.
+
+    whole: values up to which all are kept
+    sample: values that are kept of more
 
     >>> stored(np.zeros(2**20))[1]
     32749
     """
     array = np.asarray(array)
     array = array.astype(np.int64) if array.dtype.kind in "iub" else array.astype(np.float32)
-    if array.size <= WHOLE:
+    if array.size <= whole:
         return np.ascontiguousarray(array), None
-    return array.ravel()[sample_places(array.size, SAMPLE)], SAMPLE
+    return array.ravel()[sample_places(array.size, sample)], sample
 
 
 def fixture_image(height: int, width: int) -> np.ndarray:
@@ -155,19 +106,41 @@ def build_fixture(
     pixels = fixture_image(*size) if image is None else decode(image)
     if pixels.dtype != np.uint8:
         raise ValueError(f"the image is {pixels.dtype}; a fixture needs 8-bit pixels (uint8)")
+    about = {"weights": weights, "image": source, "preset": preset if checkpoint is None else None}
+    return measured_fixture(config, params, pixels, about)
+
+
+def measured_fixture(
+    config: MusiqConfig,
+    params: Params,
+    image: np.ndarray,
+    about: dict[str, Any],
+    whole: int = WHOLE,
+    sample: int = SAMPLE,
+) -> Fixture:
+    """A fixture of a model and an image, its tolerances measured; `whole` and `sample` are those of `stored`.
+
+    about: what the manifest says of them
+    """
     with threadpool_limits(1):
-        exact = run_stages(params, pixels, config)
+        exact = run_stages(params, image, config)
         margin = corner_margin(exact)
-        tolerances = calibrate(exact, rounded(params, pixels, config), margin > SAFE)
+        tolerances = calibrate(exact, rounded(params, image, config), margin > SAFE)
+    stages = as_stages(exact, tolerances, whole, sample)
+    return Fixture(None, config, params, image, stages, {**about, "corner_margin": margin})
+
+
+def as_stages(
+    exact: dict[str, Any], tolerances: dict[str, Tolerance], whole: int = WHOLE, sample: int = SAMPLE
+) -> dict[str, Stage]:
+    """Stages as a fixture keeps them; `whole` and `sample` are those of `stored`."""
     stages = {}
     for name, value in exact.items():
-        array, count = stored(value)
+        array, count = stored(value, whole, sample)
         if tolerances[name].absolute is not None:
             array = np.zeros_like(array)  # all that there is of it is this machine's rounding
         stages[name] = Stage(name, array, np.shape(value), count, tolerances[name])
-    manifest: dict[str, Any] = {"weights": weights, "image": source, "corner_margin": margin}
-    manifest["preset"] = preset if checkpoint is None else None
-    return Fixture(None, config, params, pixels, stages, manifest)
+    return stages
 
 
 def make_fixture(folder: str | Path, preset: str = "tiny", conventions: str = "official", **options: Any) -> Fixture:
@@ -188,168 +161,12 @@ def make_fixture(folder: str | Path, preset: str = "tiny", conventions: str = "o
     ...     load_fixture(folder).config == fixture.config
     True
     """
+    return write_fixture(new_folder(folder), build_fixture(preset, conventions, **options))
+
+
+def new_folder(folder: str | Path) -> Path:
+    """The folder, if it is empty or does not exist. Raises ValueError, naming it, when something is in it."""
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder}: is not empty; name a new folder")
-    return write_fixture(folder, build_fixture(preset, conventions, **options))
-
-
-def write_fixture(folder: Path, fixture: Fixture) -> Fixture:
-    """Writes a fixture beside, then moves it into `folder`, the manifest last: without it a folder is not one.
-
-    Raises FixtureError when it cannot be written.
-    """
-    place = folder.resolve()
-    part = place.with_name(f".{place.name}.{secrets.token_hex(4)}.part")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        manifest = _write_files(part, fixture)
-        for path in sorted(part.iterdir(), key=lambda path: path.name == "manifest.json"):
-            path.rename(place / path.name)
-    except OSError as error:
-        raise FixtureError(f"{folder}: cannot be written ({error.strerror}); check its rights and the space") from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return fixture._replace(path=folder, manifest=manifest)
-
-
-def _write_files(part: Path, fixture: Fixture) -> dict[str, Any]:
-    """Writes the files of a fixture into a new folder; returns the manifest."""
-    files: dict[str, str] = {}
-
-    def put(file: str, content: bytes) -> str:
-        path = part / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        files[file] = hashlib.sha256(content).hexdigest()
-        return files[file]
-
-    config = json.loads(config_to_json(fixture.config))
-    leaves = {name: np.ascontiguousarray(a.astype(np.float32)) for name, a in flatten(fixture.params)}
-    put("weights.safetensors", save(leaves, {METADATA_KEY: json.dumps(config, sort_keys=True)}))
-    put("image.npy", npy(fixture.image))
-    score, distribution = targets(fixture.config)
-    put("target/score.npy", npy(score))
-    if distribution is not None:
-        put("target/distribution.npy", npy(distribution))
-    rows = []
-    for stage in fixture.stages.values():
-        file = f"stages/{stage.name}.npy"
-        row: dict[str, Any] = {"name": stage.name, "file": file, "sha256": put(file, npy(stage.array))}
-        row |= {"shape": list(stage.shape), "dtype": str(stage.array.dtype), "axes": list(axes_of(stage.name))}
-        rows.append({**row, "sample": stage.sample, "tolerance": stage.tolerance._asdict()})
-    manifest = {
-        "format": FORMAT,
-        "version": VERSION,
-        "generator": f"musiq_ref {__version__}",
-        **fixture.manifest,
-        "config": config,
-        "config_sha256": digest(config),
-        "optimizer": {"name": "sgd", **STEP},
-        "files": files,
-        "content_sha256": digest(files),
-        "stages": rows,
-    }
-    manifest["manifest_sha256"] = digest(manifest)
-    (part / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    return manifest
-
-
-def npy(array: np.ndarray) -> bytes:
-    """The bytes of a .npy file."""
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()
-
-
-def digest(value: Any) -> str:
-    """SHA-256 of a JSON value written without spaces and with sorted keys.
-
-    >>> digest({"a": 1})[:8]
-    '015abd7f'
-    """
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def load_fixture(folder: str | Path) -> Fixture:
-    """Reads a fixture and checks every byte of it.
-
-    Raises FixtureError, naming the file, when anything is missing, cut short, exchanged, edited or left over.
-
-    >>> load_fixture("nowhere")
-    Traceback (most recent call last):
-    musiq_ref.verify.ladder.fixture.FixtureError: nowhere/manifest.json: is missing, so nowhere is no fixture; ...
-    """
-    folder = Path(folder)
-    manifest = read_manifest(folder)
-    files: dict[str, str] = manifest["files"]
-    by_digest = {value: file for file, value in files.items()}
-    contents = {}
-    for file, expected in files.items():
-        if not (folder / file).is_file():
-            raise FixtureError(f"{folder / file}: is missing; {AGAIN}")
-        contents[file] = (folder / file).read_bytes()
-        found = hashlib.sha256(contents[file]).hexdigest()
-        if found != expected:
-            other = by_digest.get(found)
-            what = (
-                f"holds what belongs in {other}" if other else "is not what the generator wrote (its SHA-256 differs)"
-            )
-            raise FixtureError(f"{folder / file}: {what}; {AGAIN}")
-    present = {str(p.relative_to(folder).as_posix()) for p in folder.rglob("*") if p.is_file()}
-    extra = sorted(present - set(files) - {"manifest.json"})
-    if extra:
-        raise FixtureError(f"{folder / extra[0]}: does not belong to this fixture; move it elsewhere")
-    try:
-        return _assembled(folder, manifest, contents)
-    except (ValueError, TypeError, LookupError, AttributeError, OSError, SyntaxError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise FixtureError(f"{folder / 'manifest.json'}: does not fit its files ({reason}); {AGAIN}") from None
-
-
-def _assembled(folder: Path, manifest: dict[str, Any], contents: dict[str, bytes]) -> Fixture:
-    """The fixture that a manifest describes; raises whatever comes where it describes none."""
-    config = config_from_json(json.dumps(manifest["config"]))
-    params = map_params(lambda a: a.astype(np.float64), nest(load(contents["weights.safetensors"])))
-    check_params(params, config)
-    stages = {}
-    for row in manifest["stages"]:
-        array, shape = _array(contents[row["file"]]), tuple(row["shape"])
-        if array.size != (row["sample"] or math.prod(shape)):
-            raise ValueError(f"{row['file']} has {array.size} values")
-        tolerance = Tolerance(**row["tolerance"])
-        if not all(value is None or isinstance(value, int | float) for value in tolerance):
-            raise ValueError(f"the tolerance of {row['name']} is no number")
-        stages[row["name"]] = Stage(row["name"], array, shape, row["sample"], tolerance)
-    return Fixture(folder, config, params, _array(contents["image.npy"]), stages, manifest)
-
-
-def _array(content: bytes) -> np.ndarray:
-    return np.load(io.BytesIO(content), allow_pickle=False)
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder, if it is one of ours and unchanged."""
-    path = folder / "manifest.json"
-    if not path.is_file():
-        raise FixtureError(f"{path}: is missing, so {folder} is no fixture; make one with `musiq-ref fixture`")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        kind, version, claimed = manifest["format"], manifest["version"], manifest["manifest_sha256"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise FixtureError(f"{path}: cannot be read as a fixture's manifest; {AGAIN}") from None
-    if kind != FORMAT or version != VERSION:
-        its = f"{printable(kind)} version {version if isinstance(version, int) else printable(version)}"
-        raise FixtureError(f"{path}: is {its}; this program reads {FORMAT} version {VERSION}")
-    if digest({k: v for k, v in manifest.items() if k != "manifest_sha256"}) != claimed:
-        raise FixtureError(f"{path}: was edited after the generator wrote it; {AGAIN}")
-    files = manifest.get("files")
-    if not isinstance(files, dict) or not all(type(name) is str for name in files.values()):
-        raise FixtureError(f"{path}: lists no files; {AGAIN}")
-    if any({"..", ""} & set(name.split("/")) for name in files):
-        raise FixtureError(f"{path}: lists files outside its folder; {AGAIN}")
-    try:
-        config_from_json(json.dumps(manifest["config"]))
-    except (CheckpointError, KeyError) as error:
-        raise FixtureError(f"{path}: {error}") from None
-    return manifest
+    return folder

@@ -14,6 +14,7 @@ from musiq_ref.config import MusiqConfig
 from musiq_ref.model.parameters import flatten, parameter_shapes
 from musiq_ref.verify.ladder.distance import Distance, distance
 from musiq_ref.verify.ladder.fixture import Fixture, Stage, sample_places
+from musiq_ref.verify.ladder.numbers import as_numbers
 from musiq_ref.verify.ladder.stages import SEQUENCE, axes_of, validity
 
 SHARED = {"head/kernel", "head/bias"}  # names that are the authors' and ours
@@ -63,6 +64,8 @@ def split_fused(mine: Mapping[str, Any], config: MusiqConfig) -> tuple[dict[str,
         if not name.endswith("/qkv"):
             result[name] = value
             continue
+        if np.size(value) != 3 * np.prod(np.shape(value)[:2]) * config.width:
+            raise LayoutError(f"{name} has shape {np.shape(value)}; it must be (batch, sequence, {3 * config.width})")
         parts = np.asarray(value).reshape(*np.shape(value)[:2], 3, config.heads, config.head_width)
         for k, part in enumerate(("query", "key", "value")):
             result[f"{name[:-3]}{part}"] = parts[:, :, k].swapaxes(1, 2)
@@ -77,11 +80,9 @@ def fit(stage: Stage, mine: Any, fixture: Fixture) -> tuple[np.ndarray, str, Dis
     Of several layouts of the right size the closest is taken. Raises LayoutError when there is none.
     """
     try:
-        array = np.asarray(mine)
-    except ValueError:
-        raise LayoutError(f"{stage.name} is no array; give one of shape {stage.shape}") from None
-    if array.dtype.kind not in "fiub":
-        raise LayoutError(f"{stage.name} is an array of {array.dtype}; give one of numbers")
+        array = as_numbers(stage, mine)
+    except ValueError as error:
+        raise LayoutError(str(error)) from None
     if stage.sample and array.shape == stage.array.shape:  # mine holds the sample only, as the fixture does
         return array, "", distance(stage.array, array, sampled_validity(stage, fixture))
     found: list[tuple[np.ndarray, str, Distance]] = []

@@ -199,7 +199,7 @@ def axes_of(name: str) -> tuple[str, ...]:
     >>> axes_of("gradient/encoder/block_00/attention/weights")
     ('batch', 'head', 'sequence (query)', 'sequence (key)')
     """
-    if name.startswith((*BACK[1:], "loss/")):
+    if name.startswith((*BACK[1:], "loss/", "training/")):
         return ()
     if name.startswith("pixels/"):
         return ("row", "column", "channel")
@@ -219,8 +219,8 @@ def validity(name: str, shape: tuple[int, ...], mask: np.ndarray) -> np.ndarray 
     >>> validity("patch_embedding", (1, 3, 2), np.array([1, 0, 1])).ravel()
     array([ True, False,  True])
     """
-    if mask.all() or name in ("hash_index", "scale_index", "mask", "patches"):
-        return None  # what padding holds in the tokens themselves is part of the definition
+    if mask.all() or name == "mask":
+        return None
     valid = None
     for axis, label in enumerate(axes_of(name)):
         if not label.startswith(("token", SEQUENCE)):

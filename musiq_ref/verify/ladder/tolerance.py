@@ -35,6 +35,7 @@ class Tolerance(NamedTuple):
     """What is allowed of `Distance.bulk` and `.norm`; of `.rms` instead (absolute), for what is 0 in exact arithmetic.
 
     float32: the bulk distance that was measured, the envelope of reports
+    gain: what is allowed of `.gain`, where the others allow much (`ladder.precision`)
 
     >>> Tolerance(1e-6, 2e-6, None, 2e-7).allows(distance(np.ones(3), np.ones(3)))
     True
@@ -44,6 +45,7 @@ class Tolerance(NamedTuple):
     norm: float
     absolute: float | None
     float32: float
+    gain: float | None = None
 
     def allows(self, d: Distance) -> bool:
         """Whether float32 rounding explains a distance.
@@ -51,9 +53,7 @@ class Tolerance(NamedTuple):
         >>> Tolerance(1e-6, 2e-6, None, 2e-7).allows(distance(np.ones(3), 1.1 * np.ones(3)))
         False
         """
-        if self.absolute is not None:
-            return d.rms <= self.absolute
-        return d.bulk <= self.bulk and d.norm <= self.norm
+        return self.excess(d) <= 1
 
     def excess(self, d: Distance) -> float:
         """How many times larger than allowed the distance is; 1 and below are fine.
@@ -63,7 +63,8 @@ class Tolerance(NamedTuple):
         """
         if self.absolute is not None:
             return d.rms / self.absolute if self.absolute else (np.inf if d.rms else 0.0)
-        return max(d.bulk / self.bulk, d.norm / self.norm) if self.bulk else (np.inf if d.max else 0.0)
+        gain = abs(d.gain) / self.gain if self.gain else 0.0
+        return max(d.bulk / self.bulk, d.norm / self.norm, gain) if self.bulk else (np.inf if d.max else 0.0)
 
 
 def rounded(params: Params, image: np.ndarray, config: MusiqConfig, gradients: bool = True) -> list[dict[str, Any]]:
