@@ -106,9 +106,7 @@ def load_suite(folder: str | Path) -> dict[str, Fixture]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise FixtureError(f"{folder / SUITE}: cannot be read as a suite; {AGAIN} --suite") from None
     if kind != FORMAT or version != VERSION:
-        raise FixtureError(
-            f"{folder / SUITE}: is {kind} version {version}; this program reads {FORMAT} version {VERSION}"
-        )
+        raise FixtureError(f"{folder / SUITE}: is no {FORMAT} of version {VERSION}, which this program reads")
     if not whole:
         raise FixtureError(f"{folder / SUITE}: was edited after the generator wrote it; {AGAIN} --suite")
     extra = sorted({path.name for path in folder.iterdir()} - {SUITE, *wanted})
