@@ -2,7 +2,8 @@
 
 A port is a function `port(fixture, tap)`. It reads `fixture.image`, `fixture.params` and `fixture.config`, computes,
 hands every stage it can to `tap(name, array)`, and goes on with what the tap returns; it may also return a dict of
-further stages. A port that never calls the tap can be compared, but not stepped or bisected.
+further stages, with sentences for the report under "notes". A port that never calls the tap can be compared, but not
+stepped or bisected.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from musiq_ref.verify.comparison.climb import compare, read_stages
 from musiq_ref.verify.comparison.report import Comparison
 from musiq_ref.verify.ladder.fixture import Fixture
 from musiq_ref.verify.ladder.stages import run_stages
+
 
 class PortError(ValueError):
     """A port that raised, or returned what is no stages; the message says where.
@@ -70,15 +72,21 @@ def _raised(name: str, error: BaseException) -> str:
     return f"{name} raised {type(error).__name__}: {' '.join(what.split())}{where}"
 
 
-def compare_port(fixture: Fixture, port: Port, *, diagnose: bool = True) -> Comparison:
-    """`compare`, of the stages of a callable.
+def compare_port(fixture: Fixture, port: Port, **options: Any) -> Comparison:
+    """`compare`, with its options, of the stages of a callable.
 
     >>> from musiq_ref.verify import build_fixture
     >>> fixture = build_fixture(image=np.zeros((40, 50, 3), np.uint8))
     >>> compare_port(fixture, reference_port).passed
     True
     """
-    return compare(fixture, run_port(fixture, port), diagnose=diagnose)
+    return _compared(fixture, run_port(fixture, port), **options)
+
+
+def _compared(fixture: Fixture, stages: dict[str, Any], **options: Any) -> Comparison:
+    notes = stages.pop("notes", [])
+    result = compare(fixture, stages, **options)
+    return replace(result, notes=[*notes, *result.notes])
 
 
 def reference_port(fixture: Fixture, tap: Callable[[str, Any], Any]) -> dict[str, Any]:
@@ -92,8 +100,10 @@ def reference_port(fixture: Fixture, tap: Callable[[str, Any], Any]) -> dict[str
     return run_stages(fixture.params, fixture.image, fixture.config, tap=tap, gradients=False)
 
 
-def single_step(fixture: Fixture, port: Port) -> Comparison:
+def single_step(fixture: Fixture, port: Port, **options: Any) -> Comparison:
     """Every stage computed from the reference's input: errors do not grow, and every wrong stage shows by itself.
+
+    options: those of `compare`
 
     >>> from musiq_ref.verify import build_fixture
     >>> fixture = build_fixture(image=np.zeros((40, 50, 3), np.uint8))
@@ -101,7 +111,7 @@ def single_step(fixture: Fixture, port: Port) -> Comparison:
     'single-step'
     """
     exact = run_stages(fixture.params, fixture.image, fixture.config, gradients=False)
-    result = compare(fixture, run_port(fixture, port, exact), diagnose=False)
+    result = _compared(fixture, run_port(fixture, port, exact), diagnose=False, **options)
     return replace(result, mode="single-step")
 
 

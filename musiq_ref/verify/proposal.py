@@ -1,0 +1,181 @@
+"""Which stage is which array of a port: proposed from values, parameters and sizes, printed, and open to correction."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from musiq_ref.verify.ladder.fixture import Fixture
+from musiq_ref.verify.ladder.stages import SEQUENCE, run_stages, validity
+from musiq_ref.verify.recognition import PARTS, Placement, axes_and_order, error_of, layout_name
+
+Hook = tuple[str, str]  # stage, and the layout: "", "NCHW", "heads" or names of axes (`recognition.axes_and_order`)
+CLOSE = 0.05  # error below which an array is taken for a stage
+KEPT_ORDER = (("row", "column"), (f"{SEQUENCE} (query)", f"{SEQUENCE} (key)"))  # exchanged, they are a bug
+
+
+class HookMap(dict[str, Hook]):
+    """{place in a port: (stage, layout)}, which prints as a table.
+
+    errors: {place: how far its array was from the stage}
+
+    >>> print(HookMap({"conv_root": ("stem/conv_root", "NCHW")}, {"conv_root": 2e-7}))
+    conv_root                                       stem/conv_root                    NCHW              agrees
+    """
+
+    def __init__(self, hooks: Mapping[str, Hook] = {}, errors: Mapping[str, float] | None = None) -> None:
+        super().__init__(hooks)
+        self.errors = dict(errors or {})
+
+    def __str__(self) -> str:
+        def seems(error: float) -> str:
+            return "by hand" if error < 0 else "agrees" if error < 1e-3 else f"off by {error:.1g}"
+
+        return "\n".join(
+            f"{place:<47} {stage:<33} {layout:<17} {seems(self.errors.get(place, -1.0))}"
+            for place, (stage, layout) in self.items()
+        )
+
+    def corrected(self, corrections: Mapping[str, Hook | None]) -> HookMap:
+        """The map with other hooks in some places, or none (None); a stage is in one place only.
+
+        >>> dict(HookMap({"a": ("score", "")}).corrected({"b": ("score", "")}))
+        {'b': ('score', '')}
+        """
+        theirs = {place: hook for place, hook in corrections.items() if hook is not None}
+        taken = {stage for stage, _ in theirs.values()}
+        kept = {p: hook for p, hook in self.items() if p not in corrections and hook[0] not in taken}
+        return HookMap(kept | theirs, {p: e for p, e in self.errors.items() if p in kept})
+
+
+def propose(
+    arrays: Iterable[tuple[str, np.ndarray]], fixture: Fixture, owners: Mapping[str, Iterable[str]] | None = None
+) -> HookMap:
+    """Which stages the arrays of a run are, the first of several that are the same one.
+
+    arrays: (place, array) in the order in which they were computed, from the fixture's image and weights
+    owners: {place: paths of our parameters that are used there}, which tell where values do not, after a mistake
+
+    >>> from musiq_ref.verify import build_fixture
+    >>> fixture = build_fixture()
+    >>> norm = fixture.stages["encoder/norm"].array
+    >>> print(propose([("final", norm.transpose(0, 2, 1))], fixture))
+    final                                           encoder/norm                      batch, width, sequence agrees
+    """
+    exact = _candidates(fixture)
+    hooks, errors = {}, {}
+    for place, array in arrays:
+        if not np.isfinite(array).any() or array.size < 2:
+            continue
+        owned = stage_of(owners.get(place, ()), fixture) if owners else ""
+        free = [stage for stage in exact if stage not in {s for s, _ in hooks.values()}]
+        near = [(*found, stage) for stage in free if (found := _nearest(array, stage, exact[stage], fixture))]
+        best = min(near, default=(np.inf, "", ""), key=lambda row: (row[0], row[2] != owned))
+        own = next((row for row in near if row[2] == owned), None)
+        whole = owned.endswith("/output")  # of all parameters of a block, or of the stem
+        chosen = own if own and (whole or own[0] < CLOSE or best[0] >= CLOSE) else best
+        if chosen[0] < CLOSE or chosen is own:
+            hooks[place], errors[place] = (chosen[2], chosen[1]), chosen[0]
+    return HookMap(hooks, errors)
+
+
+def stage_of(paths: Iterable[str], fixture: Fixture) -> str:
+    """The stage that comes out of what has exactly these parameters; "" where it is none.
+
+    >>> from musiq_ref.verify import build_fixture
+    >>> stage_of(["encoder/block_01/mlp/fc1/kernel", "encoder/block_01/mlp/fc2/bias"], build_fixture())
+    'encoder/block_01/mlp/fc2'
+    """
+    modules = {path.rpartition("/")[0] for path in paths}
+    first = min(modules, default="")
+    block = "/".join(first.split("/")[:2])
+    inside = {m.removeprefix(f"{block}/") for m in modules} if block.startswith("encoder/block") else set()
+    attention = {f"attention/{part}" for part in PARTS}
+    stem = {
+        path.rpartition("/")[0] for path in fixture.stages if path.startswith("stem/") and path.endswith("standardized")
+    }
+    if len(modules) == 1:
+        known = {"head": "head/logits"}.get(first, first)
+        return known if known in fixture.stages else ""
+    if inside == attention:
+        return f"{block}/attention/qkv"
+    if inside == attention | {"attention/out"}:
+        return f"{block}/attention/out"
+    if inside == {"mlp/fc1", "mlp/fc2"}:
+        return f"{block}/mlp/fc2"
+    if inside == attention | {"attention/out", "mlp/fc1", "mlp/fc2", "norm1", "norm2"}:
+        return f"{block}/output"
+    bottleneck = stem - {"stem/conv_root"}
+    norms = {m.replace("conv", "gn") for m in bottleneck}
+    root = {"stem/conv_root", "stem/gn_root"}
+    return "stem/output" if stem and modules - root == bottleneck | norms and (modules & root) in (set(), root) else ""
+
+
+def _candidates(fixture: Fixture) -> dict[str, np.ndarray]:
+    """The exact stages on the way to the score, query, key and value also as one."""
+    exact = run_stages(fixture.params, fixture.image, fixture.config, gradients=False)
+    found = {n: a for n, a in exact.items() if a.dtype.kind == "f" and not n.startswith("loss/") and a.size > 1}
+    for i in range(fixture.config.layers):
+        block = f"encoder/block_{i:02d}/attention"
+        found[f"{block}/qkv"] = np.stack([found[f"{block}/{part}"] for part in PARTS])
+    return found
+
+
+def _nearest(array: np.ndarray, stage: str, exact: np.ndarray, fixture: Fixture) -> tuple[float, str] | None:
+    """(error, layout) of the layout of a stage in which an array is nearest to it; None where its size is another."""
+    place = Placement(fixture, stage)
+    index = place.locate(array.size)
+    if index is None or not place.complete:
+        return None
+    ours = exact[np.ix_(*index)]
+    valid = validity(
+        stage.replace("/qkv", "/query"), exact.shape[-4:] if stage.endswith("/qkv") else exact.shape, fixture.mask
+    )
+    if valid is not None:
+        valid = np.broadcast_to(valid, exact.shape)[np.ix_(*index)]
+    found = (np.inf, "")
+    for order, last in _layouts(stage, array.shape, ours.shape):
+        view, seen = (None if a is None else (np.roll(a, -1, _sequence(stage)) if last else a) for a in (ours, valid))
+        view, seen = (None if a is None else a.transpose(order) for a in (view, seen))
+        error = error_of(array, view, seen)  # type: ignore[arg-type]
+        if error < found[0]:
+            found = (error, layout_name(stage, order, last))
+    return found
+
+
+def _sequence(stage: str) -> list[int]:
+    return [k for k, label in enumerate(axes_and_order(stage)[0]) if label.startswith(SEQUENCE)]
+
+
+def _layouts(stage: str, theirs: tuple[int, ...], ours: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], bool]]:
+    """(order of our axes, whether the class token is last) that an array of their shape may have."""
+    axes, usual = axes_and_order(stage)
+    lasts = (False, True) if _sequence(stage) else (False,)
+    orders = [usual]
+    if theirs != ours:  # axes exchanged in an array of our shape are a bug, not a layout
+        orders += [o for o in itertools.permutations(range(len(axes))) if o != usual and _fits(o, axes, theirs, ours)]
+    yield from itertools.product(orders, lasts)
+
+
+def _fits(order: tuple[int, ...], axes: tuple[str, ...], theirs: tuple[int, ...], ours: tuple[int, ...]) -> bool:
+    """Whether our axes in this order, some of them merged, have that shape."""
+    names = [axes[k] for k in order]
+    if any(a in names and names.index(a) > names.index(b) for a, b in KEPT_ORDER):
+        return False
+    ends = set(itertools.accumulate((ours[k] for k in order), int.__mul__))
+    return set(itertools.accumulate(theirs, int.__mul__)) <= ends | {1}
+
+
+def joined(calls: list[Any]) -> np.ndarray | None:
+    """The outputs of several calls as one, if they differ along one axis only: a stage that is made in parts.
+
+    >>> joined([np.zeros((2, 5)), np.zeros((3, 5))]).shape, joined([np.zeros(2), np.zeros((2, 2))])
+    ((5, 5), None)
+    """
+    if len({a.ndim for a in calls}) > 1 or not calls[0].ndim:
+        return None
+    axes = [k for k, sizes in enumerate(zip(*(a.shape for a in calls), strict=True)) if len(set(sizes)) > 1]
+    return np.concatenate(calls, axes[0]) if len(axes) == 1 else None

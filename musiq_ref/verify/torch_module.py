@@ -1,0 +1,182 @@
+"""What a PyTorch port consists of: its submodules, parameters, device and dtype, under whatever wrappers it has."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from musiq_ref.checkpoint import to_official, to_pyiqa
+from musiq_ref.checkpoint.layout import listed
+from musiq_ref.checkpoint.pyiqa import PYIQA_LAYOUT
+from musiq_ref.model.parameters import flatten, parameter_shapes
+from musiq_ref.verify.ladder.fixture import Fixture
+from musiq_ref.verify.recognition import match_parameters
+
+WRAPPERS = ("_orig_mod", "module")  # of torch.compile, DataParallel and DistributedDataParallel
+
+
+class TorchParts:
+    """A module, or {name: tensor}, without its wrappers.
+
+    >>> TorchParts(torch.nn.DataParallel(torch.nn.Linear(2, 3))).submodule("").out_features
+    3
+    """
+
+    def __init__(self, given: Any) -> None:
+        self.given = self.plain = given
+        for name in WRAPPERS * 2:
+            inner = getattr(self.plain, name, None)
+            wrapped = (
+                name == "_orig_mod" or isinstance(self.plain, torch.nn.DataParallel) or hasattr(self.plain, "reducer")
+            )
+            self.plain = inner if isinstance(inner, torch.nn.Module) and wrapped else self.plain
+        module = isinstance(self.plain, torch.nn.Module)
+        self.submodules: dict[str, torch.nn.Module] = dict(self.plain.named_modules()) if module else {}
+        self.parameters: dict[str, torch.Tensor] = dict(self.plain.named_parameters() if module else self.plain)
+        first = next(iter(self.parameters.values()), torch.zeros(()))
+        self.dtype, self.device = first.dtype, first.device
+
+    def submodule(self, name: str) -> torch.nn.Module:
+        """The submodule of a name, with or without the wrappers' own names in it."""
+        short = ".".join(part for part in name.split(".") if part not in WRAPPERS)
+        found = self.submodules.get(name, self.submodules.get(short))
+        if found is None:
+            raise ValueError(f"the module has no submodule {name!r}; adjust the hooks")
+        return found
+
+    def image(self, fixture: Fixture) -> torch.Tensor:
+        """The fixture's image (1, 3, H, W) in [0, 1], where the module is."""
+        pixels = torch.from_numpy(fixture.image.copy()).permute(2, 0, 1)[None]
+        return pixels.to(self.device).to(self.dtype) / 255
+
+    def load(self, fixture: Fixture, names: str | None) -> list[str]:
+        """Gives every parameter whose name and shape fit the fixture's value; what does not fit, in sentences.
+
+        Raises ValueError for what is on the meta device and gets none.
+        """
+        state = dict(self.plain.state_dict(keep_vars=True) if self.submodules else self.plain)
+        to_theirs = {"pyiqa": to_pyiqa, "official": to_official, "native": lambda params: dict(flatten(params))}
+        tensors = to_theirs[names](fixture.params) if names else {}
+        fits = {n for n, a in tensors.items() if n in state and tuple(state[n].shape) == a.shape}
+        held = dict(self.plain.named_buffers()) | state if self.submodules else state
+        empty = sorted(n for n, t in held.items() if t.is_meta and n not in fits)
+        if empty:
+            raise ValueError(f"{empty[0]!r} is on the meta device, so it holds no numbers; give it the fixture's first")
+        if any(state[n].is_meta for n in fits):
+            self.plain.load_state_dict(
+                {n: torch.from_numpy(np.array(tensors[n])).to(state[n].dtype) for n in fits}, strict=False, assign=True
+            )
+            self.__init__(self.given)
+            return []
+        with torch.no_grad():
+            for name in fits:
+                state[name].copy_(torch.from_numpy(np.array(tensors[name])))
+        lacking = sorted(set(tensors) - fits)
+        return [f"the port has no parameter {listed(lacking)} of the fixture's shape"] if fits and lacking else []
+
+    def begin(self, gradients: bool) -> None:
+        """Evaluation mode, and no gradients of earlier runs."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
+        if self.submodules:
+            self.given.eval()
+        elif gradients:
+            for parameter in self.parameters.values():
+                parameter.requires_grad_(True)
+        if self.given is not self.plain:
+            torch.compiler.reset()  # what was compiled before does not know of the hooks
+
+    def values(self) -> dict[str, np.ndarray]:
+        """{name: array} of the parameters."""
+        return {name: as_numpy(p) for name, p in self.parameters.items()}
+
+    def gradients(self, fixture: Fixture, known: Mapping[str, str] | None, notes: list[str]) -> dict[str, np.ndarray]:
+        """{"dparams/" and our name: array}; adds to the notes what cannot be compared."""
+        shapes, params = parameter_shapes(fixture.config), dict(flatten(fixture.params))
+        wrong = sorted(set(known or {}) - set(self.parameters)) or sorted(set((known or {}).values()) - set(shapes))
+        if wrong:
+            raise ValueError(
+                f"parameters: there is no parameter {wrong[0]!r}; write {{the module's name: the fixture's}}"
+            )
+        found = match_parameters(self.values(), fixture.params, fixture.config, known)
+        stages: dict[str, np.ndarray] = {}
+        strange = []
+        for name, parameter in self.parameters.items():
+            if name in found:
+                parts = found[name].ours(as_numpy(parameter if parameter.grad is None else parameter.grad))
+            elif known and name in known and parameter.numel() == params[known[name]].size:
+                array, shape = as_numpy(parameter if parameter.grad is None else parameter.grad), shapes[known[name]]
+                theirs = PYIQA_LAYOUT.to_file(known[name], params[known[name]]).shape
+                parts = {known[name]: PYIQA_LAYOUT.to_native(known[name], array.reshape(theirs), shape)}
+            else:
+                strange.append(name)
+                continue
+            for path, part in parts.items() if parameter.grad is not None else ():
+                key = f"dparams/{path}"
+                stages[key] = part.reshape(shapes[path]) + stages.get(key, 0)  # kept twice, it has two gradients
+        if strange:
+            notes.append(
+                f"{listed(strange)}: not the values of a parameter of the fixture, so its gradient is not compared"
+            )
+        if not found:
+            notes.append("no parameter of the port holds the fixture's values: load the weights first")
+        return stages
+
+
+def as_numpy(tensor: torch.Tensor) -> np.ndarray:
+    """The numbers of a tensor of any device and dtype, copied; NumPy has no bfloat16.
+
+    >>> as_numpy(torch.ones(2, dtype=torch.bfloat16, requires_grad=True))
+    array([1., 1.], dtype=float32)
+    """
+    t = tensor.detach()
+    narrow = t.is_floating_point() and t.dtype != torch.float64
+    return np.array((t.float() if narrow else t).cpu().numpy())
+
+
+def tensor_in(output: Any, item: str = "") -> torch.Tensor | None:
+    """The tensor that an output is, or has under a name or number; by default its first.
+
+    >>> tensor_in((None, torch.zeros(2)), "1"), tensor_in({"score": torch.ones(1)})
+    (tensor([0., 0.]), tensor([1.]))
+    """
+    if isinstance(output, torch.Tensor):
+        return output
+    members = _members(output)
+    if item:
+        return tensor_in(members.get(item))
+    return next((t for t in members.values() if isinstance(t, torch.Tensor)), None)
+
+
+def with_tensor(output: Any, item: str, tensor: torch.Tensor) -> Any:
+    """An output with another tensor in the place where `tensor_in` finds one.
+
+    >>> with_tensor((torch.zeros(1), None), "", torch.ones(1))
+    (tensor([1.]), None)
+    """
+    if isinstance(output, torch.Tensor):
+        return tensor
+    members = _members(output)
+    item = item or next(name for name, t in members.items() if isinstance(t, torch.Tensor))
+    if isinstance(output, tuple | list):
+        new = [tensor if str(k) == item else t for k, t in enumerate(output)]
+        return type(output)(*new) if hasattr(output, "_fields") else type(output)(new)
+    changed = copy.copy(output)
+    if isinstance(output, Mapping):
+        changed[next(k for k in output if str(k) == item)] = tensor  # type: ignore[index]
+    else:
+        object.__setattr__(changed, item, tensor)  # also of a frozen dataclass
+    return changed
+
+
+def _members(output: Any) -> dict[str, Any]:
+    """What is in a tuple, a dict or a dataclass, by name."""
+    if isinstance(output, Mapping):
+        return {str(k): v for k, v in output.items()}
+    if isinstance(output, tuple | list):
+        return {str(k): v for k, v in enumerate(output)}
+    return dict(getattr(output, "__dict__", {}))
