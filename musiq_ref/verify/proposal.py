@@ -89,7 +89,7 @@ def stage_of(paths: Iterable[str], fixture: Fixture) -> str:
     >>> stage_of(["encoder/block_01/mlp/fc1/kernel", "encoder/block_01/mlp/fc2/bias"], build_fixture())
     'encoder/block_01/mlp/fc2'
     """
-    modules = {path.rpartition("/")[0] for path in paths}
+    modules = {path.rpartition("/")[0] for path in paths if not path.endswith(("table", "class_token"))}
     first = min(modules, default="")
     block = "/".join(first.split("/")[:2])
     inside = {m.removeprefix(f"{block}/") for m in modules} if block.startswith("encoder/block") else set()
@@ -142,7 +142,7 @@ def _nearest(array: np.ndarray, stage: str, exact: np.ndarray, fixture: Fixture)
         view, seen = (None if a is None else a.transpose(order) for a in (view, seen))
         error = error_of(array, view, seen)  # type: ignore[arg-type]
         if error < found[0]:
-            found = (error, layout_name(stage, order, last))
+            found = (error, layout_name(stage, order, last, ours.shape != exact.shape))
     return found
 
 

@@ -17,7 +17,7 @@ from musiq_ref.verify.ladder.stages import SEQUENCE, axes_of
 SAME = 2**-7  # error below which two arrays are one, rounded to as little as bfloat16
 SAMPLE = 509  # values that are looked at first: a prime, so that they fall on all rows and columns
 PARTS = ("query", "key", "value")
-CLASS_LAST = "; class last"
+CLASS_LAST, NO_PADDING = "class last", "no padding"
 
 
 def axes_and_order(stage: str, layout: str = "") -> tuple[tuple[str, ...], tuple[int, ...]]:
@@ -25,14 +25,15 @@ def axes_and_order(stage: str, layout: str = "") -> tuple[tuple[str, ...], tuple
 
     stage: ".../qkv" stands for query, key and value in one array
     layout: "" for ours, "NCHW", "heads" (B, N, H·D_h), or our axes in their order, as "sequence, batch, width";
-        "; class last" at its end where the class token follows the others
+        "class last" and "no padding", after "; " if they are not alone, where the class token follows the others, and
+        where padded tokens are left out
 
     >>> axes_and_order("stem/conv1", "NCHW")
     (('token', 'row', 'column', 'channel'), (0, 3, 1, 2))
     """
     fused = stage.endswith("/qkv")
     axes = ("part", *axes_of(f"{stage[:-3]}query")) if fused else axes_of(stage)
-    names, text = list(axes), layout.removesuffix(CLASS_LAST)
+    names, text = list(axes), "; ".join(w for w in layout.split("; ") if w not in (CLASS_LAST, NO_PADDING))
     if text == "NCHW" and "row" in names:
         names.insert(names.index("row"), names.pop(names.index("channel")))
     elif text == "heads" or (fused and not text):
@@ -44,17 +45,17 @@ def axes_and_order(stage: str, layout: str = "") -> tuple[tuple[str, ...], tuple
     return axes, tuple(axes.index(n) for n in names)
 
 
-def layout_name(stage: str, order: tuple[int, ...], class_last: bool = False) -> str:
+def layout_name(stage: str, order: tuple[int, ...], class_last: bool = False, no_padding: bool = False) -> str:
     """The inverse of `axes_and_order`.
 
     >>> layout_name("stem/conv1", (0, 3, 1, 2)), layout_name("encoder/norm", (1, 0, 2), class_last=True)
     ('NCHW', 'sequence, batch, width; class last')
     """
-    axes = axes_of(f"{stage[:-3]}query" if stage.endswith("/qkv") else stage)
-    short = ["", *(["NCHW"] if "row" in axes else []), *(["heads"] if "head_width" in axes else [])]
-    known = next((s for s in short if axes_and_order(stage, s)[1] == order), None)
     axes = axes_and_order(stage)[0]
-    return (", ".join(axes[k] for k in order) if known is None else known) + CLASS_LAST * class_last
+    short = ["", *(["NCHW"] if "row" in axes else []), *(["heads"] if "head_width" in axes else [])]
+    usual = next((s for s in short if axes_and_order(stage, s)[1] == order), None)
+    words = [", ".join(axes[k] for k in order) if usual is None else usual]
+    return "; ".join(filter(None, [*words, CLASS_LAST * class_last, NO_PADDING * no_padding]))
 
 
 class Placement:
@@ -75,7 +76,8 @@ class Placement:
         shape = fixture.stages[self.names[0]].shape
         self.shape = (3, *shape) if len(self.names) > 1 else shape
         self.tokens = [k for k, label in enumerate(self.axes) if label.startswith(("token", SEQUENCE))]
-        self.rolled = [k for k in self.tokens if layout.endswith(CLASS_LAST)]
+        self.rolled = [k for k in self.tokens if CLASS_LAST in layout]
+        self.unpadded = NO_PADDING in layout
         mask = fixture.mask.astype(bool)
         sequence = self.tokens and self.axes[self.tokens[0]].startswith(SEQUENCE)
         self.valid = np.flatnonzero(np.concatenate([[True], mask]) if sequence else mask)
@@ -104,7 +106,7 @@ class Placement:
         if n in (full, len(self.valid)) and not self.done:
             return np.arange(full) if n == full else self.valid
         length, kept = self.scales[self.parts] if self.parts < len(self.scales) else (n, n)
-        base = self.valid if n == kept != length else np.arange(full)
+        base = self.valid if self.unpadded or n == kept != length else np.arange(full)
         start, self.done, self.parts = self.done, self.done + n, self.parts + 1
         if self.done >= len(base):
             self.parts, self.done = 0, 0

@@ -21,6 +21,7 @@ from musiq_ref.verify.recognition import match_parameters
 from musiq_ref.verify.torch_module import TorchParts, as_numpy, tensor_in, with_tensor
 from musiq_ref.verify.torch_watch import Watch
 
+INFERENCE = "nference tensors cannot be saved for backward"  # PyTorch's words
 Module = torch.nn.Module | Mapping[str, torch.Tensor]
 
 
@@ -84,7 +85,7 @@ def torch_port(
         try:
             stages, image = run(gradients)
         except RuntimeError as error:
-            if not gradients or "nference tensor" not in str(error):
+            if not gradients or INFERENCE not in str(error):
                 raise
             run.notes.append("part of the port runs in inference_mode: no gradients are compared; use no_grad there")
             stages, image = run(False)
@@ -126,7 +127,15 @@ def propose_hooks(
 
     handles = [m.register_forward_hook(torch.compiler.disable(record(n))) for n, m in parts.submodules.items() if n]
     try:
-        _score(parts, call, parts.image(fixture), lambda stage, x, layout="": x)
+        parts.begin(False)
+        try:
+            _score(parts, call, parts.image(fixture), lambda stage, x, layout="": x)
+        except RuntimeError as error:
+            if INFERENCE not in str(error):
+                raise
+            seen.clear()
+            with torch.no_grad():
+                _score(parts, call, parts.image(fixture), lambda stage, x, layout="": x)
     finally:
         for handle in handles:
             handle.remove()
