@@ -10,7 +10,7 @@ import numpy as np
 
 from musiq_ref.verify.ladder.fixture import Fixture
 from musiq_ref.verify.ladder.stages import SEQUENCE, run_stages, validity
-from musiq_ref.verify.recognition import PARTS, Placement, axes_and_order, error_of, layout_name
+from musiq_ref.verify.recognition import PARTS, Placement, as_numbers, axes_and_order, error_of, layout_name
 
 Hook = tuple[str, str]  # stage, and the layout: "", "NCHW", "heads" or names of axes (`recognition.axes_and_order`)
 CLOSE = 0.05  # error below which an array is taken for a stage
@@ -49,6 +49,24 @@ class HookMap(dict[str, Hook]):
         taken = {stage for stage, _ in theirs.values()}
         kept = {p: hook for p, hook in self.items() if p not in corrections and hook[0] not in taken}
         return HookMap(kept | theirs, {p: e for p, e in self.errors.items() if p in kept})
+
+    def stages(self, arrays: Mapping[str, Any], fixture: Fixture) -> dict[str, np.ndarray]:
+        """{stage: array} of {place: array}; an array whose place is the name of a stage is that stage.
+
+        >>> from musiq_ref.verify import build_fixture
+        >>> hooks = HookMap({"final": ("encoder/norm", "batch, width, sequence")})
+        >>> hooks.stages({"final": np.ones((1, 48, 20))}, build_fixture())["encoder/norm"].shape
+        (1, 20, 48)
+        """
+        found = {name: np.asarray(a) for name, a in arrays.items() if name in fixture.stages}
+        for name, (stage, layout) in self.items():
+            array = as_numbers(arrays[name]) if name in arrays else None
+            place = Placement(fixture, stage, layout)
+            index = None if array is None else place.locate(array.size)
+            if array is None or index is None:
+                continue
+            found |= place.named(place.put(place.ours(array, index), index))
+        return found
 
 
 def propose(

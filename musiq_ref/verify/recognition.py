@@ -136,6 +136,10 @@ class Placement:
         self.whole[np.ix_(*index)] = part
         return self.whole
 
+    def named(self, whole: np.ndarray) -> dict[str, np.ndarray]:
+        """{stage: array} of a whole, which holds three stages where query, key and value are one."""
+        return dict(zip(self.names, whole if len(self.names) > 1 else [whole], strict=True))
+
 
 def error_of(theirs: np.ndarray, ours: np.ndarray, valid: np.ndarray | None = None, most: int = SAMPLE) -> float:
     """Length of the difference over length of ours, at some of the valid values; their values are in the order of ours.
@@ -172,7 +176,7 @@ class Match(NamedTuple):
         {'a': array([0, 2, 4]), 'b': array([1, 3, 5])}
         """
         whole = array.reshape([self.shape[k] for k in self.order]).transpose(np.argsort(self.order))
-        return dict(zip(self.paths, whole, strict=True)) if len(self.paths) > 1 else {self.paths[0]: whole}
+        return dict(zip(self.paths, whole if len(self.paths) > 1 else [whole], strict=True))
 
 
 def match_parameters(
@@ -182,11 +186,11 @@ def match_parameters(
 
     known: {their name: ours}, where values alone do not tell. Names that stay unknown are left out
 
-    >>> from musiq_ref import init_params
-    >>> config = MusiqConfig.preset("tiny", longer_sides=(64,))
-    >>> params = init_params(config)
-    >>> match_parameters({"fc.weight": params["head"]["kernel"].T}, params, config) # an output head of zeros
-    {}
+    >>> from musiq_ref.verify import deterministic_params
+    >>> config = MusiqConfig.preset("tiny", outputs=10)
+    >>> params = deterministic_params(config, 3)
+    >>> match_parameters({"fc.weight": params["head"]["kernel"].T}, params, config)
+    {'fc.weight': Match(paths=('head/kernel',), order=(1, 0), shape=(48, 10))}
     """
     by_size: dict[int, list[tuple[tuple[str, ...], np.ndarray]]] = {}
     for paths, array in _sources(params, config):

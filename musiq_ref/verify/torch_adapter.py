@@ -18,7 +18,7 @@ from musiq_ref.verify.adapters import Port
 from musiq_ref.verify.ladder.fixture import Fixture
 from musiq_ref.verify.proposal import Hook, HookMap, joined, propose
 from musiq_ref.verify.recognition import match_parameters
-from musiq_ref.verify.torch_module import TorchParts, as_numpy, tensor_in, with_tensor
+from musiq_ref.verify.torch_module import TorchParts, as_numpy, hooked, tensor_in, with_tensor
 from musiq_ref.verify.torch_watch import Watch
 
 INFERENCE = "nference tensors cannot be saved for backward"  # PyTorch's words
@@ -110,6 +110,12 @@ def propose_hooks(
 
     module, call, names: as in `torch_port`
     corrections: {submodule: hook}, or None where there should be none
+
+    >>> from musiq_ref.verify import build_fixture
+    >>> from musiq_ref.verify.torch_port import TorchMusiq
+    >>> fixture = build_fixture(conventions="pyiqa")
+    >>> propose_hooks(TorchMusiq(fixture.config), lambda m, image: m(image), fixture)["conv_root"]
+    ('stem/conv_root', 'NCHW')
     """
     parts = TorchParts(module)
     parts.load(fixture, names)
@@ -125,7 +131,7 @@ def propose_hooks(
 
         return hook
 
-    handles = [m.register_forward_hook(torch.compiler.disable(record(n))) for n, m in parts.submodules.items() if n]
+    handles = [hooked(m, record(n)) for n, m in parts.submodules.items() if n]
     try:
         parts.begin(False)
         try:
@@ -216,7 +222,7 @@ class _Run:
         handles = []
         for place, (stage, layout) in self.hooks.items():
             submodule = parts.submodule(place.partition("#")[0].partition(":")[0])
-            handles.append(submodule.register_forward_hook(torch.compiler.disable(self.hook(place, stage, layout))))
+            handles.append(hooked(submodule, self.hook(place, stage, layout)))
         try:
             with torch.set_grad_enabled(gradients):
                 score = _score(parts, self.call, image, self.see)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,10 @@ from musiq_ref.model.parameters import flatten, parameter_shapes
 from musiq_ref.verify.ladder.fixture import Fixture
 from musiq_ref.verify.recognition import match_parameters
 
-WRAPPERS = ("_orig_mod", "module")  # of torch.compile, DataParallel and DistributedDataParallel
+WRAPPERS = (
+    "_orig_mod",
+    "module",
+)  # what torch.compile, DataParallel and DistributedDataParallel call the module inside
 
 
 class TorchParts:
@@ -27,16 +30,13 @@ class TorchParts:
     """
 
     def __init__(self, given: Any) -> None:
-        self.given = self.plain = given
-        for name in WRAPPERS * 2:
-            inner = getattr(self.plain, name, None)
-            wrapped = (
-                name == "_orig_mod" or isinstance(self.plain, torch.nn.DataParallel) or hasattr(self.plain, "reducer")
-            )
-            self.plain = inner if isinstance(inner, torch.nn.Module) and wrapped else self.plain
-        module = isinstance(self.plain, torch.nn.Module)
-        self.submodules: dict[str, torch.nn.Module] = dict(self.plain.named_modules()) if module else {}
-        self.parameters: dict[str, torch.Tensor] = dict(self.plain.named_parameters() if module else self.plain)
+        self.given, module = given, given
+        while inner := _wrapped(module):
+            module = inner
+        self.module: torch.nn.Module | None = module if isinstance(module, torch.nn.Module) else None
+        self.submodules: dict[str, torch.nn.Module] = dict(self.module.named_modules()) if self.module else {}
+        self.parameters: dict[str, torch.Tensor] = dict(self.module.named_parameters() if self.module else given)
+        self.buffers: dict[str, torch.Tensor] = dict(self.module.named_buffers()) if self.module else {}
         first = next(iter(self.parameters.values()), torch.zeros(()))
         self.dtype, self.device = first.dtype, first.device
 
@@ -58,23 +58,23 @@ class TorchParts:
 
         Raises ValueError for what is on the meta device and gets none.
         """
-        state = dict(self.plain.state_dict(keep_vars=True) if self.submodules else self.plain)
         to_theirs = {"pyiqa": to_pyiqa, "official": to_official, "native": lambda params: dict(flatten(params))}
-        tensors = to_theirs[names](fixture.params) if names else {}
-        fits = {n for n, a in tensors.items() if n in state and tuple(state[n].shape) == a.shape}
-        held = dict(self.plain.named_buffers()) | state if self.submodules else state
+        tensors = {
+            n: torch.from_numpy(np.array(a)) for n, a in (to_theirs[names](fixture.params) if names else {}).items()
+        }
+        held = self.buffers | self.parameters
+        fits = {n for n, t in tensors.items() if n in held and held[n].shape == t.shape}
         empty = sorted(n for n, t in held.items() if t.is_meta and n not in fits)
         if empty:
             raise ValueError(f"{empty[0]!r} is on the meta device, so it holds no numbers; give it the fixture's first")
-        if any(state[n].is_meta for n in fits):
-            self.plain.load_state_dict(
-                {n: torch.from_numpy(np.array(tensors[n])).to(state[n].dtype) for n in fits}, strict=False, assign=True
-            )
+        if self.module and any(held[n].is_meta for n in fits):
+            real = {n: tensors[n].to(held[n].dtype) for n in fits}
+            self.module.load_state_dict(real, strict=False, assign=True)
             self.__init__(self.given)
             return []
         with torch.no_grad():
             for name in fits:
-                state[name].copy_(torch.from_numpy(np.array(tensors[name])))
+                held[name].copy_(tensors[name])
         lacking = sorted(set(tensors) - fits)
         return [f"the port has no parameter {listed(lacking)} of the fixture's shape"] if fits and lacking else []
 
@@ -82,12 +82,11 @@ class TorchParts:
         """Evaluation mode, and no gradients of earlier runs."""
         for parameter in self.parameters.values():
             parameter.grad = None
-        if self.submodules:
-            self.given.eval()
-        elif gradients:
-            for parameter in self.parameters.values():
+            if self.module is None and gradients:
                 parameter.requires_grad_(True)
-        if self.given is not self.plain:
+        if self.module is not None:
+            self.given.eval()
+        if hasattr(self.given, "_orig_mod"):
             torch.compiler.reset()  # what was compiled before does not know of the hooks
 
     def values(self) -> dict[str, np.ndarray]:
@@ -125,6 +124,18 @@ class TorchParts:
         if not found:
             notes.append("no parameter of the port holds the fixture's values: load the weights first")
         return stages
+
+
+def _wrapped(module: Any) -> torch.nn.Module | None:
+    """The module inside a wrapper."""
+    parallel = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
+    inner = module.module if isinstance(module, parallel) else getattr(module, "_orig_mod", None)
+    return inner if isinstance(inner, torch.nn.Module) else None
+
+
+def hooked(module: torch.nn.Module, hook: Callable[..., Any]) -> Any:
+    """The handle of a forward hook, which a compiled module calls as it is."""
+    return module.register_forward_hook(cast(Any, torch.compiler.disable(hook)))
 
 
 def as_numpy(tensor: torch.Tensor) -> np.ndarray:

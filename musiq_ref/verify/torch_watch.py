@@ -48,7 +48,7 @@ class Watch:
         whole = self.place.put(self.place.ours(array, index), index)
         if self.place.complete:
             self.calls += 1
-        shown = dict(zip(self.place.names, whole if len(self.place.names) > 1 else [whole], strict=True))
+        shown = self.place.named(whole)
         given = {name: self.tap(name, a) for name, a in shown.items()}
         self.seen.append((tensor, index))
         if any(given[name] is not shown[name] for name in shown):
@@ -70,6 +70,5 @@ class Watch:
             if index is None or not (tensor.retains_grad or tensor.is_leaf) or tensor.grad is None:
                 continue
             whole = self.place.put(self.place.ours(as_numpy(tensor.grad), index), index)
-            parts = whole if len(self.place.names) > 1 else [whole]
-            found = {f"gradient/{name}": part for name, part in zip(self.place.names, parts, strict=True)}
+            found = {f"gradient/{name}": part for name, part in self.place.named(whole).items()}
         return found
