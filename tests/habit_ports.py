@@ -100,8 +100,13 @@ class Port(nn.Module):
         self.pos = nn.Parameter(torch.empty(config.grid_size**2, config.width))
         self.scale = nn.Embedding(config.scales, config.width)
         self.cls = nn.Parameter(torch.empty(config.width))
-        blocks = (Block(config, self.habits, fault if i == config.layers - 1 else "") for i in range(config.layers))
-        self.blocks = nn.ModuleList(blocks)
+        if "encoder" in self.habits:
+            shape = (config.width, config.heads, config.mlp_width, 0.1, nn.GELU(), 1e-6)
+            layer = nn.TransformerEncoderLayer(*shape, batch_first=True, norm_first=True)
+            self.encoder = nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
+        else:
+            layers = range(config.layers)
+            self.blocks = nn.ModuleList(Block(config, self.habits, fault if i == layers[-1] else "") for i in layers)
         self.norm, self.fc = nn.LayerNorm(config.width, 1e-6), nn.Linear(config.width, config.outputs)
 
     def tokens(self, image):
@@ -124,7 +129,9 @@ class Port(nn.Module):
         z = torch.cat([self.cls.expand(1, 1, -1), x] if first else [x, self.cls.expand(1, 1, -1)], 1)
         keep = F.pad(keep, (1, 0) if first else (0, 1), value=True)
         z = z.transpose(0, 1) if "sequence first" in h else z
-        for block in self.blocks:
+        if "encoder" in h:
+            z = self.encoder(z, src_key_padding_mask=~keep[None])
+        for block in [] if "encoder" in h else self.blocks:
             if "checkpoint" in h or "reentrant" in h:
                 z = checkpoint(block, z, keep, use_reentrant="reentrant" in h)
             else:
@@ -148,15 +155,19 @@ class Port(nn.Module):
             "stem.right.1": "block1.gn_proj",
             "norm": f"{encoder}.encoder_norm",
         }
-        for i in range(len(self.blocks)):
+        names = {"norm1": "ln_1", "norm2": "ln_2", "mlp.fc1": "ff.0", "mlp.fc2": "ff.3", "attention.out": "attn.proj"}
+        qkv, prefix = "attn.qkv.", "blocks"
+        if "mha" in self.habits:
+            names["attention.out"], qkv = "attn.out_proj", "attn.in_proj_"
+        if "encoder" in self.habits:
+            names |= {"norm1": "norm1", "norm2": "norm2", "mlp.fc1": "linear1", "mlp.fc2": "linear2"}
+            names["attention.out"], qkv, prefix = "self_attn.out_proj", "self_attn.in_proj_", "encoder.layers"
+        for i in range(self.config.layers):
             block = f"{encoder}.transformer.encoderblock_{i}"
-            names = {"ln_1": "norm1", "ln_2": "norm2", "ff.0": "mlp.fc1", "ff.3": "mlp.fc2"}
-            modules |= {f"blocks.{i}.{mine}": f"{block}.{name}" for mine, name in names.items()}
-            mha = "mha" in self.habits
-            modules[f"blocks.{i}.attn.{'out_proj' if mha else 'proj'}"] = f"{block}.attention.out"
+            modules |= {f"{prefix}.{i}.{mine}": f"{block}.{name}" for name, mine in names.items()}
             for leaf in ("weight", "bias"):
-                fused = torch.cat([theirs[f"{block}.attention.{part}.{leaf}"] for part in ("query", "key", "value")])
-                state[f"blocks.{i}.attn.in_proj_{leaf}" if mha else f"blocks.{i}.attn.qkv.{leaf}"] = fused
+                fused = [theirs[f"{block}.attention.{part}.{leaf}"] for part in ("query", "key", "value")]
+                state[f"{prefix}.{i}.{qkv}{leaf}"] = torch.cat(fused)
         for mine, name in modules.items():
             state |= {
                 f"{mine}.{leaf}": theirs[f"{name}.{leaf}"] for leaf in ("weight", "bias") if f"{name}.{leaf}" in theirs

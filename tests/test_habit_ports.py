@@ -18,7 +18,7 @@ FIXTURE = build_fixture(conventions="pyiqa")
 PARAMETERS = len(list(flatten(FIXTURE.params)))
 HABITS = [
     "", "mha", "mha, sequence first", "class last", "valid only, chunks", "chunks", "tuple", "dataclass", "checkpoint",
-    "reentrant", "channels_last",
+    "reentrant", "encoder", "channels_last",
 ]  # fmt: skip
 
 
@@ -184,6 +184,14 @@ def test_the_map_of_hooks_is_printed_and_corrected():
     lines = str(hooks).splitlines()
     assert any(line.split() == ["stem.root.0", "stem/conv_root", "NCHW", "agrees"] for line in lines)
     assert lines[-1].split() == ["fc", "head/logits", "by", "hand"]
+
+
+def test_after_a_mistake_the_map_is_as_full_and_shows_it():
+    official = build_fixture()
+    hooks = propose_hooks(port_with().load(official.params), call, official)
+    assert dict(hooks) == dict(propose_hooks(port_with(), call, FIXTURE))
+    wrong = {hooks[place][0] for place, error in hooks.errors.items() if error > 1e-3}
+    assert wrong == {f"stem/conv{name}" for name in ("_root", "1", "2", "3", "_proj")} - {"stem/conv2"}
 
 
 def test_hooks_that_do_not_run_are_a_note():

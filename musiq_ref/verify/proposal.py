@@ -14,6 +14,7 @@ from musiq_ref.verify.recognition import PARTS, Placement, as_numbers, axes_and_
 
 Hook = tuple[str, str]  # stage, and the layout: "", "NCHW", "heads" or names of axes (`recognition.axes_and_order`)
 CLOSE = 0.05  # error below which an array is taken for a stage
+AGREES = 1e-3  # error below which there is no mistake before it
 KEPT_ORDER = (("row", "column"), (f"{SEQUENCE} (query)", f"{SEQUENCE} (key)"))  # exchanged, they are a bug
 
 
@@ -32,7 +33,7 @@ class HookMap(dict[str, Hook]):
 
     def __str__(self) -> str:
         def seems(error: float) -> str:
-            return "by hand" if error < 0 else "agrees" if error < 1e-3 else f"off by {error:.1g}"
+            return "by hand" if error < 0 else "agrees" if error < AGREES else f"off by {error:.1g}"
 
         return "\n".join(
             f"{place:<47} {stage:<33} {layout:<17} {seems(self.errors.get(place, -1.0))}"

@@ -193,7 +193,7 @@ def match_parameters(
     {'fc.weight': Match(paths=('head/kernel',), order=(1, 0), shape=(48, 10))}
     """
     by_size: dict[int, list[tuple[tuple[str, ...], np.ndarray]]] = {}
-    for paths, array in _sources(params, config):
+    for paths, array in _sources(params, config, {a.size for a in theirs.values()}):
         by_size.setdefault(array.size, []).append((paths, array))
     found = {}
     for name, array in theirs.items():
@@ -215,20 +215,23 @@ def _match(array: np.ndarray, paths: tuple[str, ...], ours: np.ndarray) -> Match
     return None
 
 
-def _sources(params: Params, config: MusiqConfig) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
-    """(paths, array) of every parameter, and of those that programs keep in one."""
+def _sources(params: Params, config: MusiqConfig, sizes: set[int]) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+    """(paths, array) of every parameter, and of those that programs keep in one, if their size is asked for."""
     leaves = dict(flatten(params))
-    for path, array in leaves.items():
-        if path == "patch_embedding/kernel" and config.stem == "resnet":  # features are row, column, channel
-            array = array.reshape(config.stem_side, config.stem_side, -1, array.shape[-1])
-        yield (path,), array
     blocks = [f"encoder/block_{i:02d}" for i in range(config.layers)]
+    groups = [(path,) for path in leaves]
     for block, leaf, parts in itertools.product(blocks, ("kernel", "bias"), (PARTS, PARTS[1:])):
-        paths = tuple(f"{block}/attention/{part}/{leaf}" for part in parts)
-        yield paths, np.stack([leaves[p] for p in paths])
-    for path in [p for p in leaves if p.startswith(f"{blocks[0]}/")] if len(blocks) > 1 else []:
-        paths = tuple(path.replace(blocks[0], block) for block in blocks)
-        yield paths, np.stack([leaves[p] for p in paths])
+        groups.append(tuple(f"{block}/attention/{part}/{leaf}" for part in parts))
+    for path in leaves if len(blocks) > 1 else ():
+        if path.startswith(f"{blocks[0]}/"):
+            groups.append(tuple(path.replace(blocks[0], block) for block in blocks))
+    for paths in groups:
+        array = leaves[paths[0]]
+        if array.size * len(paths) not in sizes:
+            continue
+        if paths == ("patch_embedding/kernel",) and config.stem == "resnet":  # features are row, column, channel
+            array = array.reshape(config.stem_side, config.stem_side, -1, array.shape[-1])
+        yield paths, np.stack([leaves[p] for p in paths]) if len(paths) > 1 else array
 
 
 def as_numbers(array: Any) -> np.ndarray | None:

@@ -16,9 +16,10 @@ import torch
 from musiq_ref.config import MusiqConfig
 from musiq_ref.verify.adapters import Port
 from musiq_ref.verify.ladder.fixture import Fixture
-from musiq_ref.verify.proposal import Hook, HookMap, joined, propose
+from musiq_ref.verify.ladder.stages import run_stages
+from musiq_ref.verify.proposal import AGREES, Hook, HookMap, joined, propose
 from musiq_ref.verify.recognition import match_parameters
-from musiq_ref.verify.torch_module import TorchParts, as_numpy, hooked, tensor_in, with_tensor
+from musiq_ref.verify.torch_module import TorchParts, as_numpy, hooked, items_of, tensor_in, with_tensor
 from musiq_ref.verify.torch_watch import Watch
 
 INFERENCE = "nference tensors cannot be saved for backward"  # PyTorch's words
@@ -119,37 +120,39 @@ def propose_hooks(
     """
     parts = TorchParts(module)
     parts.load(fixture, names)
+    hooks = _proposed(parts, call, fixture, HookMap())
+    if any(error > AGREES for error in hooks.errors.values()):  # from the reference's values, no mistake is handed on
+        hooks = _proposed(parts, call, fixture, hooks)
+    return hooks.corrected(corrections or {})
+
+
+def _proposed(parts: TorchParts, call: Callable[..., Any], fixture: Fixture, given: HookMap) -> HookMap:
+    """The hooks that a run shows, in which the given ones put in what the reference has."""
     seen: dict[str, list[np.ndarray]] = {}
 
     def record(name: str) -> Callable[..., None]:
         def hook(module: torch.nn.Module, inputs: Any, output: Any) -> None:
-            items = [""] if isinstance(output, torch.Tensor) else _items(output)
-            for item in items:
+            for item in [""] if isinstance(output, torch.Tensor) else items_of(output):
                 tensor = tensor_in(output, item)
                 if tensor is not None and tensor.is_floating_point():
                     seen.setdefault(f"{name}:{item}" if item else name, []).append(as_numpy(tensor))
 
         return hook
 
+    exact = run_stages(fixture.params, fixture.image, fixture.config, gradients=False) if given else {}
     handles = [hooked(m, record(n)) for n, m in parts.submodules.items() if n]
+    run = _Run(parts, call, fixture, given, lambda stage, array: exact.get(stage, array))
     try:
-        parts.begin(False)
-        try:
-            _score(parts, call, parts.image(fixture), lambda stage, x, layout="": x)
-        except RuntimeError as error:
-            if INFERENCE not in str(error):
-                raise
-            seen.clear()
-            with torch.no_grad():
-                _score(parts, call, parts.image(fixture), lambda stage, x, layout="": x)
+        run(True, backward=False)
+    except RuntimeError as error:
+        if INFERENCE not in str(error):
+            raise
+        seen.clear()
+        run(False)
     finally:
         for handle in handles:
             handle.remove()
     found = match_parameters(parts.values(), fixture.params, fixture.config)
-    owners: dict[str, set[str]] = {}
-    for place in seen:
-        name = place.partition(":")[0]
-        owners[place] = {p for n, m in found.items() if n.startswith(f"{name}.") for p in m.paths}
     arrays: list[tuple[str, np.ndarray]] = []
     for place, calls in seen.items():
         whole = calls[0] if len(calls) == 1 else joined(calls)
@@ -157,18 +160,11 @@ def propose_hooks(
             arrays.append((place, whole))
         else:
             arrays += [(f"{place}#{k}" if k else place, array) for k, array in enumerate(calls)]
-    return propose(arrays, fixture, owners).corrected(corrections or {})
-
-
-def _items(output: Any) -> list[str]:
-    """The names of what is in a tuple, a dict or a dataclass."""
-    if isinstance(output, Mapping):
-        return [str(k) for k in output]
-    return (
-        [str(k) for k in range(len(output))]
-        if isinstance(output, tuple | list)
-        else list(getattr(output, "__dict__", ()))
-    )
+    owners: dict[str, set[str]] = {}
+    for place, _ in arrays:
+        name = place.partition("#")[0].partition(":")[0]
+        owners[place] = {p for n, m in found.items() if n.startswith(f"{name}.") for p in m.paths}
+    return propose(arrays, fixture, owners)
 
 
 def _score(
@@ -187,7 +183,8 @@ class _Run:
     """One run of a port: the stages that hooks and taps saw, and the gradients to them."""
 
     def __init__(self, parts: TorchParts, call, fixture: Fixture, hooks: Mapping[str, Hook], tap) -> None:
-        self.parts, self.call, self.fixture, self.hooks, self.tap = parts, call, fixture, hooks, tap
+        self.parts, self.call, self.fixture, self.tap = parts, call, fixture, tap
+        self.hooks = {place: (hook, "") if isinstance(hook, str) else hook for place, hook in hooks.items()}
         self.watches: dict[str, Watch] = {}
         self.notes: list[str] = []
         self.back = False
@@ -213,7 +210,7 @@ class _Run:
 
         return hook
 
-    def __call__(self, gradients: bool) -> tuple[dict[str, Any], torch.Tensor]:
+    def __call__(self, gradients: bool, backward: bool = True) -> tuple[dict[str, Any], torch.Tensor]:
         """The score and the gradients to the image and the stages; the image."""
         self.watches, self.back = {}, False
         parts, image = self.parts, self.parts.image(self.fixture)
@@ -227,7 +224,7 @@ class _Run:
             with torch.set_grad_enabled(gradients):
                 score = _score(parts, self.call, image, self.see)
             self.back = True  # a checkpointed module is run again from here
-            if gradients and score.requires_grad:  # it does not where the reference's values were put in
+            if gradients and backward and score.requires_grad:  # it does not where the reference's values were put in
                 score.float().sum().backward()
         finally:
             for handle in handles:

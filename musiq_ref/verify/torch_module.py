@@ -184,6 +184,15 @@ def with_tensor(output: Any, item: str, tensor: torch.Tensor) -> Any:
     return changed
 
 
+def items_of(output: Any) -> list[str]:
+    """The names or numbers of what is in a tuple, a dict or a dataclass.
+
+    >>> items_of((None, torch.zeros(2))), items_of({"score": torch.ones(1)})
+    (['0', '1'], ['score'])
+    """
+    return list(_members(output))
+
+
 def _members(output: Any) -> dict[str, Any]:
     """What is in a tuple, a dict or a dataclass, by name."""
     if isinstance(output, Mapping):

@@ -21,7 +21,7 @@ class Watch:
     """
 
     def __init__(self, fixture: Fixture, stage: str, layout: str, tap: Callable[[str, Any], Any]) -> None:
-        self.stage, self.tap = stage, tap
+        self.stage, self.tap, self.known = stage, tap, fixture.stages
         first = f"{stage[:-3]}query" if stage.endswith("/qkv") else stage
         self.place = Placement(fixture, stage, layout) if first in fixture.stages else None
         self.seen: list[tuple[torch.Tensor, tuple[np.ndarray, ...] | None]] = []
@@ -71,4 +71,4 @@ class Watch:
                 continue
             whole = self.place.put(self.place.ours(as_numpy(tensor.grad), index), index)
             found = {f"gradient/{name}": part for name, part in self.place.named(whole).items()}
-        return found
+        return {name: part for name, part in found.items() if name in self.known}
