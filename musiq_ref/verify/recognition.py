@@ -219,7 +219,7 @@ def _sources(params: Params, config: MusiqConfig, sizes: set[int]) -> Iterator[t
     """(paths, array) of every parameter, and of those that programs keep in one, if their size is asked for."""
     leaves = dict(flatten(params))
     blocks = [f"encoder/block_{i:02d}" for i in range(config.layers)]
-    groups = [(path,) for path in leaves]
+    groups: list[tuple[str, ...]] = [(path,) for path in leaves]
     for block, leaf, parts in itertools.product(blocks, ("kernel", "bias"), (PARTS, PARTS[1:])):
         groups.append(tuple(f"{block}/attention/{part}/{leaf}" for part in parts))
     for path in leaves if len(blocks) > 1 else ():

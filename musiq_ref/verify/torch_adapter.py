@@ -171,7 +171,11 @@ def _score(
     parts: TorchParts, call: Callable[..., Any], image: torch.Tensor, tap: Callable[..., torch.Tensor]
 ) -> torch.Tensor:
     """The score that a call gives, with the tap where it takes one."""
-    taken = [p for p in inspect.signature(call).parameters.values() if p.kind == p.POSITIONAL_OR_KEYWORD]
+    taken = [
+        p
+        for p in inspect.signature(call).parameters.values()
+        if p.kind == p.POSITIONAL_OR_KEYWORD and p.default is p.empty
+    ]
     output = call(parts.given, image, *([tap] if len(taken) > 2 else []))
     score = tensor_in(output)
     if score is None:

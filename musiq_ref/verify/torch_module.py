@@ -58,6 +58,8 @@ class TorchParts:
 
         Raises ValueError for what is on the meta device and gets none.
         """
+        if names not in (None, "pyiqa", "official", "native"):
+            raise ValueError(f"names is {names!r}; it can be 'pyiqa', 'official', 'native' (ours) or None")
         to_theirs = {"pyiqa": to_pyiqa, "official": to_official, "native": lambda params: dict(flatten(params))}
         tensors = {
             n: torch.from_numpy(np.array(a)) for n, a in (to_theirs[names](fixture.params) if names else {}).items()
