@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -85,19 +86,22 @@ def propose(
     final                                           encoder/norm                      batch, width, sequence agrees
     """
     exact = _candidates(fixture)
-    hooks, errors = {}, {}
+    views = functools.cache(lambda stage, size: _views(stage, exact[stage], size, fixture))
+    hooks, errors, taken = {}, {}, set()
     for place, array in arrays:
-        if not np.isfinite(array).any() or array.size < 2:
+        if array.size < 2 or not np.isfinite(array).any():
             continue
         owned = stage_of(owners.get(place, ()), fixture) if owners else ""
-        free = [stage for stage in exact if stage not in {s for s, _ in hooks.values()}]
-        near = [(*found, stage) for stage in free if (found := _nearest(array, stage, exact[stage], fixture))]
+        near = [
+            (*_nearest(array, s, views(s, array.size)), s) for s in exact if s not in taken and views(s, array.size)
+        ]
         best = min(near, default=(np.inf, "", ""), key=lambda row: (row[0], row[2] != owned))
         own = next((row for row in near if row[2] == owned), None)
         whole = owned.endswith("/output")  # of all parameters of a block, or of the stem
         chosen = own if own and (whole or own[0] < CLOSE or best[0] >= CLOSE) else best
         if chosen[0] < CLOSE or chosen is own:
             hooks[place], errors[place] = (chosen[2], chosen[1]), chosen[0]
+            taken.add(chosen[2])
     return HookMap(hooks, errors)
 
 
@@ -109,28 +113,20 @@ def stage_of(paths: Iterable[str], fixture: Fixture) -> str:
     'encoder/block_01/mlp/fc2'
     """
     modules = {path.rpartition("/")[0] for path in paths if not path.endswith(("table", "class_token"))}
-    first = min(modules, default="")
-    block = "/".join(first.split("/")[:2])
-    inside = {m.removeprefix(f"{block}/") for m in modules} if block.startswith("encoder/block") else set()
-    attention = {f"attention/{part}" for part in PARTS}
-    stem = {
-        path.rpartition("/")[0] for path in fixture.stages if path.startswith("stem/") and path.endswith("standardized")
-    }
     if len(modules) == 1:
-        known = {"head": "head/logits"}.get(first, first)
+        [module] = modules
+        known = "head/logits" if module == "head" else module
         return known if known in fixture.stages else ""
-    if inside == attention:
-        return f"{block}/attention/qkv"
-    if inside == attention | {"attention/out"}:
-        return f"{block}/attention/out"
-    if inside == {"mlp/fc1", "mlp/fc2"}:
-        return f"{block}/mlp/fc2"
-    if inside == attention | {"attention/out", "mlp/fc1", "mlp/fc2", "norm1", "norm2"}:
-        return f"{block}/output"
-    bottleneck = stem - {"stem/conv_root"}
-    norms = {m.replace("conv", "gn") for m in bottleneck}
-    root = {"stem/conv_root", "stem/gn_root"}
-    return "stem/output" if stem and modules - root == bottleneck | norms and (modules & root) in (set(), root) else ""
+    attention, mlp = {f"attention/{part}" for part in PARTS}, {"mlp/fc1", "mlp/fc2"}
+    ends = {"attention/qkv": attention, "attention/out": attention | {"attention/out"}, "mlp/fc2": mlp}
+    ends |= {"output": attention | mlp | {"norm1", "norm2", "attention/out"}}
+    block = "/".join(min(modules, default="").split("/")[:2])
+    inside = {m.removeprefix(f"{block}/") for m in modules}
+    for end, parts in ends.items() if block.startswith("encoder/block") else ():
+        if inside == parts:
+            return f"{block}/{end}"
+    bottleneck = {f"stem/{kind}{name}" for kind in ("conv", "gn") for name in ("1", "2", "3", "_proj")}
+    return "stem/output" if modules - {"stem/conv_root", "stem/gn_root"} == bottleneck else ""
 
 
 def _candidates(fixture: Fixture) -> dict[str, np.ndarray]:
@@ -143,40 +139,51 @@ def _candidates(fixture: Fixture) -> dict[str, np.ndarray]:
     return found
 
 
-def _nearest(array: np.ndarray, stage: str, exact: np.ndarray, fixture: Fixture) -> tuple[float, str] | None:
-    """(error, layout) of the layout of a stage in which an array is nearest to it; None where its size is another."""
+View = tuple[bool, bool, np.ndarray, np.ndarray | None]  # class token last, no padding; exact values, which are valid
+
+
+def _views(stage: str, exact: np.ndarray, size: int, fixture: Fixture) -> list[View]:
+    """A stage with all its tokens or the valid ones, the class token first and last; nothing of another size."""
     place = Placement(fixture, stage)
-    index = place.locate(array.size)
+    index = place.locate(size)
     if index is None or not place.complete:
-        return None
-    ours = exact[np.ix_(*index)]
-    valid = validity(
-        stage.replace("/qkv", "/query"), exact.shape[-4:] if stage.endswith("/qkv") else exact.shape, fixture.mask
-    )
+        return []
+    name, shape = (stage.replace("/qkv", "/query"), exact.shape[1:]) if stage.endswith("/qkv") else (stage, exact.shape)
+    valid = validity(name, shape, fixture.mask)
+    short = any(len(i) < n for i, n in zip(index, exact.shape, strict=True))
     if valid is not None:
-        valid = np.broadcast_to(valid, exact.shape)[np.ix_(*index)]
+        valid = np.broadcast_to(valid, exact.shape)
+    if short:
+        exact, valid = exact[np.ix_(*index)], None
+    axes = [k for k, label in enumerate(place.axes) if label.startswith(SEQUENCE)]
+    views: list[View] = [(False, short, exact, valid)]
+    if axes:
+        views.append((True, short, np.roll(exact, -1, axes), None if valid is None else np.roll(valid, -1, axes)))
+    return views
+
+
+def _nearest(array: np.ndarray, stage: str, views: list[View]) -> tuple[float, str]:
+    """(error, layout) of the layout of a stage in which an array is nearest to it."""
     found = (np.inf, "")
-    for order, last in _layouts(stage, array.shape, ours.shape):
-        view, seen = (None if a is None else (np.roll(a, -1, _sequence(stage)) if last else a) for a in (ours, valid))
-        view, seen = (None if a is None else a.transpose(order) for a in (view, seen))
-        error = error_of(array, view, seen)  # type: ignore[arg-type]
-        if error < found[0]:
-            found = (error, layout_name(stage, order, last, ours.shape != exact.shape))
+    for last, short, ours, valid in views:
+        for order in _orders(*axes_and_order(stage), array.shape, ours.shape):
+            error = error_of(array, ours.transpose(order), None if valid is None else valid.transpose(order))
+            if error < found[0]:
+                found = (error, layout_name(stage, order, last, short))
     return found
 
 
-def _sequence(stage: str) -> list[int]:
-    return [k for k, label in enumerate(axes_and_order(stage)[0]) if label.startswith(SEQUENCE)]
-
-
-def _layouts(stage: str, theirs: tuple[int, ...], ours: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], bool]]:
-    """(order of our axes, whether the class token is last) that an array of their shape may have."""
-    axes, usual = axes_and_order(stage)
-    lasts = (False, True) if _sequence(stage) else (False,)
-    orders = [usual]
-    if theirs != ours:  # axes exchanged in an array of our shape are a bug, not a layout
-        orders += [o for o in itertools.permutations(range(len(axes))) if o != usual and _fits(o, axes, theirs, ours)]
-    yield from itertools.product(orders, lasts)
+@functools.cache
+def _orders(
+    axes: tuple[str, ...], usual: tuple[int, ...], theirs: tuple[int, ...], ours: tuple[int, ...]
+) -> list[tuple[int, ...]]:
+    """The orders of our axes that an array of their shape may have, the usual one first."""
+    if theirs == ours:  # axes exchanged in an array of our shape are a bug, not a layout
+        return [usual]
+    return [
+        usual,
+        *(o for o in itertools.permutations(range(len(axes))) if o != usual and _fits(o, axes, theirs, ours)),
+    ]
 
 
 def _fits(order: tuple[int, ...], axes: tuple[str, ...], theirs: tuple[int, ...], ours: tuple[int, ...]) -> bool:

@@ -105,9 +105,10 @@ def propose_hooks(
     names: str | None = "pyiqa",
     corrections: Mapping[str, Hook | None] | None = None,
 ) -> HookMap:
-    """The hooks of a module: it is run once with the fixture's weights, and all that its submodules give is compared.
+    """The hooks of a module: it is run with the fixture's weights, and all that its submodules give is compared.
 
-    Print the map to read it. What values do not tell, after a mistake, the parameters of a submodule do.
+    Print the map to read it. Where values do not tell, after a mistake, the parameters of a submodule do; it is then run
+    again with the reference's values put in, so that the map is as full, and says which submodules are off by themselves.
 
     module, call, names: as in `torch_port`
     corrections: {submodule: hook}, or None where there should be none
