@@ -77,6 +77,22 @@ def test_a_jax_function_can_be_stepped(jax):
     assert bisect(OFFICIAL_FIXTURE, port) == ""
 
 
+def test_arrays_of_other_names_and_layouts_are_recognised(jax):
+    """As Flax's capture_intermediates gives them."""
+    from jax_port import musiq
+
+    def other(params, image, config):
+        stages = musiq(params, image, config)
+        stem = {f"layers_{name[5:]}": a.transpose(0, 3, 1, 2) for name, a in stages.items() if name.startswith("stem/")}
+        blocks = {name.replace("encoder/", "Block"): a for name, a in stages.items() if name.startswith("encoder/")}
+        return {**stem, **blocks, "score": stages["score"]}
+
+    result = compare_port(OFFICIAL_FIXTURE, jax_port(other, gradients=False))
+    assert result.passed, str(result)
+    assert sum(r.fine for r in result.rungs) > 35
+    assert not result.notes
+
+
 def test_a_jax_function_with_another_gelu_is_named(jax, monkeypatch):
     import jax_port as port
 
@@ -98,28 +114,49 @@ class FromTokens(torch.nn.Module):
         return p, self.model.score(p)
 
 
-@pytest.fixture(scope="module")
-def session(onnxruntime, tmp_path_factory):
+def exported(path, fault=""):
     config = PYIQA_FIXTURE.config
     model = TorchMusiq(config.replace(conventions=PYIQA)).eval()
+    if fault:
+        model.transformer_encoder.transformer["encoderblock_1"].norm2.eps = 1.0
     model.load_state_dict({k: torch.from_numpy(np.array(v)).float() for k, v in to_pyiqa(PYIQA_FIXTURE.params).items()})
     image = torch.from_numpy(PYIQA_FIXTURE.image.copy()).permute(2, 0, 1)[None].float() / 255
     tokens = model.tokenize(image)
-    path = tmp_path_factory.mktemp("onnx") / "musiq.onnx"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own
         torch.onnx.export(
             FromTokens(model, tokens), (tokens.patches,), str(path), input_names=["patches"],
             output_names=["probabilities", "score"], dynamo=False,
         )  # fmt: skip
-    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return path
+
+
+@pytest.fixture(scope="module")
+def graph(onnxruntime, tmp_path_factory):
+    return exported(tmp_path_factory.mktemp("onnx") / "musiq.onnx")
+
+
+@pytest.fixture
+def session(onnxruntime, graph):
+    return onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+
+
+def patches_of(fixture):
+    return {"patches": fixture.stages["patches"].array.transpose(0, 1, 4, 2, 3)}
+
+
+def test_every_tensor_inside_an_onnx_graph_is_compared(graph, tmp_path):
+    result = compare_port(PYIQA_FIXTURE, onnx_port(graph, patches_of))
+    assert result.passed, str(result)
+    for stage in ("stem/conv_root", "stem/output", "encoder/block_00/attention/weights", "encoder/block_01/output"):
+        assert statuses(result, stage), stage
+    assert sum(r.fine for r in result.rungs) > 35
+    wrong = onnx_port(exported(tmp_path / "wrong.onnx", "eps"), patches_of)
+    assert compare_port(PYIQA_FIXTURE, wrong, diagnose=False).first.name == "encoder/block_01/norm2"
 
 
 def test_an_exported_onnx_graph_passes(session):
-    def inputs(fixture):
-        return {"patches": fixture.stages["patches"].array.transpose(0, 1, 4, 2, 3)}
-
-    port = onnx_port(session, inputs, {"probabilities": "probabilities", "score": "score"})
+    port = onnx_port(session, patches_of, {"probabilities": "probabilities", "score": "score"})
     result = compare_port(PYIQA_FIXTURE, port)
     assert result.passed, str(result)
     assert sum(r.fine for r in result.rungs) == 2

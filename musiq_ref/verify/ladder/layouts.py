@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from musiq_ref.checkpoint import from_official, from_pyiqa
-from musiq_ref.checkpoint.layout import CheckpointError
+from musiq_ref.checkpoint.layout import listed
+from musiq_ref.checkpoint.official import OFFICIAL_LAYOUT
+from musiq_ref.checkpoint.pyiqa import PYIQA_LAYOUT
 from musiq_ref.config import MusiqConfig
-from musiq_ref.model.parameters import flatten, parameter_shapes
+from musiq_ref.model.parameters import parameter_shapes
 from musiq_ref.verify.ladder.distance import Distance, distance
 from musiq_ref.verify.ladder.fixture import Fixture, Stage, sample_places
 from musiq_ref.verify.ladder.numbers import as_numbers
@@ -30,26 +31,34 @@ class LayoutError(ValueError):
 
 
 def parameters_by_our_names(mine: Mapping[str, Any], config: MusiqConfig) -> tuple[dict[str, Any], list[str]]:
-    """The stages, gradients to parameters that have pyiqa's or the authors' names being given ours.
+    """The stages, gradients to parameters that have pyiqa's or the authors' names, all or some, being given ours.
 
-    >>> parameters_by_our_names({"score": 1}, MusiqConfig())
-    ({'score': 1}, [])
+    Under a program's own names nobody can say what they are: they are left out, with a note.
+
+    >>> parameters_by_our_names({"dparams/fc.bias": 0, "score": 1}, MusiqConfig())
+    ({'score': 1}, ['dparams/fc.bias: an unknown name, not compared'])
     """
     renamed: dict[str, Any] = dict(mine)
     notes = []
+    shapes = parameter_shapes(config)
     for group in ("dparams", "step"):
         theirs = {n.removeprefix(f"{group}/"): np.asarray(a) for n, a in mine.items() if n.startswith(f"{group}/")}
-        if set(theirs) & (set(parameter_shapes(config)) - SHARED) or set(theirs) <= SHARED:
+        if set(theirs) & (set(shapes) - SHARED) or set(theirs) <= SHARED:
             continue
-        pyiqa = any("." in n for n in theirs)
-        try:
-            ours = from_pyiqa(theirs, heads=config.heads) if pyiqa else from_official(theirs)
-        except CheckpointError as error:
-            raise LayoutError(f"the parameters under {group}/ have unknown names: {error}") from None
+        layout = PYIQA_LAYOUT if any("." in n for n in theirs) else OFFICIAL_LAYOUT
         for name in theirs:
             del renamed[f"{group}/{name}"]
-        renamed |= {f"{group}/{path}": a for path, a in flatten(ours)}
-        notes.append(f"{group}: {'pyiqa' if pyiqa else 'official'} names and shapes")
+        known = dict(layout.canonical(theirs))
+        for path, shape in shapes.items():
+            if layout.name(path) in known:
+                array = known.pop(layout.name(path))
+                fits = array.size == np.prod(shape)
+                renamed[f"{group}/{path}"] = layout.to_native(path, array, shape) if fits else array
+        if len(known) < len(theirs):
+            notes.append(f"{group}: {layout.format} names and shapes")
+        if known:
+            words = "an unknown name" if len(known) == 1 else "unknown names"
+            notes.append(f"{group}/{listed(sorted(known))}: {words}, not compared")
     return renamed, notes
 
 
