@@ -25,6 +25,7 @@ from musiq_ref.verify.comparison.report import Comparison
 from musiq_ref.verify.ladder.fixture import Fixture
 from musiq_ref.verify.ladder.stages import run_stages
 
+
 class PortError(ValueError):
     """A port that raised, or returned what is no stages; the message says where.
 
