@@ -24,15 +24,11 @@ def described(examined: Examination, here: str) -> list[str]:
         given, distance = examined.fitted(stage)
     except LayoutError:
         return [f"its shape is {np.shape(examined.mine[here])}, the reference's {stage.shape}", between(examined, here)]
-    if stage.sample:
+    if stage.sample and here in examined.exact:
         right, mine = np.asarray(examined.exact[here]), np.asarray(examined.mine[here])
-        if mine.size != right.size:  # the port gives the sample alone
-            right, mine, axes = stage.array, given, ("value",)
-        else:
-            whole = stage._replace(array=right, sample=None)
-            right, mine, axes = right, examined.fitted(whole)[0], axes_of(here)
-    else:
-        right, mine, axes = stage.array, given, axes_of(here)
+        if mine.size == right.size:  # the port gives all of it, not the sample alone
+            given, stage = examined.fitted(stage._replace(array=right, sample=None))[0], stage._replace(array=right)
+    right, mine, axes = stage.array, given, axes_of(here) if stage.array.ndim > 1 else ("value",)
     if right.dtype.kind in "iub":
         return [*integers(right, mine, axes), between(examined, here)]
     keep = valid_places(examined, here, right.shape)

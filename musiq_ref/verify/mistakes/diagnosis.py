@@ -42,7 +42,7 @@ UNEXPLAINED = "unexplained"
 class Finding:
     """One thing that the port does otherwise.
 
-    name: of the mistake; "unknown" where nothing in the catalogue gives the port's numbers
+    name: of the mistake; "no known mistake" where nothing in the catalogue gives the port's numbers
     stage: the first that shows it
     kind: "convention" (another program's choice), "bug" or "unexplained"
     about: what to do, or what the numbers look like
@@ -120,7 +120,7 @@ def fingerprint(
         found = [] if general(here) in map(general, hints) else examined.explain(here)
         if not found or not strong(found, examined, here):
             hints[here] = [*coincidences(found), *described(examined, here)][:4]
-            findings = joined(findings, Finding("unknown", here, UNEXPLAINED, "; ".join(hints[here])))
+            findings = joined(findings, Finding("no known mistake", here, UNEXPLAINED, "; ".join(hints[here])))
             examined = after(examined, [], here)
             continue
         for matches in found:
@@ -160,8 +160,9 @@ def whole(examined: Examination, here: str) -> np.ndarray | None:
 
 
 def strong(found: Sequence[Sequence[Match]], examined: Examination, here: str) -> bool:
-    """Whether an explanation is more than a coincidence: of a single number there must be no second one."""
-    return examined.size(here) > 1 or all(len(matches) == 1 for matches in found)
+    """Whether an explanation is more than a coincidence: of a single number there must be no second kind of cause."""
+    kinds = [{(match.mistake.op, match.mistake.stage) for match in matches} for matches in found]
+    return examined.size(here) > 1 or all(len(kind) == 1 for kind in kinds)
 
 
 def coincidences(found: Sequence[Sequence[Match]]) -> list[str]:

@@ -1,4 +1,5 @@
-"""A port's stages against the reference: where they begin to differ, and what planted there gives the port's numbers."""
+"""A port's stages against the reference: where they begin to differ,
+and what planted there gives the port's numbers."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import functools
 import itertools
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Any, NamedTuple
@@ -17,12 +19,14 @@ from musiq_ref.verify.ladder.distance import Distance
 from musiq_ref.verify.ladder.fixture import Fixture, Stage, stored
 from musiq_ref.verify.ladder.layouts import LayoutError, fit, sampled_validity
 from musiq_ref.verify.ladder.stages import BACK
-from musiq_ref.verify.ladder.tolerance import MARGIN, MARGIN_BACK, Tolerance
+from musiq_ref.verify.ladder.tolerance import MARGIN, MARGIN_BACK, Tolerance, shaken
 from musiq_ref.verify.mistakes.catalogue import MISTAKES
 from musiq_ref.verify.mistakes.mistake import Mistake
 from musiq_ref.verify.mistakes.plant import Reference
 
 PAIRS = 200  # pairs of mistakes that are tried where no single one explains a stage
+AFTER = 1.25  # times what is allowed, where mistakes are planted: how they amplify rounding is known less well
+CLOSE, EXPLAINED = 4, 1e4  # times what is allowed, where all but so little of a difference is explained
 FEW = 4  # numbers that can agree by chance
 INTEGERS = ("integers/hash", "hash_index", "scale_index", "mask")  # what acts beside the patches
 CUT = re.compile(  # stages through which everything before them acts on what follows
@@ -30,6 +34,7 @@ CUT = re.compile(  # stages through which everything before them acts on what fo
     r".*/output|head/.*|probabilities|score"
 )
 IMPOSSIBLE = (ValueError, IndexError, TypeError, KeyError, StopIteration)  # mistakes that cannot be combined
+SHAKEN = Mistake("other rounding", "", stage="patches", tap=lambda name, array, seen, config: shaken(0)(name, array))
 
 
 class Clock:
@@ -47,9 +52,9 @@ class Clock:
         """Whether the time, or a part of it, is over."""
         return time.monotonic() > (self.end if end is None else end)
 
-    def half(self) -> float:
-        """The moment when half of what is left will be over."""
-        return (time.monotonic() + self.end) / 2
+    def share(self, last: bool) -> float:
+        """The moment when half of what is left will be over; all of it for the last stage."""
+        return self.end if last else (time.monotonic() + self.end) / 2
 
 
 class Match(NamedTuple):
@@ -113,10 +118,11 @@ class Examination:
             return np.inf
 
     def first_difference(self, stages: Mapping[str, Stage] | None = None) -> str:
-        """The first given stage, of those not taken from the port, that differs by more than float32 explains, or ""."""
+        """The first given stage, of those not taken from the port, that differs by more than rounding, or ""."""
         stages = self.stages if stages is None else stages
         given = (n for n in stages if n in self.mine and n not in self.taken)
-        return next((n for n in given if self.excess(stages, n) > 1), "")
+        allowed = 1 if stages is self.fixture.stages else AFTER
+        return next((n for n in given if self.excess(stages, n) > allowed), "")
 
     # --- the reference, with mistakes --------------------------------------------------------------------------------
 
@@ -137,7 +143,7 @@ class Examination:
         exact = self.exact if not more else run(mistakes, back=back, given=self.taken)
         stages = as_stages(self.fixture, exact)
         stages = {name: stages[name] for name in self.fixture.stages if name in exact}
-        return self.loosened(stages, run(mistakes, "float32", back=back, given=self.taken))
+        return self.loosened(stages, run([*mistakes, SHAKEN], "float32", back=back, given=self.taken))
 
     def loosened(self, stages: Mapping[str, Stage], rough: Mapping[str, Any]) -> dict[str, Stage]:
         """Stages with the tolerances that a float32 run of the same mistakes asks for, where they are larger."""
@@ -179,7 +185,8 @@ class Examination:
     def candidates(self, here: str) -> list[tuple[int, Mistake]]:
         """(far, mistake) that may show at this stage; first those that would show after the last stage that agrees.
 
-        A mistake is left out where everything that it acts on goes through a stage that agrees.
+        The first of every family come before the second of any. A mistake is left out where everything that it acts on
+        goes through a stage that agrees.
         """
         names = list(self.order)[: self.order[here] + 1]
         agreed = [self.order[n] for n in self.agreed(here)]
@@ -193,20 +200,26 @@ class Examination:
             blocked = max(after if m.stage in INTEGERS else cuts, default=-1)
             if shows > blocked:
                 found.append((int(shows <= max(agreed, default=-1)), m))
-        return sorted(found, key=lambda f: (f[0], not f[1].conventions))
+        rank: Counter[tuple[str, str | None]] = Counter()
+        ranked = []
+        for far, m in found:
+            ranked.append((far, 0 if m.conventions else 1 + rank[m.op, m.stage], m))
+            rank[m.op, m.stage] += 1
+        return [(far, m) for far, _, m in sorted(ranked, key=lambda r: r[:2])]
 
     def explain(self, here: str) -> list[list[Match]]:
         """What explains a stage: one mistake, or two; each with those that look the same."""
-        possible, end = self.candidates(here), self.clock.half()
+        possible = self.candidates(here)
+        end = self.clock.share(here == [n for n in self.order if n in self.mine][-1])
         chance = [m for far, m in possible if m.recognise and not far and self.by_chance(m, here)]
         if any(m in self.recognised for m in chance):
             return [[Match(False, 0, 0, 0.0, chance[0])]]
         possible, matches = [f for f in possible if not f[1].recognise], []
         for k, (far, mistake) in enumerate(possible):
+            self.clock.progress(here, k, len(possible))
             if self.clock.over(end) or (far and matches and self.size(here) > FEW):
                 self.clock.untried += 0 if matches else len(possible) - k
                 break
-            self.clock.progress(here, k, len(possible))
             match = self.match(mistake, here, far)
             matches += [match] if match else []
         if len(matches) > 1:  # the same at this stage: see who is right further down
@@ -234,6 +247,8 @@ class Examination:
         if 1 < excess < np.inf and self.much_closer(there, here):  # it may amplify rounding
             rough = self.reference.run([*self.mistakes, mistake], "float32", here, given=self.before(here))
             excess = self.excess(self.loosened(there, {here: rough[here]}), here)
+        if excess <= min(CLOSE, self.excess(self.stages, here) / EXPLAINED):  # rounding that other tokens amplify
+            excess = min(excess, 1.0)
         if excess > 1 or (self.size(here) <= FEW and not self.strictly(there, here)):
             return None
         everywhere = self.consistent(mistake, here)
@@ -293,6 +308,8 @@ class Examination:
 
     def much_closer(self, there: Mapping[str, Stage], here: str) -> bool:
         """Whether a planted reference is at least five times closer to the port than the reference is."""
+        if self.excess(self.stages, here) == np.inf:  # it has the port's shape, which the reference has not
+            return True
         before, now = (self.fitted(stages[here], stages)[1] for stages in (self.stages, there))
         return now.norm <= before.norm / 5 and now.bulk <= max(before.bulk / 5, there[here].tolerance.bulk)
 

@@ -273,9 +273,12 @@ MISTAKES = [
                 "times 255": 255.0, "of the wrong sign": -1.0, "times 2 once more": 2.0,
             }, "tokenize_backward", lambda k: lambda *arguments: k * tokenize_backward(*arguments), IMAGE),
     *family("all gradients {}", "differentiate the score itself", {
-                "negated": lambda c: -1.0, "divided by C": lambda c: 1 / c, "times C": lambda c: float(c), "halved": lambda c: 0.5,
-                "doubled": lambda c: 2.0, "times 1024 (a loss scale)": lambda c: 1024.0, "times 65536 (a loss scale)": lambda c: 65536.0,
-            }, "expected_score_backward", lambda k: lambda dy, cache: k(expected_width(cache)) * expected_score_backward(
+                "negated": lambda c: -1.0, "divided by C": lambda c: 1 / c, "times C": lambda c: float(c),
+                "halved": lambda c: 0.5,
+                "doubled": lambda c: 2.0, "times 1024 (a loss scale)": lambda c: 1024.0,
+                "times 65536 (a loss scale)": lambda c: 65536.0,
+            }, "expected_score_backward", lambda k: lambda dy,
+            cache: k(expected_width(cache)) * expected_score_backward(
                 dy, cache), "gradient/head/logits"),
     Mistake("image gradient of the native scale only", "add the gradients through the resized scales",
             "tokenize_backward", native_gradient_only, IMAGE),
