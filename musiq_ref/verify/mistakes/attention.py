@@ -222,6 +222,8 @@ MISTAKES = [
             }, "merge", merged, OUT),
     Mistake("transposed out-projection", "transpose the kernel of the out-projection",
             "merge", merged(lambda h: h.swapaxes(1, 2), kernel=lambda k: k.T), OUT),
+    Mistake("out-projection without bias", "add the bias", "merge",
+            merged(lambda h: h.swapaxes(1, 2), bias=lambda b: 0 * b), OUT),
     Mistake("out-projection missing", "multiply the heads by the out-projection",
             "merge", merged(lambda h: h.swapaxes(1, 2), kernel=lambda k: np.eye(len(k)), bias=lambda b: 0 * b), OUT),
     *[Mistake(f"kernel of {name} transposed", "a kernel is (D, H, D_h); (out, in) is transposed", stage=stage,

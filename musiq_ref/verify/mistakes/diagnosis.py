@@ -12,10 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from musiq_ref.verify.ladder.fixture import Fixture
-from musiq_ref.verify.ladder.layouts import LayoutError, fit
 from musiq_ref.verify.ladder.stages import BACK
 from musiq_ref.verify.mistakes.catalogue import MISTAKES
 from musiq_ref.verify.mistakes.describe import described
@@ -102,6 +99,7 @@ def fingerprint(
     budget: seconds after which no more mistakes are tried
     progress: called with (stage, mistakes tried, of how many)
 
+    >>> import numpy as np
     >>> from musiq_ref.verify import build_fixture
     >>> fixture = build_fixture(image=np.zeros((40, 50, 3), np.uint8))
     >>> fingerprint(fixture, {"score": fixture.stages["score"].array - 1}).names
@@ -116,7 +114,11 @@ def fingerprint(
     if together:
         findings += [finding([m], stage) for m, stage in together]
         examined = after(examined, [m for m, _ in together])
+    rough: set[str] = set()  # stages where planting gives a finding's numbers but for rounding
     while (here := examined.first_difference()) and len(findings) < MOST:
+        if general(here) in rough:
+            examined = after(examined, [], here)
+            continue
         found = [] if general(here) in map(general, hints) else examined.explain(here)
         if not found or not strong(found, examined, here):
             hints[here] = [*coincidences(found), *described(examined, here)][:4]
@@ -126,7 +128,8 @@ def fingerprint(
         for matches in found:
             findings = joined(findings, local(finding([m.mistake for m in matches], here), matches[0].everywhere))
         planted = [matches[0].mistake for matches in found if matches[0].everywhere]
-        examined = after(examined, planted, here if len(planted) < len(found) else "")
+        rough |= {general(here) for matches in found if matches[0].rough}
+        examined = after(examined, planted, here if len(planted) < len(found) or general(here) in rough else "")
     first = next(iter(hints), here)
     table = conventions(fixture, mine, findings, first)
     return Diagnosis(findings, not here and not hints, first, hints.get(first, []), table, clock.untried)
@@ -136,7 +139,7 @@ def after(examined: Examination, found: Sequence[Mistake], take: str = "") -> Ex
     """The port with more mistakes found, or with a stage taken as it is there."""
     mine, taken = examined.mine, dict(examined.taken)
     if take:
-        taken[take] = whole(examined, take)
+        taken[take] = examined.whole(take)
         if taken[take] is None or take.startswith(BACK[1:]) or take == "gradient/image":  # nothing can go on from it
             mine = {n: a for n, a in mine.items() if n != take and n != take.replace("dparams/", "step/")}
             del taken[take]
@@ -145,18 +148,6 @@ def after(examined: Examination, found: Sequence[Mistake], take: str = "") -> Ex
     return Examination(
         examined.reference, mine, examined.clock, [*examined.mistakes, *found], taken, examined.recognised
     )
-
-
-def whole(examined: Examination, here: str) -> np.ndarray | None:
-    """The port's array of a stage in the reference's layout, all of it; None if that cannot be."""
-    stage = examined.stages[here]
-    if stage.sample and here in examined.exact:
-        stage = stage._replace(array=np.asarray(examined.exact[here]), sample=None)
-    try:
-        array, _, d = fit(stage, examined.mine[here], examined.frame(examined.stages))
-    except LayoutError:
-        return None
-    return array if np.isfinite(d.norm) and not stage.sample else None
 
 
 def strong(found: Sequence[Sequence[Match]], examined: Examination, here: str) -> bool:

@@ -76,10 +76,11 @@ def norm_with_eps(eps):
     return lambda x, gamma, beta, _=1e-6: layer_norm(x, gamma, beta, eps)
 
 
-def wired(first=lambda z, n, x: z + x, second=lambda z, n, x: z + x, norms=("norm1", "norm2"), after=None):
+def wired(first=lambda z, n, x: z + x, second=lambda z, n, x: z + x, norms=("norm1", "norm2"), reads="nn"):
     """`block` with other residuals: first(z, LN(z), MSA(LN(z))), second(z, LN(z), MLP(LN(z))).
 
     norms: whose parameters are used; None for no norm
+    reads: what attention and MLP read: "n" for the norm, "z" for its input
     """
 
     def run(z, allowed, params, conventions, tap=no_tap, noise=NO_NOISE, rate=0.0):
@@ -87,11 +88,26 @@ def wired(first=lambda z, n, x: z + x, second=lambda z, n, x: z + x, norms=("nor
             return norm(z, params[name])[0] if name else z
 
         n = tap("norm1", normed(z, norms[0]))
-        x, _ = attention(n, allowed, params["attention"], conventions, within(tap, "attention"))
+        x, _ = attention(
+            n if reads[0] == "n" else z, allowed, params["attention"], conventions, within(tap, "attention")
+        )
         z = tap("residual1", first(z, n, x))
         n = tap("norm2", normed(z, norms[1]))
-        x, _ = mlp(n, params["mlp"], conventions, within(tap, "mlp"))
+        x, _ = mlp(n if reads[1] == "n" else z, params["mlp"], conventions, within(tap, "mlp"))
         return tap("output", second(z, n, x)), None
+
+    return run
+
+
+def mlp_with(change):
+    """`mlp` with its hidden values changed before the second layer."""
+
+    def run(z, params, conventions, tap=no_tap, noise=NO_NOISE):
+        x, _ = linear(z, params["fc1"]["kernel"], params["fc1"]["bias"])
+        gelu = gelu_tanh if conventions.gelu == "tanh" else gelu_erf
+        x = tap("gelu", gelu(tap("fc1", x))[0])
+        y, _ = linear(change(x), params["fc2"]["kernel"], params["fc2"]["bias"])
+        return tap("fc2", y), None
 
     return run
 
@@ -181,7 +197,7 @@ BIASES = {  # part: (paths of its bias, where it shows)
     "out-projection": ("*/attention/out/bias", BLOCKS + "attention/out"),
     "fc1": ("*/mlp/fc1/bias", BLOCKS + "mlp/fc1"), "fc2": ("*/mlp/fc2/bias", BLOCKS + "mlp/fc2"),
     "norm1": ("*/norm1/bias", BLOCKS + "norm1"), "norm2": ("*/norm2/bias", BLOCKS + "norm2"),
-    "the final norm": ("encoder/norm/bias", "encoder/norm"), "the head": ("head/bias", "head/logits"),
+    "the final norm": ("encoder/norm/bias", "encoder/norm"), "head": ("head/bias", "head/logits"),
 }  # fmt: skip
 
 MISTAKES = [
@@ -222,6 +238,12 @@ MISTAKES = [
     Mistake("post-norm", "normalise before each branch, not after", "block", post_norm_block, BLOCKS + "norm1"),
     Mistake("attention and MLP in parallel", "the MLP reads what the attention has been added to",
             "block", parallel_block, BLOCKS + "norm2"),
+    *family("{} reads what is not normalised", "norm1 before the attention, norm2 before the MLP",
+            {"attention": "zn", "MLP": "nz"}, "block", lambda reads: wired(reads=reads), BLOCKS + "[am]*"),
+    *family("{} before fc2", "MLP(z) = GELU(z·W_1 + b_1)·W_2 + b_2", {
+                "GELU once more": lambda x: gelu_tanh(x)[0], "exact GELU once more": lambda x: gelu_erf(x)[0],
+                "ReLU": lambda x: np.maximum(x, 0), "norm": normalised, "dropout's factor 0.9": lambda x: 0.9 * x,
+            }, "mlp", mlp_with, BLOCKS + "mlp/fc2"),
     *family("LayerNorm with ε {}", "ε is 1e-6 (PyTorch's default is 1e-5, Keras's 1e-3)", ("1e-5", "1e-3", "1e-4",
     "1e-2"),
             "layer_norm", lambda eps: norm_with_eps(float(eps)), NORM, "eps"),
@@ -241,7 +263,7 @@ MISTAKES = [
                 "norm1 and norm2 exchanged": ("norm2", "norm1"),
             }, "block", lambda norms: wired(norms=norms), BLOCKS + "norm*"),
     *[Mistake(f"{name} without bias", "add the bias", stage=stage, load=without(path))
-      for name, (path, stage) in BIASES.items()],
+      for name, (path, stage) in BIASES.items() if name not in ("head", "out-projection")],
     *[Mistake(f"bias of {name} doubled", "add the bias once", stage=stage, load=everywhere(path, lambda b: 2 * b))
       for name, (path, stage) in BIASES.items()],
     *family("{}", "add the branch once to its unnormalised input", {
@@ -280,8 +302,13 @@ MISTAKES = [
                 f"encoder/block_{config.layers - 1:02d}/norm2"))(params, config)),
     Mistake("final norm applied twice", "normalise once after the last block", stage="encoder/norm",
             tap=at("encoder/norm", lambda a, seen, config: normalised(a))),
-    Mistake("one block too few", "run all encoder blocks", "block_names", lambda params: block_names(params)[:-1],
-    "encoder/norm"),
+    *family("{}", "run all encoder blocks once, in the order of their numbers", {
+                "one block too few": lambda names: names[:-1], "blocks run in reverse order": lambda names: names[::-1],
+                "last block run twice": lambda names: [*names, names[-1]],
+                "first block skipped": lambda names: names[1:],
+                "only the first block run": lambda names: names[:1],
+            }, "block_names", lambda order: lambda params: order(block_names(params)), "encoder/*",
+            when=lambda config: config.layers > 1),
     *family("blocks {}", "run all encoder blocks once, in the order of their numbers", {
                 "in reverse order": lambda names: names[::-1],
                 "all with the first one's parameters": lambda names: names[:1] * len(names),

@@ -25,6 +25,7 @@ from musiq_ref.verify.mistakes.mistake import Mistake
 from musiq_ref.verify.mistakes.plant import Reference
 
 PAIRS = 200  # pairs of mistakes that are tried where no single one explains a stage
+NEAR = 40  # mistakes that are tried once more in float32
 AFTER = 1.25  # times what is allowed, where mistakes are planted: how they amplify rounding is known less well
 CLOSE, EXPLAINED = 4, 1e4  # times what is allowed, where all but so little of a difference is explained
 FEW = 4  # numbers that can agree by chance
@@ -64,6 +65,7 @@ class Match(NamedTuple):
     reach: minus how many of the given stages agree, from the start, with it planted
     far: whether it would show before the last stage that agrees
     excess: of the tolerance
+    rough: whether only a float32 run of it does, the rounding of which depends on how it is written
     """
 
     everywhere: bool
@@ -71,6 +73,7 @@ class Match(NamedTuple):
     far: int
     excess: float
     mistake: Mistake
+    rough: bool = False
 
 
 class Examination:
@@ -158,10 +161,12 @@ class Examination:
 
         return {name: one(name, stage) for name, stage in stages.items()}
 
-    def plant(self, more: Sequence[Mistake], here: str, given: Mapping[str, Any]) -> dict[str, Stage] | None:
+    def plant(
+        self, more: Sequence[Mistake], here: str, given: Mapping[str, Any], dtype: str = "float64"
+    ) -> dict[str, Stage] | None:
         """The stages up to one with more mistakes, going on from those given; None where they cannot be combined."""
         try:
-            run = self.reference.run([*self.mistakes, *more], until=here, given=given)
+            run = self.reference.run([*self.mistakes, *more], dtype, here, given=given)
         except IMPOSSIBLE:
             return None
         return as_stages(self._replaced, run) if here in run else None
@@ -176,11 +181,25 @@ class Examination:
         """The given stages before one: all agree, or have been taken."""
         return [n for n in list(self.order)[: self.order[here]] if n in self.mine]
 
-    def before(self, here: str) -> dict[str, Any]:
-        """What goes into a stage: the given stages before it, as the reference has them, or as the port where taken."""
-        if here.startswith(BACK):
+    def before(self, here: str, dtype: str = "float64") -> dict[str, Any]:
+        """What goes into a stage: the given stages before it, as the port has them."""
+        if here.startswith(BACK) or dtype == "float32":
             return self.taken
-        return {n: self.exact[n] for n in self.agreed(here) if n in self.exact} | self.taken
+        floats = {n: self.whole(n) for n in self.agreed(here) if self.stages[n].array.dtype.kind == "f"}
+        return {n: self.exact[n] for n in self.agreed(here) if n in self.exact} | usable(floats) | self.taken
+
+    def whole(self, here: str) -> np.ndarray | None:
+        """The port's array of a stage in the reference's layout, all of it; None if that cannot be."""
+        known, stage = self.reference.whole, self.stages[here]
+        if here not in known:
+            if stage.sample and here in self.exact:
+                stage = stage._replace(array=np.asarray(self.exact[here]), sample=None)
+            try:
+                array, d = self.fitted(stage)
+            except LayoutError:
+                return None
+            known[here] = array if np.isfinite(d.norm) and not stage.sample else None
+        return known[here]
 
     def candidates(self, here: str) -> list[tuple[int, Mistake]]:
         """(far, mistake) that may show at this stage; first those that would show after the last stage that agrees.
@@ -214,14 +233,11 @@ class Examination:
         chance = [m for far, m in possible if m.recognise and not far and self.by_chance(m, here)]
         if any(m in self.recognised for m in chance):
             return [[Match(False, 0, 0, 0.0, chance[0])]]
-        possible, matches = [f for f in possible if not f[1].recognise], []
-        for k, (far, mistake) in enumerate(possible):
-            self.clock.progress(here, k, len(possible))
-            if self.clock.over(end) or (far and matches and self.size(here) > FEW):
-                self.clock.untried += 0 if matches else len(possible) - k
-                break
-            match = self.match(mistake, here, far)
-            matches += [match] if match else []
+        possible = [f for f in possible if not f[1].recognise]
+        matches = self.matches(possible, here, end)
+        near = [f for f in possible if not f[0]]
+        if not matches and len(near) <= NEAR and self.size(here) > FEW:
+            matches = self.matches(near, here, end, "float32")
         if len(matches) > 1:  # the same at this stage: see who is right further down
             matches = [m for m in matches if m.everywhere] or matches
             if matches[0].everywhere:
@@ -234,25 +250,40 @@ class Examination:
             return [[Match(False, 0, 0, 0.0, chance[0])]]
         return [] if self.size(here) <= FEW else self.two([m for far, m in possible if not far], here, end)
 
+    def matches(
+        self, possible: Sequence[tuple[int, Mistake]], here: str, end: float, dtype: str = "float64"
+    ) -> list[Match]:
+        """Those of the mistakes that give the port's numbers at a stage, as far as the time allows."""
+        matches = []
+        for k, (far, mistake) in enumerate(possible):
+            self.clock.progress(here, k, len(possible))
+            if self.clock.over(end) or (far and matches and self.size(here) > FEW):
+                self.clock.untried += 0 if matches else len(possible) - k
+                break
+            match = self.match(mistake, here, far, dtype)
+            matches += [match] if match else []
+        return matches
+
     def size(self, here: str) -> int:
         """How many numbers a stage has."""
         return int(np.prod(self.stages[here].shape))
 
-    def match(self, mistake: Mistake, here: str, far: int) -> Match | None:
+    def match(self, mistake: Mistake, here: str, far: int, dtype: str = "float64") -> Match | None:
         """How a mistake gives the port's numbers at a stage, if it does."""
-        there = self.plant([mistake], here, self.before(here))
+        there = self.plant([mistake], here, self.before(here, dtype), dtype)
         if there is None:
             return None
         excess = self.excess(there, here)
-        if 1 < excess < np.inf and self.much_closer(there, here):  # it may amplify rounding
+        if dtype == "float64" and 1 < excess < np.inf and self.much_closer(there, here):  # it may amplify rounding
             rough = self.reference.run([*self.mistakes, mistake], "float32", here, given=self.before(here))
             excess = self.excess(self.loosened(there, {here: rough[here]}), here)
         if excess <= min(CLOSE, self.excess(self.stages, here) / EXPLAINED):  # rounding that other tokens amplify
             excess = min(excess, 1.0)
         if excess > 1 or (self.size(here) <= FEW and not self.strictly(there, here)):
             return None
-        everywhere = self.consistent(mistake, here)
-        return Match(everywhere, 0, far, excess, mistake) if everywhere or not far else None
+        everywhere = self.consistent(mistake, here, dtype)
+        rough = dtype == "float32"
+        return Match(everywhere, 0, far, excess, mistake, rough) if everywhere or not far else None
 
     def strictly(self, there: Mapping[str, Stage], here: str) -> bool:
         """Whether a few numbers agree to rounding, without the allowance for how little is known of it."""
@@ -260,9 +291,9 @@ class Examination:
         size = max(MARGIN * tolerance.float32, 1e-6)
         return self.fitted(there[here], there)[1].norm <= size
 
-    def consistent(self, mistake: Mistake, here: str) -> bool:
+    def consistent(self, mistake: Mistake, here: str, dtype: str) -> bool:
         """Whether the stages before one agree with a mistake planted."""
-        whole = self.plant([mistake], here, self.taken)
+        whole = self.plant([mistake], here, self.taken, dtype)
         if whole is None:
             return False
         given = [n for n in [*self.agreed(here), here] if n not in self.taken]
@@ -323,6 +354,15 @@ class Examination:
         valid = sampled_validity(stage, self.frame(self.stages))
         valid = np.broadcast_to(True if valid is None else valid, stage.array.shape)
         return mistake.recognise is not None and mistake.recognise(stage.array[valid], array[valid])
+
+
+def usable(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Those from which a run can go on: finite, at padded tokens, too.
+
+    >>> list(usable({"a": np.ones(2), "b": np.full(2, np.nan), "c": None}))
+    ['a']
+    """
+    return {name: a for name, a in arrays.items() if a is not None and np.isfinite(a).all()}
 
 
 def as_stages(fixture: Fixture, run: Mapping[str, Any]) -> dict[str, Stage]:

@@ -14,6 +14,10 @@ def last_token(y, params, tap=no_tap):
     return head(y[:, ::-1], params, tap)
 
 
+def head_without_bias(y, params, tap=no_tap):
+    return head(y, {**params, "bias": 0 * params["bias"]}, tap)
+
+
 def read(change):
     """A tap that reads change(tokens (B, 1 + N, D), valid (N,)) instead of the class token."""
     return at(
@@ -48,6 +52,7 @@ MISTAKES = [
                 "last valid token read": lambda z, valid: z[:, 1:][:, valid][:, -1],
             }, stage="head/class_token", tap=read),
     Mistake("last token read", "read the class token, the first", "head", last_token, "head/class_token"),
+    Mistake("head without bias", "add the bias of the head", "head", head_without_bias, "head/logits"),
     *family("logits {}", "logits = y·W + b", {
                 "negated": lambda a: -a, "in reverse order": lambda a: a[:, ::-1],
                 "rectified": lambda a: np.maximum(a, 0), "through a sigmoid": lambda a: 1 / (1 + np.exp(-a)),

@@ -196,8 +196,7 @@ MISTAKES = [
     *family("{} input", RESCALE, {
                 "[0, 1]": (0, 1), "[0, 255]": (0, 1 / 255), "[−0.5, 0.5]": (0.5, 1), "[−2, 2]": (0.5, 0.25),
                 "[−128, 127]": (128 / 255, 1 / 255), "u/256": (128 / 256, 0.5 * 256 / 255),
-                "u/128 − 1": (128 / 255, 128 / 255),
-                "2·u/256 − 1": (127.5 / 255 * 256 / 255, 128 / 255), "inverted": (0.5, -0.5),
+                "u/128 − 1": (128 / 255, 128 / 255), "inverted": (0.5, -0.5),
             }, "normalize", lambda v: ranged(*v), PIXELS),
     *family("{} normalisation", RESCALE, {
                 "ImageNet": (MEAN, STD), "ImageNet mean only,": (MEAN, 1), "ImageNet normalisation on top of the": (

@@ -105,7 +105,7 @@ def family(
             tap=tap and tap(value),
             load=load and load(value),
             **more,
-        )  # fmt: skip
+        )
         for text, value in named.items()
     ]
 

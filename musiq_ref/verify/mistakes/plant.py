@@ -35,6 +35,8 @@ PRIVATE = (
     "musiq_ref.verify.mistakes",
 )
 
+TAP = 3  # which of a block's arguments, after z, is its tap
+
 
 class PrivateLibrary:
     """A private instance of the library, in which functions can be replaced.
@@ -170,7 +172,7 @@ def run_planted(
     library, given = PrivateLibrary(), given or {}
     library.plant(mistakes)
     _give_tokens(library, given)
-    if not gradients:
+    if not gradients and not any("block_names" in mistake.op for mistake in mistakes):
         _skip(library, given, config)
     changes = {field: value for mistake in mistakes for field, value in mistake.conventions.items()}
     changed = config.replace(conventions=replace(config.conventions, **changes))
@@ -196,7 +198,8 @@ def run_planted(
 
 
 def _like(given: Array, array: Array) -> Array:
-    return np.asarray(given, array.dtype).reshape(array.shape)
+    """What is given in the place of an array, unless a mistake has changed its shape."""
+    return np.asarray(given, array.dtype) if np.shape(given) == array.shape else array
 
 
 def _give_tokens(library: PrivateLibrary, given: Mapping[str, Array]) -> None:
@@ -220,7 +223,8 @@ def _skip(library: PrivateLibrary, given: Mapping[str, Array], config: MusiqConf
     if "stem/output" in given:
         features = given["stem/output"]
         library.replace(
-            "stem" if config.stem == "resnet" else "linear_stem", lambda x, *_: (features.astype(x.dtype), None)
+            "stem" if config.stem == "resnet" else "linear_stem",
+            lambda x, params, conventions, tap: (tap("output", features.astype(x.dtype)), None),
         )
     outputs = [given.get(f"encoder/block_{k:02d}/output") for k in range(config.layers)]
     if any(output is not None for output in outputs):
@@ -228,7 +232,9 @@ def _skip(library: PrivateLibrary, given: Mapping[str, Array], config: MusiqConf
 
         def skipping(z: Array, *arguments: Any, **options: Any) -> Any:
             output = next(left, None)
-            return block(z, *arguments, **options) if output is None else (_like(output, z), None)
+            if output is None:
+                return block(z, *arguments, **options)
+            return arguments[TAP]("output", _like(output, z)), None
 
         library.replace("block", skipping)
 
@@ -239,6 +245,7 @@ class Reference:
     def __init__(self, fixture: Fixture) -> None:
         self.fixture = fixture
         self.features: tuple[tuple[str, ...], np.ndarray] | None = None  # of the last whole run, and for which mistakes
+        self.whole: dict[str, Any] = {}  # a port's arrays in its layout
         ends = max((i for i, name in enumerate(fixture.stages) if name == "stem/output"), default=-1)
         self.before = list(fixture.stages)[: ends + 1]
 

@@ -163,7 +163,7 @@ MISTAKES = [
                 "kernels reshaped to (output, input, row, column)": lambda k: (
                     k.reshape(k.shape[3], k.shape[2], *k.shape[:2]).transpose(2, 3, 1, 0)),
             }, "convolution", with_kernel, CONVOLUTION),
-    Mistake("kernel of conv1 transposed", "a kernel is (row, column, input, output)", stage="stem/conv1",
+    Mistake("kernel of conv1 transposed", "a kernel is (row, column, input, output)", stage="stem/conv1*",
             load=changed("stem/conv1/kernel", lambda k, get: k.swapaxes(2, 3))),
     *family("GroupNorm of the root with ε {}", "ε is 1e-6 after the root convolution", {
                 "1e-8": 1e-8, "1e-5": 1e-5, "1e-4": BLOCK_EPS, "1e-3": 1e-3, "1e-2": 1e-2,
@@ -176,7 +176,7 @@ MISTAKES = [
                 "half as many groups": lambda g, c: max(g // 2, 1),
                 "a quarter of the groups": lambda g, c: max(g // 4, 1),
                 "twice as many groups": lambda g, c: 2 * g, "1 group": lambda g, c: 1,
-                "8 groups": lambda g, c: 8 if g == 32 else g, "groups of 32 channels": lambda g, c: c // 32,
+                "groups of 32 channels": lambda g, c: c // 32,
                 "groups of 16 channels": lambda g, c: c // 16,
             }, "group_norm", groups_of, NORMS),
     Mistake("GroupNorm with strided groups", "a group is neighbouring channels", "group_norm", strided_groups, NORMS),
