@@ -1,4 +1,4 @@
-"""How well faults of a port that is not the library are named: `python benchmarks/measure_diagnosis.py [--few] [WORD …]`.
+"""How well faults of a port that is not the library are named: `python benchmarks/measure_diagnosis.py [--few] …`.
 
 Every fault of tests/port_faults.py is written into tests/plain_port.py, one at a time. With --few the diagnosis sees
 only what comes out of the stem, of every block and of the head; with --score the score and integers alone. Words choose

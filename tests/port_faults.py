@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Faults that people write into ports: lines of `plain_port.py` that are changed, and what a diagnosis should say."""
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ FAULTS = [
     fault("torch area", "return torch.einsum(\"ih,hwc,jw->ijc\", taps(x.shape[0], h), x, taps(x.shape[1], w))", "return F.interpolate(x.permute(2, 0, 1)[None], (h, w), mode=\"area\")[0].permute(1, 2, 0)", "area"),
     fault("torch nearest", "return torch.einsum(\"ih,hwc,jw->ijc\", taps(x.shape[0], h), x, taps(x.shape[1], w))", "return F.interpolate(x.permute(2, 0, 1)[None], (h, w), mode=\"nearest\")[0].permute(1, 2, 0)", "nearest"),
     fault("clamped to -1..1 after a bicubic", "return torch.einsum(\"ih,hwc,jw->ijc\", taps(x.shape[0], h), x, taps(x.shape[1], w))", "return F.interpolate(x.permute(2, 0, 1)[None], (h, w), mode=\"bicubic\")[0].permute(1, 2, 0).clamp(-1, 1)", "bicubic"),
-    fault("divided by 256", "x = x / 255 * 2 - 1", "x = x / 256 * 2 - 1", "256"),
+    fault("divided by 256", "x = x / 255 * 2 - 1", "x = x / 256 * 2 - 1", "128|256"),
     fault("centred at 128", "x = x / 255 * 2 - 1", "x = (x - 128) / 128", "128|256"),
     fault("0..1", "x = x / 255 * 2 - 1", "x = x / 255", "0, 1"),
     fault("imagenet in -1..1 order", "x = x / 255 * 2 - 1", "x = (x / 255 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])", "ImageNet"),
@@ -119,7 +120,7 @@ FAULTS = [
     fault("hash times G-1", "cell = hash_cell(rows, grid)[:, None] * grid + hash_cell(columns, grid)[None]", "cell = hash_cell(rows, grid)[:, None] * (grid - 1) + hash_cell(columns, grid)[None]", "hash"),
     fault("hash of the longer side for both", "cell = hash_cell(rows, grid)[:, None] * grid + hash_cell(columns, grid)[None]", "cell = hash_cell(max(rows, columns), grid)[:rows, None] * grid + hash_cell(max(rows, columns), grid)[None, :columns]", "hash"),
     fault("scales from 1", "torch.full((len(p),), k)", "torch.full((len(p),), (k + 1) % 3)", "number"),
-    fault("mask all ones", "masks.append(F.pad(torch.ones(len(p), dtype=torch.long), (0, missing)))", "masks.append(torch.ones(length, dtype=torch.long))", "not marked"),
+    fault("mask all ones", "masks.append(F.pad(torch.ones(len(p), dtype=torch.long), (0, missing)))", "masks.append(torch.ones(length, dtype=torch.long))", "not marked|mask not applied"),
     fault("padding in front", "patches.append(F.pad(p, (0, 0, 0, 0, 0, 0, 0, missing)))", "patches.append(F.pad(p, (0, 0, 0, 0, 0, 0, missing, 0)))", "front", "shift|order|other places|token"),
     # stem
     fault("kernels standardised over rows only", "mean = kernel.mean(dim=(0, 1, 2), keepdim=True)", "mean = kernel.mean(dim=(0, 1), keepdim=True)", "centred|mean", "constant"),
@@ -198,7 +199,7 @@ FAULTS = [
     fault("mean of the tokens", "token = z[0]", "token = z.mean(0)", "mean of"),
     fault("token 1 read", "token = z[0]", "token = z[1]", "second token|first patch|token 1", "shift|token|other"),
     fault("sum for mean class", "score = (p * torch.arange(1, config.outputs + 1)).sum()", "score = (p * torch.arange(config.outputs)).sum()", "0 … C"),
-    fault("score over 100", "score = (p * torch.arange(1, config.outputs + 1)).sum()", "score = (p * torch.arange(1, config.outputs + 1)).sum() * 10", "10 times"),
+    fault("score over 100", "score = (p * torch.arange(1, config.outputs + 1)).sum()", "score = (p * torch.arange(1, config.outputs + 1)).sum() * 10", "times 10"),
     fault("softmax temperature", "p = logits.softmax(dim=-1)", "p = (logits / 2).softmax(dim=-1)", "softmax.*2|temperature", "power|function"),
     fault("classes reversed", "p = logits.softmax(dim=-1)", "p = logits.softmax(dim=-1).flip(-1)", "revers"),
     fault("log softmax", "p = logits.softmax(dim=-1)", "p = logits.log_softmax(dim=-1)", "log"),

