@@ -244,7 +244,7 @@ MISTAKES = [
                 "GELU once more": lambda x: gelu_tanh(x)[0], "exact GELU once more": lambda x: gelu_erf(x)[0],
                 "ReLU": lambda x: np.maximum(x, 0), "norm": normalised, "dropout's factor 0.9": lambda x: 0.9 * x,
             }, "mlp", mlp_with, BLOCKS + "mlp/fc2"),
-    *family("LayerNorm with ε {}", "ε is 1e-6 (PyTorch's default is 1e-5, Keras's 1e-3)", ("1e-5", "1e-3", "1e-4",
+    *family("LayerNorm with ε {}", "ε is 1e-6 (PyTorch's default is 1e-5)", ("1e-5", "1e-3", "1e-4",
     "1e-2"),
             "layer_norm", lambda eps: norm_with_eps(float(eps)), NORM, "eps"),
     Mistake("LayerNorm with ε 1e-12", "ε is 1e-6", "layer_norm", norm_with_eps(1e-12)),
