@@ -239,7 +239,10 @@ class Examination:
 
     def explain(self, here: str) -> list[list[Match]]:
         """What explains a stage: one mistake, or two; each with those that look the same."""
-        possible = self.candidates(here)
+        weak = self.weak(here)
+        if weak and self.before(here) is self.taken and self.agreed(here):
+            return []
+        possible = [(far, m) for far, m in self.candidates(here) if not (weak and far)]
         end = self.clock.share(here == [n for n in self.order if n in self.mine][-1])
         chance = [m for far, m in possible if m.recognise and not far and self.by_chance(m, here)]
         if any(m in self.recognised for m in chance):
