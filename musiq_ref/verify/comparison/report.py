@@ -193,7 +193,9 @@ def diagnosis_lines(c: Comparison) -> list[str]:
     if c.diagnosis.unexplained and not c.diagnosis.hints:
         lines.append(f"what differs from {c.diagnosis.unexplained} on was not looked at; repair this first")
     if c.diagnosis.untried:
-        lines.append(f"{c.diagnosis.untried} known mistakes were not tried: the time was over (a larger budget tries them)")
+        lines.append(
+            f"{c.diagnosis.untried} known mistakes were not tried: the time was over (a larger budget tries them)"
+        )
     elif c.diagnosis.complete and c.diagnosis.findings:
         back = c.diagnosis.findings[-1].stage.startswith(BACK)
         lines.append("with that, every stage agrees" if back else "with that, every stage up to the score agrees")

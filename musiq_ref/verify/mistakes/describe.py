@@ -11,13 +11,13 @@ from musiq_ref.config import MusiqConfig
 from musiq_ref.model.parameters import flatten
 from musiq_ref.verify.ladder.layouts import LayoutError
 from musiq_ref.verify.ladder.stages import BACK, SEQUENCE, axes_of
-from musiq_ref.verify.mistakes.examination import Examination
+from musiq_ref.verify.mistakes.evidence import Evidence
 from musiq_ref.verify.mistakes.patterns import patterns
 
 NEAR = 4  # tolerances within which numbers are the same
 
 
-def described(examined: Examination, here: str) -> list[str]:
+def described(examined: Evidence, here: str) -> list[str]:
     """What the numbers of an unexplained stage have in common with the right ones, and with others; never nothing."""
     stage = examined.stages[here]
     try:
@@ -43,7 +43,7 @@ def described(examined: Examination, here: str) -> list[str]:
     return [*hints, between(examined, here)]
 
 
-def between(examined: Examination, here: str) -> str:
+def between(examined: Evidence, here: str) -> str:
     """Where to look: between the last stage that agrees and this one."""
     agreed = examined.agreed(here)
     return f"look between {agreed[-1]} and {here}" if agreed else f"look at all that leads to {here}"
@@ -62,7 +62,7 @@ def integers(right: np.ndarray, mine: np.ndarray, axes: tuple[str, ...]) -> list
     ]
 
 
-def valid_places(examined: Examination, here: str, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+def valid_places(examined: Evidence, here: str, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
     """An index of the valid tokens along every axis that has tokens."""
     mask = np.asarray(examined.frame(examined.stages).mask).astype(bool)
     index = [np.arange(n) for n in shape]
@@ -74,7 +74,7 @@ def valid_places(examined: Examination, here: str, shape: tuple[int, ...]) -> tu
 
 
 def relatives(
-    examined: Examination, here: str, shape: tuple[int, ...], keep: tuple[np.ndarray, ...]
+    examined: Evidence, here: str, shape: tuple[int, ...], keep: tuple[np.ndarray, ...]
 ) -> dict[str, np.ndarray]:
     """Other stages of the shape, nearest first, and parameters that could be added along the last axes."""
     place, back = examined.order[here], here.startswith(BACK)

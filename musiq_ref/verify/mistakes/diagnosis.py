@@ -16,7 +16,8 @@ from musiq_ref.verify.ladder.fixture import Fixture
 from musiq_ref.verify.ladder.stages import BACK
 from musiq_ref.verify.mistakes.catalogue import MISTAKES
 from musiq_ref.verify.mistakes.describe import described
-from musiq_ref.verify.mistakes.examination import Clock, Examination, Match
+from musiq_ref.verify.mistakes.evidence import Clock, Evidence
+from musiq_ref.verify.mistakes.examination import Examination, Match
 from musiq_ref.verify.mistakes.mistake import Mistake
 from musiq_ref.verify.mistakes.plant import Reference
 
@@ -196,7 +197,7 @@ def joined(findings: Sequence[Finding], new: Finding) -> list[Finding]:
 
 def first_difference(fixture: Fixture, mine: Mapping[str, Any]) -> str:
     """The first given stage that differs from the fixture's by more than float32 rounding explains, or ""."""
-    return Examination(Reference(fixture), mine, Clock(0.0)).first_difference()
+    return Evidence(Reference(fixture), mine, Clock(0.0)).first_difference()
 
 
 def conventions(fixture: Fixture, mine: Mapping[str, Any], findings: Sequence[Finding], until: str) -> dict[str, str]:

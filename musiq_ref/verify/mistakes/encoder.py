@@ -304,7 +304,6 @@ MISTAKES = [
             tap=at("encoder/norm", lambda a, seen, config: normalised(a))),
     *family("{}", "run all encoder blocks once, in the order of their numbers", {
                 "one block too few": lambda names: names[:-1], "blocks run in reverse order": lambda names: names[::-1],
-                "last block run twice": lambda names: [*names, names[-1]],
                 "first block skipped": lambda names: names[1:],
                 "only the first block run": lambda names: names[:1],
             }, "block_names", lambda order: lambda params: order(block_names(params)), "encoder/*",

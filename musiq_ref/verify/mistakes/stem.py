@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +42,8 @@ def padded_convolution(before=same_padding, mode="constant"):
     def convolved(x, kernel, stride=1):
         size, (h, w) = kernel.shape[0], (-(-n // stride) for n in x.shape[1:3])
         sides = [before(n, size, stride) for n in x.shape[1:3]]
-        wide = np.pad(x, ((0, 0), *sides, (0, 0)), mode=mode)
+        options: Any = {"mode": mode}
+        wide = np.pad(x, ((0, 0), *sides, (0, 0)), **options)
         columns = windows(wide, size, stride)[:, :h, :w]
         y = columns.reshape(-1, size * size * x.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
         return y.reshape(*columns.shape[:3], -1), None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from musiq_ref.image.hash import hash_axis
@@ -18,8 +20,8 @@ def padded(before=lambda total: total // 2, mode="constant", value=0.0):
     def extract(image, patch_size):
         total = [-n % patch_size for n in image.shape[:2]]
         sides = [(before(t), t - before(t)) for t in total]
-        options = {"constant_values": value} if mode == "constant" else {}
-        return extract_patches(np.pad(image, (*sides, (0, 0)), mode=mode, **options), patch_size)
+        options: Any = {"mode": mode, "constant_values": value} if mode == "constant" else {"mode": mode}
+        return extract_patches(np.pad(image, (*sides, (0, 0)), **options), patch_size)
 
     return extract
 
