@@ -17,9 +17,32 @@ from musiq_ref.verify.mistakes.catalogue import MISTAKES, mistakes_of
 
 OPS = catalogue()
 UNSEEN = (
+    "ReLU6 for ReLU",  # the inputs are below 6
+    "GroupNorm with groups of 32 channels",  # an op has fewer
+    "GroupNorm with groups of 16 channels",
+    "three times as many heads",  # the inputs have 1 … 3 heads
+    "as many as 8 heads",
+    "as many as 12 heads",
     "skipped same-size blur",  # shows where an image is resized to its own size, and axes differ in length here
     "sides rounded half up",  # shows at few sizes, which the ladder lists
 )
+ALIKE = {  # on small inputs: a mistake, and the one that gives the same numbers and is named
+    "ReLU6 in the MLP": "ReLU in the MLP",
+    "logits filled with the smallest float": "mask multiplied with the logits",
+    "GroupNorm with a quarter of the groups": "GroupNorm with half as many groups",
+    "GroupNorm with 1 group": "GroupNorm with half as many groups",
+    "GroupNorm's statistics per position": "GroupNorm's statistics per position over all channels (LayerNorm)",
+    "kernels centred over rows and columns only": "standardised over rows and columns only",
+    "weight std with ε 1e-8": "weight std without ε",
+    "convolution padded on both sides by repeating the edge": "convolution padded by repeating the edge",
+    "hash on a grid of 11 cells": "hash of i·(G − 1)/n",
+    "one head for all heads": "half as many heads",
+    "norm1 skipped": "attention reads what is not normalised",
+    "norm2 skipped": "MLP reads what is not normalised",
+    "classes counted down": "probabilities in reverse order",
+    "median class": "most likely class",
+    "padded with a mirror image (symmetric)": "padded by repeating the edge",
+}
 FORWARDS = [(op, m.name) for op in OPS for m in mistakes_of(op) if m.name not in UNSEEN]
 BACKWARDS = [(op, m.name) for op in OPS for m in mistakes_of(f"{op}_backward")]
 
@@ -44,7 +67,7 @@ def test_a_wrong_forward_of_the_list_is_found_and_named(name, mistake):
 
     result = op(name, forward, tries=3000 if OPS[name].backward is None else 60)
     assert not result
-    assert (result.what, result.hint) == ("y", wrong.sentence)
+    assert (result.what, result.hint) == ("y", MISTAKES[ALIKE.get(mistake, mistake)].sentence)
 
 
 @pytest.mark.parametrize(("name", "mistake"), BACKWARDS)

@@ -196,9 +196,12 @@ def diagnosis_lines(c: Comparison) -> list[str]:
         lines.append(f"{f.kind}: {f.name} (first seen at {f.stage}); {f.about}")
         if f.others:
             lines.append(f"  the same numbers come from: {', '.join(f.others)}")
-    if c.diagnosis.unexplained:
-        lines.append(f"nothing in the catalogue explains {c.diagnosis.unexplained}")
-        lines += [f"  there, {hint}" for hint in c.diagnosis.hints]
+    if c.diagnosis.unexplained and not c.diagnosis.hints:
+        lines.append(f"what differs from {c.diagnosis.unexplained} on was not looked at; repair this first")
+    if c.diagnosis.untried:
+        lines.append(
+            f"{c.diagnosis.untried} known mistakes were not tried: the time was over (a larger budget tries them)"
+        )
     elif c.diagnosis.complete and c.diagnosis.findings:
         back = c.diagnosis.findings[-1].stage.startswith(BACK)
         lines.append("with that, every stage agrees" if back else "with that, every stage up to the score agrees")
@@ -235,6 +238,7 @@ def as_dict(c: Comparison) -> dict[str, Any]:
             "unexplained": d.unexplained or None,
             "hints": d.hints,
             "conventions": d.conventions,
+            "untried": d.untried,
         },
     }
 

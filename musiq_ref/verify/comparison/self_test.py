@@ -49,8 +49,9 @@ def self_test(fixture: Fixture, faults: Iterable[str] | None = None) -> Iterator
         result = compare(fixture, stages)
         names = tuple(result.diagnosis.names if result.diagnosis else ())
         if fault.stage:
-            first = result.first
-            yield SelfTest(name, first is not None, names == (name,), first.name if first else "", names)
+            first, findings = result.first, result.diagnosis.findings if result.diagnosis else []
+            named = len(findings) == 1 and name in (findings[0].name, *findings[0].others)
+            yield SelfTest(name, first is not None, named, first.name if first else "", names)
         else:  # harmless: it must be noted, and nothing be wrong
             noted = any(note.startswith(name) for note in result.notes)
             yield SelfTest(name, noted and result.passed, noted, "padded rows", names)

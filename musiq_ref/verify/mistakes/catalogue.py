@@ -4,12 +4,14 @@ diagnosis its names, and the tests their planted faults.
 
 from __future__ import annotations
 
-from musiq_ref.verify.mistakes import encoder, gradients, head, image, stem
+from musiq_ref.verify.mistakes import attention, encoder, gradients, head, image, stem, tokens
 from musiq_ref.verify.mistakes.mistake import Mistake
 
-_ALL = [*image.MISTAKES, *stem.MISTAKES, *encoder.MISTAKES, *head.MISTAKES, *gradients.MISTAKES]
-MISTAKES: dict[str, Mistake] = {mistake.name: mistake for mistake in _ALL}
+LISTS = (image, tokens, stem, encoder, attention, head, gradients)
+MISTAKES: dict[str, Mistake] = {mistake.name: mistake for part in LISTS for mistake in part.MISTAKES}
 """{name: Mistake}."""
+HOME: dict[str, str] = {mistake.name: part.__name__ for part in LISTS for mistake in part.MISTAKES}
+"""{name: the module of which the list has it}"""
 
 
 def mistakes_of(function: str) -> list[Mistake]:

@@ -1,4 +1,4 @@
-"""Embeddings and encoder, as people get them wrong (Eq. 1–11)."""
+"""Embeddings and encoder, as people get them wrong (Eq. 1–5)."""
 
 from __future__ import annotations
 
@@ -6,34 +6,50 @@ import math
 
 import numpy as np
 
-from musiq_ref.model.attention import attention, merge
+from musiq_ref.model.attention import attention
 from musiq_ref.model.embeddings import embed
 from musiq_ref.model.encoder import block_names, mlp, norm
 from musiq_ref.model.noise import NO_NOISE
 from musiq_ref.model.taps import no_tap, within
-from musiq_ref.ops.activation import gelu_erf, gelu_tanh, relu
+from musiq_ref.ops.activation import gelu_erf, gelu_tanh
 from musiq_ref.ops.layer_norm import layer_norm
 from musiq_ref.ops.linear import linear
-from musiq_ref.ops.softmax import mask_logits, softmax
-from musiq_ref.verify.mistakes.mistake import Mistake, at, latest
+from musiq_ref.verify.mistakes.attention import BLOCKS, dropped, looks_dropped
+from musiq_ref.verify.mistakes.mistake import Mistake, at, family, latest
+from musiq_ref.verify.mistakes.patterns import coarse
+from musiq_ref.verify.mistakes.weights import blocks, changed, everywhere, without
 
 # --- embeddings ------------------------------------------------------------------------------------------------------
 
 
-def features_channel_first(features, params):
-    """Features flattened as channel, row, column before the linear layer."""
-    flat = np.moveaxis(features, -1, -3).reshape(*features.shape[:-3], -1)
-    return linear(flat, params["kernel"], params["bias"])
+def flattened(change):
+    """`patch_embedding` of changed features (..., rows, columns, channels)."""
+
+    def embedding(features, params):
+        flat = change(features).reshape(*features.shape[:-3], -1)
+        return linear(flat, params["kernel"], params["bias"])
+
+    return embedding
 
 
 def embed_without(table):
     """`embed` with one of its tables taken as zero."""
+    return embed_with(table, lambda rows: 0 * rows)
+
+
+def embed_with(table, change):
+    """`embed` with one of its tables changed."""
 
     def embedded(x, hash_index, scale_index, params, config, tap=no_tap, noise=NO_NOISE):
-        zeroed = {**params, table: {"table": 0 * params[table]["table"]}} if table in params else params
-        return embed(x, hash_index, scale_index, zeroed, config, tap)
+        other = {**params, table: {"table": change(params[table]["table"])}} if table in params else params
+        return embed(x, hash_index, scale_index, other, config, tap)
 
     return embedded
+
+
+def grid_transposed(table):
+    side = math.isqrt(len(table))
+    return table.reshape(side, side, -1).swapaxes(0, 1).reshape(table.shape)
 
 
 def class_token_placed(x, hash_index, scale_index, params, config, tap=no_tap, noise=NO_NOISE):
@@ -45,19 +61,55 @@ def class_token_placed(x, hash_index, scale_index, params, config, tap=no_tap, n
 # --- blocks ----------------------------------------------------------------------------------------------------------
 
 
-def normalised(x, eps=1e-6, ddof=0, axis=-1, root_then_eps=False):
-    centred = x - x.mean(axis=axis, keepdims=True)
+def normalised(x, eps=1e-6, ddof=0, axis=-1, root_then_eps=False, centre=True):
+    centred = x - x.mean(axis=axis, keepdims=True) if centre else x
     variance = (centred * centred).sum(axis=axis, keepdims=True) / max(x.shape[axis] - ddof, 1)
     return centred / (np.sqrt(variance) + eps if root_then_eps else np.sqrt(variance + eps))
 
 
-def norm_with(**how):
-    """`layer_norm` with another divisor or axis, or ε elsewhere."""
-    return lambda x, gamma, beta, eps=1e-6: (gamma * normalised(x, eps, **how) + beta, None)
+def norm_with(scale=lambda gamma: gamma, shift=lambda beta: beta, **how):
+    """`layer_norm` with another divisor or axis, ε elsewhere, or γ and β changed."""
+    return lambda x, gamma, beta, eps=1e-6: (scale(gamma) * normalised(x, eps, **how) + shift(beta), None)
 
 
 def norm_with_eps(eps):
     return lambda x, gamma, beta, _=1e-6: layer_norm(x, gamma, beta, eps)
+
+
+def wired(first=lambda z, n, x: z + x, second=lambda z, n, x: z + x, norms=("norm1", "norm2"), reads="nn"):
+    """`block` with other residuals: first(z, LN(z), MSA(LN(z))), second(z, LN(z), MLP(LN(z))).
+
+    norms: whose parameters are used; None for no norm
+    reads: what attention and MLP read: "n" for the norm, "z" for its input
+    """
+
+    def run(z, allowed, params, conventions, tap=no_tap, noise=NO_NOISE, rate=0.0):
+        def normed(z, name):
+            return norm(z, params[name])[0] if name else z
+
+        n = tap("norm1", normed(z, norms[0]))
+        x, _ = attention(
+            n if reads[0] == "n" else z, allowed, params["attention"], conventions, within(tap, "attention")
+        )
+        z = tap("residual1", first(z, n, x))
+        n = tap("norm2", normed(z, norms[1]))
+        x, _ = mlp(n if reads[1] == "n" else z, params["mlp"], conventions, within(tap, "mlp"))
+        return tap("output", second(z, n, x)), None
+
+    return run
+
+
+def mlp_with(change):
+    """`mlp` with its hidden values changed before the second layer."""
+
+    def run(z, params, conventions, tap=no_tap, noise=NO_NOISE):
+        x, _ = linear(z, params["fc1"]["kernel"], params["fc1"]["bias"])
+        gelu = gelu_tanh if conventions.gelu == "tanh" else gelu_erf
+        x = tap("gelu", gelu(tap("fc1", x))[0])
+        y, _ = linear(change(x), params["fc2"]["kernel"], params["fc2"]["bias"])
+        return tap("fc2", y), None
+
+    return run
 
 
 def post_norm_block(z, allowed, params, conventions, tap=no_tap, noise=NO_NOISE, rate=0.0):
@@ -69,81 +121,17 @@ def post_norm_block(z, allowed, params, conventions, tap=no_tap, noise=NO_NOISE,
     return tap("output", z), None
 
 
-def residual_from_the_norm(z, allowed, params, conventions, tap=no_tap, noise=NO_NOISE, rate=0.0):
-    """z′ = MSA(n) + n,  n = LN(z): the branch is added to the normalised input."""
+def parallel_block(z, allowed, params, conventions, tap=no_tap, noise=NO_NOISE, rate=0.0):
+    """Attention and MLP beside each other: z + MSA(LN(z)) + MLP(LN(z))."""
     n, _ = norm(z, params["norm1"])
     x, _ = attention(tap("norm1", n), allowed, params["attention"], conventions, within(tap, "attention"))
-    z = tap("residual1", n + x)
+    residual = tap("residual1", z + x)
     n, _ = norm(z, params["norm2"])
     x, _ = mlp(tap("norm2", n), params["mlp"], conventions, within(tap, "mlp"))
-    return tap("output", n + x), None
-
-
-def one_block_less(params):
-    return block_names(params)[:-1]
-
-
-# --- attention -------------------------------------------------------------------------------------------------------
-
-
-def heads_interleaved(z, params):
-    """The width split into (D_h, H) instead of (H, D_h)."""
-    D, H, D_h = params["kernel"].shape
-    y, _ = linear(z, params["kernel"].reshape(D, -1), params["bias"].reshape(-1))
-    return np.moveaxis(y.reshape(*z.shape[:-1], D_h, H), -1, 1), None
-
-
-def merged_interleaved(heads, params):
-    """The heads' values woven together instead of side by side."""
-    D = params["kernel"].shape[-1]
-    flat = np.moveaxis(heads, 1, -1).reshape(heads.shape[0], -1, D)
-    return linear(flat, params["kernel"].reshape(-1, D), params["bias"])
-
-
-def merged_transposed(heads, params):
-    D = params["kernel"].shape[-1]
-    flat = heads.swapaxes(1, 2).reshape(heads.shape[0], -1, D)
-    return linear(flat, params["kernel"].reshape(D, D).T, params["bias"])
-
-
-def merged_without_bias(heads, params):
-    return merge(heads, {**params, "bias": 0 * params["bias"]})
-
-
-def not_masked(x, allowed, how, value):
-    return x, (allowed, how)
-
-
-def masked_by_key(x, allowed, how, value):
-    return mask_logits(x, np.broadcast_to(allowed.any(axis=-2, keepdims=True), allowed.shape), how, value)
-
-
-def masked_weakly(x, allowed, how, value):
-    return mask_logits(x, allowed, "add", -1.0)
-
-
-def softmax_over_queries(x):
-    y, _ = softmax(x.swapaxes(-1, -2))
-    return y.swapaxes(-1, -2), None
-
-
-def softmax_over_everything(x):
-    return softmax(x.ravel())[0].reshape(x.shape), None
-
-
-def not_normalised(x):
-    return np.exp(x), None
+    return tap("output", residual + x), None
 
 
 # --- activations -----------------------------------------------------------------------------------------------------
-
-
-def quick_gelu(x):
-    return x / (1 + np.exp(-1.702 * x)), None
-
-
-def silu(x):
-    return x / (1 + np.exp(-x)), None
 
 
 def gelu_tanh_cube_outside(x):
@@ -154,105 +142,181 @@ def gelu_erf_unscaled(x):
     return gelu_erf(math.sqrt(2) * x)[0] / math.sqrt(2), None
 
 
-# --- dropout left on -------------------------------------------------------------------------------------------------
+ACTIVATIONS = {
+    "quick GELU": lambda x: x / (1 + np.exp(-1.702 * x)), "ReLU in the MLP": lambda x: np.maximum(x, 0),
+    "SiLU in the MLP": lambda x: x / (1 + np.exp(-x)), "no activation in the MLP": lambda x: x + 0,
+    "ELU in the MLP": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+    "leaky ReLU in the MLP": lambda x: np.where(x > 0, x, 0.01 * x),
+    "mish in the MLP": lambda x: x * np.tanh(np.logaddexp(x, 0)), "softplus in the MLP": lambda x: np.logaddexp(x, 0),
+    "squared ReLU in the MLP": lambda x: np.maximum(x, 0) ** 2, "tanh in the MLP": np.tanh,
+    "sigmoid in the MLP": lambda x: 1 / (1 + np.exp(-x)), "ReLU6 in the MLP": lambda x: np.clip(x, 0, 6),
+    "hard swish in the MLP": lambda x: x * np.clip(x + 3, 0, 6) / 6,
+    "GELU with 1.7 for √(2/π)": lambda x: x / 2 * (1 + np.tanh(1.7 * (x + 0.044715 * x**3))),
+    "GELU with 0.0044715": lambda x: x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.0044715 * x**3))),
+    "GELU without its half": lambda x: x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    "GELU twice": lambda x: gelu_tanh(gelu_tanh(x)[0])[0], "exact GELU twice": lambda x: gelu_erf(gelu_erf(x)[0])[0],
+}  # fmt: skip
 
 
-def dropped(array, seen, config):
-    keep = np.random.default_rng().random(array.shape) >= 0.1
-    return array * (keep / 0.9).astype(array.dtype)
+# --- precision -------------------------------------------------------------------------------------------------------
 
 
-def looks_dropped(reference: np.ndarray, mine: np.ndarray) -> bool:
-    """Whether some values are 0, and all others one factor too large, the factor that goes with that share.
-
-    >>> looks_dropped(np.ones(8), np.array([2.0, 0, 2, 0, 0, 2, 2, 0]))
-    True
-    """
-    used = np.abs(reference) > 1e-3 * np.abs(reference).max()
-    ratio = mine[used] / reference[used]
-    kept = ratio[ratio != 0]
-    if kept.size in (0, ratio.size):
-        return False
-    factor = float(np.median(kept))
-    share = 1 - kept.size / ratio.size
-    return bool(np.abs(kept / factor - 1).max() < 1e-2) and factor > 1 and abs(1 - 1 / factor - share) < 0.05
+def bfloat16(x):
+    whole = np.ascontiguousarray(x, np.float32).view(np.uint32).astype(np.uint64)
+    rounded = (whole + 0x7FFF + ((whole >> 16) & 1)) & 0xFFFF0000
+    return rounded.astype(np.uint32).view(np.float32).astype(x.dtype)
 
 
-BLOCK = "encoder/block_00/"
-LOGITS, WEIGHTS, GELU = BLOCK + "attention/logits", BLOCK + "attention/weights", "gelu_tanh gelu_erf"
+def tf32(x):
+    whole = np.ascontiguousarray(x, np.float32).view(np.uint32).astype(np.uint64)
+    return ((whole + 0xFFF + ((whole >> 13) & 1)) & 0xFFFFE000).astype(np.uint32).view(np.float32).astype(x.dtype)
+
+
+FORMATS = {"bfloat16": bfloat16, "float16": lambda x: x.astype(np.float16).astype(x.dtype), "TF32": tf32}
+
+
+def kept_in(fmt):
+    """A tap that keeps every stage in a coarser format."""
+    return lambda name, array, seen, config: FORMATS[fmt](array) if array.dtype.kind == "f" else array
+
+
+def looks_kept_in(fmt):
+    """Whether all numbers are of a format, and near the right ones, which are not of it."""
+
+    def looks(reference, mine):
+        far = np.abs(mine - reference).max(initial=0) > 0.1 * np.abs(reference).max(initial=0)
+        return bool(mine.size > 30 and not far and coarse(mine) == fmt and not coarse(reference))
+
+    return looks
+
+
+BLOCK, GELU, NORM = "encoder/block_00/", "gelu_tanh gelu_erf", "encoder/*norm*"
+BIASES = {  # part: (paths of its bias, where it shows)
+    "patch embedding": ("patch_embedding/bias", "patch_embedding"),
+    **{n: (f"*/attention/{n}/bias", BLOCKS + f"attention/{n}") for n in ("query", "key", "value")},
+    "out-projection": ("*/attention/out/bias", BLOCKS + "attention/out"),
+    "fc1": ("*/mlp/fc1/bias", BLOCKS + "mlp/fc1"), "fc2": ("*/mlp/fc2/bias", BLOCKS + "mlp/fc2"),
+    "norm1": ("*/norm1/bias", BLOCKS + "norm1"), "norm2": ("*/norm2/bias", BLOCKS + "norm2"),
+    "the final norm": ("encoder/norm/bias", "encoder/norm"), "head": ("head/bias", "head/logits"),
+}  # fmt: skip
 
 MISTAKES = [
-    Mistake("features flattened channel first", "flatten the stem's output as row, column, channel",
-            "patch_embedding", features_channel_first, "patch_embedding"),
-    Mistake("missing spatial embedding", "add the hash-based spatial embedding",
-            "embed", embed_without("spatial_embedding"), "spatial_embedding"),
-    Mistake("missing scale embedding", "add the scale embedding",
-            "embed", embed_without("scale_embedding"), "scale_embedding"),
+    *family("features flattened {}", "flatten the stem's output as row, column, channel", {
+                "channel first": lambda f: np.moveaxis(f, -1, -3), "column by column": lambda f: f.swapaxes(-2, -3),
+                "channel, column, row": lambda f: f.swapaxes(-1, -3), "upside down": lambda f: f[..., ::-1, :, :],
+                "row, channel, column": lambda f: f.swapaxes(-1, -2),
+            }, "patch_embedding", flattened, "patch_embedding"),
+    *family("{} spatial embedding", "add the hash-based spatial embedding", {
+                "missing": lambda t: 0 * t, "doubled": lambda t: 2 * t, "transposed": grid_transposed,
+                "one row too far in the": lambda t: np.roll(t, -1, 0),
+                "one row too early in the": lambda t: np.roll(t, 1, 0),
+                "subtracted": lambda t: -t, "reversed": lambda t: t[::-1],
+            }, "embed", lambda change: embed_with("spatial_embedding", change), "spatial_embedding"),
+    *family("{} scale embedding", "add the scale embedding", {
+                "missing": lambda t: 0 * t, "doubled": lambda t: 2 * t, "reversed": lambda t: t[::-1],
+                "one row too far in the": lambda t: np.roll(t, -1, 0), "subtracted": lambda t: -t,
+            }, "embed", lambda change: embed_with("scale_embedding", change), "scale_embedding"),
+    *family("{} multiplied", "embeddings are added", {
+                "spatial embedding": ("patch_embedding", "spatial_embedding"),
+                "scale embedding": ("spatial_embedding", "scale_embedding"),
+            }, stage="*_embedding", tap=lambda names: at(
+                names[1], lambda a, seen, config: seen[names[0]] * (a - seen[names[0]]))),
     Mistake("class token with a place", "add no embedding to the class token",
             "embed", class_token_placed, "encoder/input"),
-    Mistake("class token missing", "put the learned class token in front", stage="encoder/input",
-            tap=at("encoder/input", lambda a, seen, config: np.concatenate([0 * a[:, :1], a[:, 1:]], axis=1))),
-    Mistake("embeddings scaled by √D", "do not scale the embedded tokens", stage="encoder/input",
-            tap=at("encoder/input", lambda a, seen, config: a * math.sqrt(config.width))),
-    Mistake("post-norm", "normalise before each branch, not after", "block", post_norm_block, BLOCK + "norm1"),
-    Mistake("LayerNorm with ε 1e-5", "ε is 1e-6 (PyTorch's default is 1e-5)",
-            "layer_norm", norm_with_eps(1e-5), BLOCK + "norm1", "eps"),
-    Mistake("LayerNorm with ε 1e-3", "ε is 1e-6 (Keras's default is 1e-3)",
-            "layer_norm", norm_with_eps(1e-3), BLOCK + "norm1", "eps"),
+    *family("class token {}", "put the learned class token in front, once, as it is", {
+                "missing": lambda a, c: np.concatenate([0 * a[:, :1], a[:, 1:]], 1),
+                "doubled": lambda a, c: np.concatenate([2 * a[:, :1], a[:, 1:]], 1),
+                "of the wrong sign": lambda a, c: np.concatenate([-a[:, :1], a[:, 1:]], 1),
+                "at the end": lambda a, c: np.concatenate([a[:, 1:], a[:, :1]], 1),
+                "added to every token": lambda a, c: np.concatenate([a[:, :1], a[:, 1:] + a[:, :1]], 1),
+            }, stage="encoder/input", tap=lambda f: at("encoder/input", lambda a, seen, config: f(a, config))),
+    *family("embeddings {}", "do not scale or normalise the embedded tokens", {
+                "scaled by √D": lambda a, c: a * math.sqrt(c.width),
+                "divided by √D": lambda a, c: a / math.sqrt(c.width),
+                "normalised": lambda a, c: normalised(a),
+            }, stage="encoder/input", tap=lambda f: at("encoder/input", lambda a, seen, config: f(a, config))),
+    Mistake("post-norm", "normalise before each branch, not after", "block", post_norm_block, BLOCKS + "norm1"),
+    Mistake("attention and MLP in parallel", "the MLP reads what the attention has been added to",
+            "block", parallel_block, BLOCKS + "norm2"),
+    *family("{} reads what is not normalised", "norm1 before the attention, norm2 before the MLP",
+            {"attention": "zn", "MLP": "nz"}, "block", lambda reads: wired(reads=reads), BLOCKS + "[am]*"),
+    *family("{} before fc2", "MLP(z) = GELU(z·W_1 + b_1)·W_2 + b_2", {
+                "GELU once more": lambda x: gelu_tanh(x)[0], "exact GELU once more": lambda x: gelu_erf(x)[0],
+                "ReLU": lambda x: np.maximum(x, 0), "norm": normalised, "dropout's factor 0.9": lambda x: 0.9 * x,
+            }, "mlp", mlp_with, BLOCKS + "mlp/fc2"),
+    *family("LayerNorm with ε {}", "ε is 1e-6 (PyTorch's default is 1e-5)", ("1e-5", "1e-3", "1e-4",
+    "1e-2"),
+            "layer_norm", lambda eps: norm_with_eps(float(eps)), NORM, "eps"),
     Mistake("LayerNorm with ε 1e-12", "ε is 1e-6", "layer_norm", norm_with_eps(1e-12)),
     Mistake("LayerNorm with ε beside the root", "add ε to the variance, not to the standard deviation",
             "layer_norm", norm_with(root_then_eps=True)),
-    Mistake("LayerNorm with unbiased variance", "divide the variance by D",
-            "layer_norm", norm_with(ddof=1), BLOCK + "norm1"),
-    Mistake("LayerNorm without γ and β", "scale by γ and add β",
-            "layer_norm", lambda x, *_: (normalised(x), None)),
-    Mistake("LayerNorm over the tokens", "mean and variance run over the width, the last axis",
-            "layer_norm", norm_with(axis=-2)),
-    Mistake("heads interleaved", "split the width into (heads, head width), in this order",
-            "project", heads_interleaved, BLOCK + "attention/query"),
-    Mistake("missing 1/√", "divide the logits by √(D/H)", stage=LOGITS,
-            tap=at("attention/logits", lambda a, seen, config: a * math.sqrt(config.head_width))),
-    Mistake("scaled by the model's width", "divide by √(D/H), not by √D", stage=LOGITS,
-            tap=at("attention/logits", lambda a, seen, config: a / math.sqrt(config.heads))),
-    Mistake("logits divided by D/H", "divide by the square root of D/H", stage=LOGITS,
-            tap=at("attention/logits", lambda a, seen, config: a / math.sqrt(config.head_width))),
-    Mistake("queries and keys exchanged", "logits are Q·Kᵀ, queries along the rows", stage=LOGITS,
-            tap=at("attention/logits", lambda a, seen, config: a.swapaxes(-1, -2))),
-    Mistake("mask not applied", "hide padded tokens from the softmax", "mask_logits", not_masked, WEIGHTS, "mask"),
-    Mistake("mask of −1", "add −1e10, not −1, to the logits of padded tokens",
-            "mask_logits", masked_weakly, WEIGHTS, "mask"),
-    Mistake("mask on keys only", "harmless: rows of padded queries differ, and nothing reads them",
-            "mask_logits", masked_by_key, "", "mask"),
-    Mistake("softmax over the queries", "normalise over the keys, the last axis",
-            "softmax", softmax_over_queries, WEIGHTS, where="attention"),
-    Mistake("softmax over the whole array", "normalise over the last axis", "softmax", softmax_over_everything),
-    Mistake("exp(x), not normalised", "divide by the sum over the last axis", "softmax", not_normalised),
-    Mistake("attention dropout on", "switch dropout off (model.eval())", stage=WEIGHTS,
-            tap=at("attention/weights", dropped), recognise=looks_dropped),
-    Mistake("heads woven together", "put the heads side by side before the out-projection",
-            "merge", merged_interleaved, BLOCK + "attention/out"),
-    Mistake("transposed out-projection", "transpose the kernel of the out-projection",
-            "merge", merged_transposed, BLOCK + "attention/out"),
-    Mistake("out-projection without bias", "add the bias", "merge", merged_without_bias, BLOCK + "attention/out"),
-    Mistake("residual taken from the norm", "add the branch to its unnormalised input",
-            "block", residual_from_the_norm, BLOCK + "residual1"),
-    Mistake("first residual missing", "add the input of the attention branch", stage=BLOCK + "residual1",
-            tap=at("/residual1", lambda a, seen, config: latest(seen, "attention/out"))),
+    *family("LayerNorm {}", "y = γ·x̂ + β with mean and variance over the width, the variance divided by D", {
+                "with unbiased variance": {"ddof": 1}, "over the tokens": {"axis": -2},
+                "without the mean (RMS norm)": {"centre": False},
+                "without γ and β": {"scale": np.ones_like, "shift": np.zeros_like},
+                "without γ": {"scale": np.ones_like}, "without β": {"shift": np.zeros_like},
+                "with 1 + γ": {"scale": lambda gamma: 1 + gamma},
+            }, "layer_norm", lambda how: norm_with(**how), NORM),
+    *family("{}", "norm1 before the attention, norm2 before the MLP, each with its own parameters", {
+                "norm1 skipped": (None, "norm2"), "norm2 skipped": ("norm1", None),
+                "norm1's parameters for norm2": ("norm1", "norm1"), "norm2's parameters for norm1": ("norm2", "norm2"),
+                "norm1 and norm2 exchanged": ("norm2", "norm1"),
+            }, "block", lambda norms: wired(norms=norms), BLOCKS + "norm*"),
+    *[Mistake(f"{name} without bias", "add the bias", stage=stage, load=without(path))
+      for name, (path, stage) in BIASES.items() if name not in ("head", "out-projection")],
+    *[Mistake(f"bias of {name} doubled", "add the bias once", stage=stage, load=everywhere(path, lambda b: 2 * b))
+      for name, (path, stage) in BIASES.items()],
+    *family("{}", "add the branch once to its unnormalised input", {
+                "residual taken from the norm": lambda z, n, x: n + x,
+            }, "block", lambda f: wired(f, f), BLOCKS + "residual1"),
+    *family("first residual {}", "add the attention branch once to its input", {
+                "missing": lambda z, x: x, "of half the branch": lambda z, x: z + x / 2,
+                "of twice the branch": lambda z, x: z + 2 * x,
+                "doubled": lambda z, x: 2 * z + x, "of a tenth of the branch": lambda z, x: z + x / 10,
+                "without the branch": lambda z, x: z, "averaged": lambda z, x: (z + x) / 2,
+                "subtracted": lambda z, x: z - x,
+                "divided by √2": lambda z, x: (z + x) / math.sqrt(2), "normalised": lambda z, x: normalised(z + x),
+            }, "block", lambda f: wired(first=lambda z, n, x: f(z, x)), BLOCKS + "residual1"),
     Mistake("erf for tanh", "use the tanh approximation of GELU, as the authors do",
             "gelu_tanh", gelu_erf, BLOCK + "mlp/gelu", "GELU", {"gelu": "erf"}),
     Mistake("tanh for erf", "use the exact GELU", "gelu_erf", gelu_tanh, BLOCK + "mlp/gelu", "GELU", {"gelu": "tanh"}),
-    Mistake("quick GELU", "use the GELU of the reference, not x·sigmoid(1.702·x)",
-            GELU, quick_gelu, BLOCK + "mlp/gelu", "GELU"),
-    Mistake("ReLU in the MLP", "use GELU", GELU, relu, BLOCK + "mlp/gelu", "GELU"),
-    Mistake("SiLU in the MLP", "use GELU", GELU, silu, BLOCK + "mlp/gelu", "GELU"),
+    *family("{}", "use the GELU of the reference", ACTIVATIONS, GELU, lambda f: lambda x: (f(x), None),
+            BLOCKS + "mlp/gelu", "GELU"),
     Mistake("GELU's cube not scaled", "√(2/π) multiplies the cube as well as x", "gelu_tanh", gelu_tanh_cube_outside),
     Mistake("GELU's erf of x", "erf takes x/√2", "gelu_erf", gelu_erf_unscaled),
-    Mistake("dropout on", "switch dropout off (model.eval())", stage=BLOCK + "mlp/gelu",
+    Mistake("dropout on", "switch dropout off (model.eval())", stage=BLOCKS + "mlp/gelu",
             tap=at("mlp/gelu", dropped), recognise=looks_dropped),
-    Mistake("second residual missing", "add the input of the MLP branch", stage=BLOCK + "output",
-            tap=at("/output", lambda a, seen, config: latest(seen, "mlp/fc2") if any(
-                n.endswith("mlp/fc2") for n in seen) else a)),
+    *family("second residual {}", "add the MLP branch once to its input", {
+                "missing": lambda z, n, x: x, "from the norm": lambda z, n, x: n + x,
+                "of half the branch": lambda z, n, x: z + x / 2,
+                "of twice the branch": lambda z, n, x: z + 2 * x, "doubled": lambda z, n, x: 2 * z + x,
+                "of a tenth of the branch": lambda z, n, x: z + x / 10, "without the branch": lambda z, n, x: z,
+                "averaged": lambda z, n, x: (z + x) / 2, "subtracted": lambda z, n, x: z - x,
+                "divided by √2": lambda z, n, x: (z + x) / math.sqrt(2),
+                "normalised": lambda z, n, x: normalised(z + x),
+            }, "block", lambda f: wired(second=f), BLOCKS + "output"),
     Mistake("final norm missing", "normalise once more after the last block", stage="encoder/norm",
             tap=at("encoder/norm", lambda a, seen, config: latest(seen, "/output"))),
-    Mistake("one block too few", "run all encoder blocks", "block_names", one_block_less, "encoder/norm"),
+    Mistake("final norm with a block's parameters", "read the parameters of the final norm", stage="encoder/norm",
+            load=lambda params, config: changed("encoder/norm", lambda p, get: get(
+                f"encoder/block_{config.layers - 1:02d}/norm2"))(params, config)),
+    Mistake("final norm applied twice", "normalise once after the last block", stage="encoder/norm",
+            tap=at("encoder/norm", lambda a, seen, config: normalised(a))),
+    *family("{}", "run all encoder blocks once, in the order of their numbers", {
+                "one block too few": lambda names: names[:-1], "blocks run in reverse order": lambda names: names[::-1],
+                "first block skipped": lambda names: names[1:],
+                "only the first block run": lambda names: names[:1],
+            }, "block_names", lambda order: lambda params: order(block_names(params)), "encoder/*",
+            when=lambda config: config.layers > 1),
+    *family("blocks {}", "run all encoder blocks once, in the order of their numbers", {
+                "in reverse order": lambda names: names[::-1],
+                "all with the first one's parameters": lambda names: names[:1] * len(names),
+                "all with the last one's parameters": lambda names: names[-1:] * len(names),
+                "one too early": lambda names: [*names[1:], names[0]],
+            }, stage="encoder/block_*", load=blocks, when=lambda config: config.layers > 1),
+    Mistake("blocks in the order of their names as strings (0, 1, 10, 11, …, 2)", "sort the blocks by their numbers",
+            stage="encoder/block_*", when=lambda config: config.layers > 10,
+            load=blocks(lambda names: [names[k] for k in sorted(range(len(names)), key=str)])),
+    *[Mistake(f"kept in {fmt}", "compute in float32", stage="*", tap=kept_in(fmt), recognise=looks_kept_in(fmt))
+      for fmt in FORMATS],
 ]  # fmt: skip

@@ -9,7 +9,7 @@ from musiq_ref.image.tokenize import scales_of, tokenize_backward
 from musiq_ref.model.attention import attention_backward
 from musiq_ref.model.embeddings import embed_backward
 from musiq_ref.model.encoder import mlp_backward, norm_backward
-from musiq_ref.model.head import head_backward
+from musiq_ref.model.head import expected_score_backward, head_backward
 from musiq_ref.model.stem import stem_backward
 from musiq_ref.ops.activation import gelu_erf, gelu_erf_backward, gelu_tanh_backward
 from musiq_ref.ops.convolution import convolution_backward, unpad_same
@@ -18,7 +18,7 @@ from musiq_ref.ops.layer_norm import layer_norm_backward
 from musiq_ref.ops.linear import linear_backward
 from musiq_ref.ops.max_pool import _shifts
 from musiq_ref.ops.weight_standardization import EPS
-from musiq_ref.verify.mistakes.mistake import Mistake
+from musiq_ref.verify.mistakes.mistake import Mistake, family
 
 # --- linear, softmax, norms ------------------------------------------------------------------------------------------
 
@@ -181,6 +181,11 @@ def other_filter(dy, shape, kind="gaussian"):
     return resize_backward(dy, shape, "bicubic" if kind == "gaussian" else "gaussian")
 
 
+def expected_width(cache):
+    """The number of classes, from the cache of `expected_score`."""
+    return int(cache[1])
+
+
 KERNELS, IMAGE, FC1 = "dparams/stem/conv*/kernel", "gradient/image", "gradient/encoder/block_*/mlp/fc1"
 
 MISTAKES = [
@@ -263,8 +268,18 @@ MISTAKES = [
             "stem_backward", tapped(stem_backward, "relu1", np.abs)),
     Mistake("resize: another filter's transpose", "transpose the matrix of the forward",
             "resize_backward", other_filter),
-    Mistake("image gradient without the 2 of the normalisation", "x = 2·v − 1 has derivative 2",
-            "tokenize_backward", lambda *arguments: tokenize_backward(*arguments) / 2, IMAGE),
+    *family("image gradient {}", "it is to an image in 0 … 1: x = 2·v − 1 has derivative 2", {
+                "without the 2 of the normalisation": 0.5, "to values 0 … 255": 1 / 255, "divided by 127.5": 1 / 127.5,
+                "times 255": 255.0, "of the wrong sign": -1.0, "times 2 once more": 2.0,
+            }, "tokenize_backward", lambda k: lambda *arguments: k * tokenize_backward(*arguments), IMAGE),
+    *family("all gradients {}", "differentiate the score itself", {
+                "negated": lambda c: -1.0, "divided by C": lambda c: 1 / c, "times C": lambda c: float(c),
+                "halved": lambda c: 0.5,
+                "doubled": lambda c: 2.0, "times 1024 (a loss scale)": lambda c: 1024.0,
+                "times 65536 (a loss scale)": lambda c: 65536.0,
+            }, "expected_score_backward", lambda k: lambda dy,
+            cache: k(expected_width(cache)) * expected_score_backward(
+                dy, cache), "gradient/head/logits"),
     Mistake("image gradient of the native scale only", "add the gradients through the resized scales",
             "tokenize_backward", native_gradient_only, IMAGE),
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""From pixels to tokens, as people get it wrong (SPEC 3)."""
+"""From a picture to the pixels of every scale, as people get them wrong (SPEC 3)."""
 
 from __future__ import annotations
 
@@ -7,37 +7,41 @@ import math
 import numpy as np
 from scipy.sparse import csr_array
 
-from musiq_ref.image.hash import hash_axis
-from musiq_ref.image.patches import extract_patches, patch_grid, same_padding
 from musiq_ref.image.resize import resize
-from musiq_ref.image.tokenize import Tokens, batch, scales_of
-from musiq_ref.verify.mistakes.mistake import Mistake
-
-# --- pixels ----------------------------------------------------------------------------------------------------------
+from musiq_ref.image.tokenize import normalize
+from musiq_ref.verify.mistakes.mistake import Mistake, family
 
 
-def sides_with(rounding):
-    """`resized_sides` in float64 with another rounding."""
-
-    def resized_sides(height, width, longer_side, arithmetic="float32"):
-        ratio = longer_side / max(height, width)
-        return max(int(rounding(height * ratio)), 1), max(int(rounding(width * ratio)), 1)
-
-    return resized_sides
+def sides_with(rule):
+    """`resized_sides` with another rule (height, width, longer side) -> the two sides."""
+    return lambda height, width, longer_side, arithmetic="float32": tuple(
+        max(int(n), 1) for n in rule(height, width, longer_side)
+    )
 
 
-def filter_matrix(kernel, support: float, antialias: bool):
-    """The matrix of any filter kernel at half-pixel centres."""
+def rounded_with(rounding):
+    return lambda h, w, side: (rounding(h * (side / max(h, w))), rounding(w * (side / max(h, w))))
+
+
+def filter_matrix(kernel, support: float, antialias=False, edge="clamped", shift=0.0, corners=False, divided=True):
+    """The matrix of any filter kernel.
+
+    edge: what becomes of pixels beyond it: "clamped" onto it, or "left out"
+    shift: of every position; corners: whether the first and last pixels are kept where they are
+    divided: whether the weights of a position are divided by their sum
+    """
 
     def matrix(n_in, n_out, dtype="float64"):
         wide = max(n_in / n_out, 1) if antialias else 1
-        centre = (np.arange(n_out) + 0.5) * (n_in / n_out) - 0.5
+        centre = (np.arange(n_out) + 0.5) * (n_in / n_out) - 0.5 + shift * (n_in / n_out - 1)
+        if corners:
+            centre = np.arange(n_out) * ((n_in - 1) / max(n_out - 1, 1))
         reach = math.ceil(support * wide)
         place = np.floor(centre)[:, None].astype(int) + np.arange(-reach, reach + 2)
         weight = kernel((place - centre[:, None]) / wide)
-        if antialias:
+        if edge == "left out":
             weight = np.where((place < 0) | (place >= n_in), 0, weight)
-        weight = (weight / weight.sum(axis=1, keepdims=True)).astype(dtype)
+        weight = (weight / weight.sum(axis=1, keepdims=True) if divided else weight).astype(dtype)
         rows = np.repeat(np.arange(n_out), place.shape[1])
         return csr_array((weight.ravel(), (rows, np.clip(place, 0, n_in - 1).ravel())), shape=(n_out, n_in))
 
@@ -52,214 +56,164 @@ def box(d):
     return ((d >= -0.5) & (d < 0.5)).astype(float)
 
 
-def gaussian(d):
-    return np.where(np.abs(d) < 1.5, np.exp(-2 * d * d), 0)
+def gaussian(sigma=0.5, radius=1.5, inclusive=False):
+    def kernel(d):
+        inside = np.abs(d) <= radius if inclusive else np.abs(d) < radius
+        return np.where(inside, np.exp(-d * d / (2 * sigma**2)), 0)
+
+    return kernel
 
 
-def cubic(d):
-    """Cubic convolution with a = −0.5 (Pillow, TensorFlow)."""
-    d = np.abs(d)
-    return np.where(d <= 1, (1.5 * d - 2.5) * d * d + 1, np.where(d < 2, ((-0.5 * d + 2.5) * d - 4) * d + 2, 0))
+def cubic(a):
+    """Cubic convolution: a = −0.5 in Pillow and TensorFlow, −0.75 in PyTorch and OpenCV."""
+
+    def kernel(d):
+        d = np.abs(d)
+        near, far = ((a + 2) * d - (a + 3)) * d * d + 1, ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+        return np.where(d <= 1, near, np.where(d < 2, far, 0))
+
+    return kernel
 
 
-def corner_aligned(n_in, n_out, dtype="float64"):
-    """Bilinear with align_corners=True."""
-    centre = np.arange(n_out) * ((n_in - 1) / max(n_out - 1, 1))
-    left = np.minimum(np.floor(centre).astype(int), max(n_in - 2, 0))
-    t = centre - left
-    rows = np.repeat(np.arange(n_out), 2)
-    place = np.stack([left, np.minimum(left + 1, n_in - 1)], axis=1)
-    return csr_array((np.stack([1 - t, t], 1).astype(dtype).ravel(), (rows, place.ravel())), shape=(n_out, n_in))
+def lanczos(d):
+    return np.where(np.abs(d) < 3, np.sinc(d) * np.sinc(d / 3), 0)
+
+
+def area(n_in, n_out, dtype="float64"):
+    """The mean of all pixels that an output pixel touches (PyTorch's "area")."""
+    first, last = np.arange(n_out) * n_in // n_out, -(-(np.arange(1, n_out + 1) * n_in) // n_out)
+    inside = (np.arange(n_in) >= first[:, None]) & (np.arange(n_in) < last[:, None])
+    return csr_array((inside / inside.sum(1, keepdims=True)).astype(dtype))
+
+
+def nearest_floor(n_in, n_out, dtype="float64"):
+    """Pixel ⌊i·in/out⌋ (PyTorch's "nearest")."""
+    return csr_array((np.arange(n_in) == (np.arange(n_out) * n_in // n_out)[:, None]).astype(dtype))
+
+
+FILTERS_OF = {
+    "antialiased bicubic": filter_matrix(cubic(-0.5), 2, True, "left out"),
+    "bicubic with a = −0.5": filter_matrix(cubic(-0.5), 2),
+    "bicubic with a = −0.75 at the edge left out": filter_matrix(cubic(-0.75), 2, False, "left out"),
+    "antialiased bicubic with a = −0.75": filter_matrix(cubic(-0.75), 2, True, "left out"),
+    "bicubic with aligned corners": filter_matrix(cubic(-0.75), 2, corners=True),
+    "bilinear resize": filter_matrix(triangle, 1),
+    "antialiased bilinear": filter_matrix(triangle, 1, True, "left out"),
+    "bilinear with aligned corners": filter_matrix(triangle, 1, corners=True),
+    "bilinear without half-pixel centres": filter_matrix(triangle, 1, shift=-0.5),
+    "Lanczos resize": filter_matrix(lanczos, 3),
+    "antialiased Lanczos": filter_matrix(lanczos, 3, True, "left out"),
+    "area resize": area,
+    "antialiased box": filter_matrix(box, 1, True, "left out"),
+    "nearest-neighbour resize": filter_matrix(box, 1),
+    "nearest-neighbour resize, rounded down": nearest_floor,
+    "antialiased gaussian": filter_matrix(gaussian(), 1.5, True, "left out"),
+    "gaussian with taps clamped to the edge": filter_matrix(gaussian(), 1.5),
+    "gaussian with an inclusive radius": filter_matrix(gaussian(inclusive=True), 1.5, False, "left out"),
+    "gaussian not divided by the sum of its weights": filter_matrix(gaussian(), 1.5, False, "left out", divided=False),
+    "gaussian with aligned corners": filter_matrix(gaussian(), 1.5, False, "left out", corners=True),
+    "gaussian without half-pixel centres": filter_matrix(gaussian(), 1.5, False, "left out", shift=-0.5),
+    **{f"gaussian with σ {s}": filter_matrix(gaussian(v), 1.5, False, "left out")
+       for s, v in {"0.25": 0.25, "√½·0.5": math.sqrt(0.125), "0.7": 0.7, "√0.5": math.sqrt(0.5), "1": 1.0,
+       "2": 2.0}.items()},
+    **{f"gaussian with radius {r}": filter_matrix(gaussian(radius=r), r, False, "left out") for r in (1, 2, 2.5, 3)},
+}  # fmt: skip
 
 
 def resize_unless_same(image, height, width, kind="gaussian"):
     return image if image.shape[:2] == (height, width) else resize(image, height, width, kind)
 
 
-def resize_in_8_bit(image, height, width, kind="gaussian"):
-    levels = resize((image + 1) * image.dtype.type(127.5), height, width, kind)
-    return np.clip(np.rint(levels), 0, 255) / image.dtype.type(127.5) - 1
+def resize_in_8_bit(rounding):
+    def resized(image, height, width, kind="gaussian"):
+        levels = resize((image + 1) * image.dtype.type(127.5), height, width, kind)
+        return np.clip(rounding(levels), 0, 255) / image.dtype.type(127.5) - 1
+
+    return resized
 
 
-def in_0_1(image, dtype="float32"):
-    return image.astype(dtype) / np.dtype(dtype).type(255)
+def ranged(mean, std):
+    """`normalize` to (u/255 − mean)/std; of single numbers or of one for every channel."""
+    return lambda image, dtype="float32": (
+        (image.astype(dtype) / np.dtype(dtype).type(255) - np.array(mean, dtype)) / np.array(std, dtype)
+    )
 
 
-def in_0_255(image, dtype="float32"):
-    return image.astype(dtype)
+def seen_as(change):
+    """`normalize` of a changed picture."""
+    return lambda image, dtype="float32": normalize(np.ascontiguousarray(change(image)), dtype)
 
 
-def imagenet_normalised(image, dtype="float32"):
-    mean, std = np.array([0.485, 0.456, 0.406], dtype), np.array([0.229, 0.224, 0.225], dtype)
-    return (in_0_1(image, dtype) - mean) / std
+def luma(image):
+    grey = np.rint(image.astype(float) @ [0.299, 0.587, 0.114])
+    return np.repeat(grey[..., None], 3, axis=-1).astype(np.uint8)
 
 
-def bgr(image, dtype="float32"):
-    return -1 + 2 * in_0_1(image[..., ::-1], dtype)
+def grey(x, dtype="float32"):
+    x = normalize(x, dtype)
+    return np.repeat(x.mean(axis=-1, keepdims=True), 3, axis=-1)
 
 
-# --- patches ---------------------------------------------------------------------------------------------------------
-
-
-def padded_at_the_end(image, patch_size):
-    missing = [(0, -n % patch_size) for n in image.shape[:2]]
-    return extract_patches(np.pad(image, (*missing, (0, 0))), patch_size)
-
-
-def padded_with_black(image, patch_size):
-    """Zero padding before the normalisation, which makes it −1."""
-    return extract_patches(image + 1, patch_size) - 1
-
-
-def padded_with_edge(image, patch_size):
-    sides = [same_padding(n, patch_size, patch_size) for n in image.shape[:2]]
-    return extract_patches(np.pad(image, (*sides, (0, 0)), mode="edge"), patch_size)
-
-
-def without_padding(image, patch_size):
-    """Pixels beyond the last whole patch are thrown away and come back as zeros: a floor instead of a ceil."""
-    h, w = (max(n // patch_size, 1) * patch_size for n in image.shape[:2])
-    kept = np.zeros_like(image)
-    kept[:h, :w] = image[:h, :w]
-    return extract_patches(kept, patch_size)
-
-
-def channel_first(image, patch_size):
-    """Values laid out channel, row, column, and read as row, column, channel."""
-    tiles = extract_patches(image, patch_size)
-    return np.moveaxis(tiles, -1, -3).reshape(tiles.shape)
-
-
-def columns_first(image, patch_size):
-    tiles = extract_patches(image, patch_size)
-    rows, columns = patch_grid(image.shape[0], image.shape[1], patch_size)
-    return tiles.reshape(rows, columns, *tiles.shape[1:]).swapaxes(0, 1).reshape(tiles.shape)
-
-
-# --- tokens ----------------------------------------------------------------------------------------------------------
-
-
-def scales_without_native(height, width, config):
-    scales = scales_of(height, width, config)
-    return [s for s in scales if s.longer_side] or scales
-
-
-def renumbered(number):
-    """`scales_of` with number(index, count of scales) as the row of the scale table."""
-
-    def scales(height, width, config):
-        right = scales_of(height, width, config)
-        return [s._replace(scale_index=number(s.scale_index, len(right))) for s in right]
-
-    return scales
-
-
-def padding_last(tokens):
-    whole = batch(tokens)
-    order = np.argsort(~whole.mask[0].astype(bool), kind="stable")
-    return Tokens(*(a[:, order] for a in whole))
-
-
-def masked(change):
-    """`batch` with the mask passed through `change`."""
-
-    def batched(tokens):
-        whole = batch(tokens)
-        return whole._replace(mask=change(whole.mask.astype(bool)))
-
-    return batched
-
-
-def half_pixel_hash(n, grid_size, rule="floor"):
-    return np.minimum(((np.arange(n) + 0.5) * grid_size / n).astype(np.int64), grid_size - 1)
-
-
-def integer_hash(n, grid_size, rule="floor"):
-    return np.minimum(np.arange(n) * grid_size // n, grid_size - 1)
-
-
-def corner_hash(n, grid_size, rule="floor"):
-    """First patch in the first cell, last patch in the last."""
-    return np.rint(np.arange(n) * ((grid_size - 1) / max(n - 1, 1))).astype(np.int64)
-
-
-def transposed_hash(rows, columns, grid_size, rule="floor"):
-    t_row, t_column = hash_axis(rows, grid_size, rule), hash_axis(columns, grid_size, rule)
-    return (t_column[None] * grid_size + t_row[:, None]).ravel()
+def linear_light(image, dtype="float32"):
+    v = image.astype(dtype) / np.dtype(dtype).type(255)
+    return (2 * np.where(v <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4) - 1).astype(dtype)
 
 
 SIDES, PIXELS = "integers/sides", "pixels/scale_*"
 FILTERS, RESCALE = "gaussian_matrix bicubic_matrix", "normalise to −1 … 1: x = 2·u/255 − 1"
-ROUND, NUMBER = "round the resized sides half to even (np.rint)", "number the scales by size, the native one last"
+ROUND = "round the resized sides half to even (np.rint)"
+FILTER = "use the filter of the reference"
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+CLIP = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 
 MISTAKES = [
     Mistake("float64 rounding of sides", "compute the resized sides in float32, as the authors do", stage=SIDES,
             topic="resized sides", conventions={"resized_sides": "float64"}),
     Mistake("float32 rounding of sides", "compute the resized sides in float64", stage=SIDES,
             topic="resized sides", conventions={"resized_sides": "float32"}),
-    Mistake("sides cut off, not rounded", ROUND, "resized_sides", sides_with(math.floor), SIDES, "resized sides"),
-    Mistake("sides rounded half up", ROUND, "resized_sides", sides_with(lambda x: math.floor(x + 0.5)), SIDES,
-            "resized sides"),
-    Mistake("sides rounded up", ROUND, "resized_sides", sides_with(math.ceil), SIDES, "resized sides"),
+    *family("sides {}", ROUND, {
+                "cut off, not rounded": rounded_with(math.floor),
+                "rounded half up": rounded_with(lambda x: math.floor(x + 0.5)),
+                "rounded up": rounded_with(math.ceil),
+                "rounded to even numbers": rounded_with(lambda x: 2 * round(x / 2)),
+                "rounded to multiples of 32": rounded_with(lambda x: 32 * max(round(x / 32), 1)),
+            }, "resized_sides", sides_with, SIDES, "resized sides"),
+    *family("sides {}", "the longer side becomes L, the shorter one keeps the picture's shape", {
+                "stretched to a square": lambda h, w, side: (side, side),
+                "of which the shorter becomes L": lambda h, w, side: (round(h * side / min(h, w)),
+                round(w * side / min(h, w))),
+                "exchanged": lambda h, w, side: rounded_with(round)(w, h, side),
+            }, "resized_sides", sides_with, SIDES, "resized sides"),
     Mistake("gaussian resize", "resize with PyTorch's bicubic filter", stage=PIXELS,
             topic="resize", conventions={"resize": "gaussian"}),
     Mistake("bicubic resize", "resize with the authors' Gaussian filter", stage=PIXELS,
             topic="resize", conventions={"resize": "bicubic"}),
-    Mistake("antialiased bicubic", "switch antialiasing off, and use the authors' filter",
-            FILTERS, filter_matrix(cubic, 2, True), PIXELS, "resize"),
-    Mistake("bicubic with a = −0.5", "use the filter of the reference",
-            FILTERS, filter_matrix(cubic, 2, False), PIXELS, "resize"),
-    Mistake("bilinear resize", "use the filter of the reference",
-            FILTERS, filter_matrix(triangle, 1, False), PIXELS, "resize"),
-    Mistake("antialiased bilinear", "switch antialiasing off, and use the filter of the reference",
-            FILTERS, filter_matrix(triangle, 1, True), PIXELS, "resize"),
-    Mistake("bilinear with aligned corners", "use half-pixel centres and the filter of the reference",
-            FILTERS, corner_aligned, PIXELS, "resize"),
-    Mistake("nearest-neighbour resize", "use the filter of the reference",
-            FILTERS, filter_matrix(box, 1, False), PIXELS, "resize"),
-    Mistake("antialiased gaussian", "switch antialiasing off",
-            FILTERS, filter_matrix(gaussian, 1.5, True), PIXELS, "resize"),
+    *family("{}", FILTER, FILTERS_OF, FILTERS, lambda matrix: matrix, PIXELS, "resize"),
     Mistake("skipped same-size blur", "apply the filter even when the size stays the same",
             "resize", resize_unless_same, PIXELS, "resize", under={"resize": "gaussian"}),
-    Mistake("resized in 8 bit", "resize in floating point, after the normalisation", "resize", resize_in_8_bit, PIXELS),
-    Mistake("[0, 1] input", RESCALE, "normalize", in_0_1, PIXELS),
-    Mistake("[0, 255] input", RESCALE, "normalize", in_0_255, PIXELS),
-    Mistake("ImageNet normalisation", RESCALE, "normalize", imagenet_normalised, PIXELS),
-    Mistake("BGR", "give the channels as red, green, blue (OpenCV reads blue first)", "normalize", bgr, PIXELS),
-    Mistake("channel-first patches", "order a patch's values row, column, channel",
-            "extract_patches", channel_first, "patches"),
-    Mistake("patches column by column", "order the patches row by row", "extract_patches", columns_first, "patches"),
-    Mistake("padding at the right and bottom only", 'pad "SAME": the smaller half before',
-            "extract_patches", padded_at_the_end, "patches"),
-    Mistake("padded before the normalisation", "pad with 0 after the normalisation",
-            "extract_patches", padded_with_black, "patches"),
-    Mistake("padded by repeating the edge", "pad with 0", "extract_patches", padded_with_edge, "patches"),
-    Mistake("incomplete patches dropped", "pad the last row and column of patches instead",
-            "extract_patches", without_padding, "patches"),
-    Mistake("native first", "put the native image last", stage="layout",
-            topic="scale order", conventions={"scale_order": "native_first"}),
-    Mistake("native last", "put the native image first", stage="layout",
-            topic="scale order", conventions={"scale_order": "native_last"}),
-    Mistake("missing native scale", "add the native image as the last scale",
-            "scales_of", scales_without_native, "layout"),
-    Mistake("third scale embedding unused", "give the native image the last row of the scale table",
-            "scales_of", renumbered(lambda k, n: min(k, max(n - 2, 0))), "scale_index"),
-    Mistake("scales numbered from the native one", NUMBER,
-            "scales_of", renumbered(lambda k, n: (k + 1) % n), "scale_index"),
-    Mistake("scales numbered backwards", NUMBER, "scales_of", renumbered(lambda k, n: n - 1 - k), "scale_index"),
-    Mistake("padding all at the end", "pad every scale to its own length", "batch", padding_last, "hash_index"),
-    Mistake("padding not marked in the mask", "set the mask to 0 at padded tokens",
-            "batch", masked(np.ones_like), "mask"),
-    Mistake("mask upside down", "1 means valid (PyTorch's key_padding_mask is the opposite)",
-            "batch", masked(np.logical_not), "mask"),
-    Mistake("rounded hash", "round the hash down", stage="integers/hash", topic="hash", conventions={"hash": "round"}),
-    Mistake("hash rounded down", "round the hash to the nearest", stage="integers/hash",
-            topic="hash", conventions={"hash": "floor"}),
-    Mistake("integer hash", "compute i·(G/n) in float32, as the authors do",
-            "hash_axis", integer_hash, "integers/hash", "hash"),
-    Mistake("half-pixel hash", "hash the index of a patch, not its centre",
-            "hash_axis", half_pixel_hash, "integers/hash", "hash"),
-    Mistake("hash from corner to corner", "scale by G/n, not by (G − 1)/(n − 1)",
-            "hash_axis", corner_hash, "integers/hash", "hash"),
-    Mistake("transposed hash", "the index is row·G + column", "hash_index", transposed_hash, "hash_index", "hash"),
+    *family("resized in 8 bit{}", "resize in floating point, after the normalisation",
+            {"": np.rint, ", cut off": np.floor}, "resize", resize_in_8_bit, PIXELS),
+    *family("{} input", RESCALE, {
+                "[0, 1]": (0, 1), "[0, 255]": (0, 1 / 255), "[−0.5, 0.5]": (0.5, 1), "[−2, 2]": (0.5, 0.25),
+                "[−128, 127]": (128 / 255, 1 / 255), "u/256": (128 / 256, 0.5 * 256 / 255),
+                "u/128 − 1": (128 / 255, 128 / 255), "inverted": (0.5, -0.5),
+            }, "normalize", lambda v: ranged(*v), PIXELS),
+    *family("{} normalisation", RESCALE, {
+                "ImageNet": (MEAN, STD), "ImageNet mean only,": (MEAN, 1), "ImageNet normalisation on top of the": (
+                    [(m + 1) / 2 for m in MEAN], [s / 2 for s in STD]), "CLIP": CLIP,
+                "Caffe": ([123.68 / 255, 116.779 / 255, 103.939 / 255], 1 / 255),
+            }, "normalize", lambda v: ranged(*v), PIXELS),
+    *family("{}", "give the channels as red, green, blue (OpenCV reads blue first)", {
+                "BGR": lambda u: u[..., ::-1], "channels in the order green, red, blue": lambda u: u[..., [1, 0, 2]],
+                "channels in the order red, blue, green": lambda u: u[..., [0, 2, 1]],
+                "channels in the order green, blue, red": lambda u: u[..., [1, 2, 0]],
+                "channels in the order blue, red, green": lambda u: u[..., [2, 0, 1]],
+                "grey by luma": luma, "first channel three times": lambda u: u[..., [0, 0, 0]],
+            }, "normalize", seen_as, PIXELS),
+    Mistake("grey, the mean of the channels", "keep the colours", "normalize", grey, PIXELS),
+    Mistake("linear light", "keep the picture's gamma", "normalize", linear_light, PIXELS),
+    *family("picture {}", "read the picture as it is", {
+                "upside down": lambda u: u[::-1], "mirrored": lambda u: u[:, ::-1],
+                "turned by 180°": lambda u: u[::-1, ::-1],
+            }, "normalize", seen_as, PIXELS),
 ]  # fmt: skip

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from musiq_ref.backend import Array
 from musiq_ref.config import MusiqConfig
+from musiq_ref.model.parameters import Params
 
 Tap = Callable[[str, Array, dict[str, Array], MusiqConfig], Array]
 
@@ -28,6 +29,8 @@ class Mistake(NamedTuple):
     tap: (name, array, stages seen before, config) -> array, for what is no function of the library
     recognise: (reference, mine) -> whether this is it, for what chance decides and no planting can repeat
     under: conventions of the reference without which it is no mistake
+    load: (parameters, config) -> parameters, for weights that are read wrongly
+    when: whether it is one in a model
 
     >>> Mistake("erf for tanh", "use tanh", "gelu_tanh", None, None).side
     'forward'
@@ -44,6 +47,8 @@ class Mistake(NamedTuple):
     tap: Tap | None = None
     recognise: Callable[[np.ndarray, np.ndarray], bool] | None = None
     under: dict[str, Any] = {}  # noqa: RUF012
+    load: Callable[[Params, MusiqConfig], Params] | None = None
+    when: Callable[[MusiqConfig], bool] = lambda config: True
 
     @property
     def side(self) -> str:
@@ -63,8 +68,46 @@ class Mistake(NamedTuple):
         True
         """
         now = vars(config.conventions)
-        asked = all(now[k] == v for k, v in self.under.items())
+        asked = all(now[k] == v for k, v in self.under.items()) and self.when(config)
         return asked and (not self.conventions or any(now[k] != v for k, v in self.conventions.items()))
+
+
+def family(
+    name: str,
+    remedy: str,
+    values: Mapping[str, Any] | Iterable[Any],
+    op: str = "",
+    function: Callable[[Any], Callable[..., Any]] | None = None,
+    stage: str | None = None,
+    topic: str = "",
+    tap: Callable[[Any], Tap] | None = None,
+    load: Callable[[Any], Callable[[Params, MusiqConfig], Params]] | None = None,
+    **more: Any,
+) -> list[Mistake]:
+    """One mistake for every value of a parameter, the search being over all of them.
+
+    name: with {} for the value
+    values: {how it reads in the name: value}, or values that are their own names
+    function, tap, load: value -> that of the mistake
+
+    >>> [m.name for m in family("LayerNorm with ε {}", "ε is 1e-6", ["1e-5", "1e-3"])]
+    ['LayerNorm with ε 1e-5', 'LayerNorm with ε 1e-3']
+    """
+    named = values if isinstance(values, Mapping) else {str(value): value for value in values}
+    return [
+        Mistake(
+            name.replace("{}", text),
+            remedy,
+            op,
+            function and function(value),
+            stage,
+            topic,
+            tap=tap and tap(value),
+            load=load and load(value),
+            **more,
+        )
+        for text, value in named.items()
+    ]
 
 
 def at(end: str, change: Callable[[Array, dict[str, Array], MusiqConfig], Array]) -> Tap:

@@ -2,51 +2,316 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from musiq_ref.ops.softmax import softmax
 
-def patterns(expected: np.ndarray, actual: np.ndarray, relatives: dict[str, Any]) -> Iterator[str]:
+SORTED = 3000  # values that are looked at for whether one is a function of another
+FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "all that is below 0 is 0: a ReLU too many": lambda x: np.maximum(x, 0),
+    "it is the absolute value": np.abs,
+    "it is cut off at 0 and 1": lambda x: np.clip(x, 0, 1),
+    "it is cut off at −1 and 1": lambda x: np.clip(x, -1, 1),
+    "it is at most 6 (ReLU6)": lambda x: np.clip(x, 0, 6),
+    "it is rounded to integers": np.rint,
+    "it is rounded down to integers": np.floor,
+    "it is rounded to 8 bit": lambda x: np.clip(np.rint((x + 1) * 127.5), 0, 255) / 127.5 - 1,
+    "it is rounded down to 8 bit": lambda x: np.clip(np.floor((x + 1) * 127.5), 0, 255) / 127.5 - 1,
+    "it is the square": np.square,
+    "it is the square root": np.sqrt,
+    "it is the exponential": np.exp,
+    "it is the logarithm": np.log,
+    "it went through tanh": np.tanh,
+    "it went through a sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "it went through a softmax": lambda x: softmax(x)[0],
+    "its mean over the last axis is subtracted": lambda x: x - x.mean(-1, keepdims=True),
+    "it is normalised once more over the last axis": lambda x: (x - x.mean(-1, keepdims=True)) / x.std(-1,
+    keepdims=True),
+    "it is divided by its sum over the last axis": lambda x: x / x.sum(-1, keepdims=True),
+    "it is divided by its length": lambda x: x / np.sqrt((x * x).sum(-1, keepdims=True)),
+}  # fmt: skip
+
+
+class Look:
+    """A right array, a wrong one, and how close counts as the same.
+
+    axes: names of the axes
+    tolerance: length of an error that is rounding, over the length of the array
+    """
+
+    def __init__(self, expected: Any, actual: Any, axes: Sequence[str] = (), tolerance: float = 1e-7) -> None:
+        self.expected, self.actual = np.asarray(expected, np.float64), np.asarray(actual, np.float64)
+        self.axes = [axes[k] if k < len(axes) else f"axis {k}" for k in range(self.actual.ndim)]
+        self.tolerance = tolerance
+        self.off = float(np.linalg.norm(self.actual - self.expected))
+
+    def fits(self, model: np.ndarray) -> bool:
+        """Whether an array is the wrong one but for rounding, and much nearer to it than the right one is."""
+        if np.shape(model) != self.actual.shape:
+            return False
+        gap = float(np.linalg.norm(self.actual - model))
+        return gap <= 0.05 * self.off and gap <= self.tolerance * float(np.linalg.norm(self.actual))
+
+
+def patterns(
+    expected: np.ndarray,
+    actual: np.ndarray,
+    relatives: Mapping[str, Any],
+    tolerance: float = 1e-7,
+    axes: Sequence[str] = (),
+    factors: Mapping[str, float] | None = None,
+) -> Iterator[str]:
     """What the wrong numbers have in common with the right ones, the most telling first.
 
-    relatives: other arrays of the same check, by name
+    relatives: other arrays, by name, that may have been taken instead, added or left out
+    tolerance: length of an error that is rounding, over the length of the array
+    axes: names of the axes
+    factors: {name: number} that a factor may be
 
     >>> next(patterns(np.array([1.0, 2.0]), np.array([-1.0, -2.0]), {}))
     'the sign is turned everywhere'
     """
     if not np.isfinite(actual).all():
-        yield "there are values that are not finite; look for exp of large numbers and for divisions by 0"
+        bad = int((~np.isfinite(actual)).sum())
+        yield f"{bad} of {actual.size} values are not finite; look for exp of large numbers and for divisions by 0"
         return
     if not actual.any():
         yield "it is zero everywhere"
         return
-    for name, other in relatives.items():
-        if np.shape(other) == actual.shape and _close(actual, np.asarray(other)):
-            yield f"it equals {name}: a mix-up"
-    ratio = (expected * actual).sum() / max((expected * expected).sum(), 1e-300)
-    if ratio and _close(actual, ratio * expected):
-        if abs(ratio + 1) < 1e-6:
-            yield "the sign is turned everywhere"
-        else:
-            yield f"it is {ratio:.6g} times what it should be, everywhere"
-    if actual.ndim > 1:
-        for a in range(actual.ndim - 1):
-            if expected.shape[a] == expected.shape[-1] and _close(actual, expected.swapaxes(a, -1)):
-                yield f"axes {a} and {actual.ndim - 1} are exchanged"
-    for axis in range(actual.ndim):
-        if actual.shape[axis] > 1 and _close(actual, np.flip(expected, axis)):
-            yield f"axis {axis} is in reverse order"
-    right = np.isclose(actual, expected, rtol=1e-6, atol=1e-12 + 1e-9 * float(np.abs(expected).max()))
-    if right.any() and not right.all():
-        for axis, n in enumerate(actual.shape):
-            wrong = np.flatnonzero(~right.all(axis=tuple(a for a in range(actual.ndim) if a != axis)))
-            if len(wrong) < n:
-                yield f"only indices {wrong.tolist()} of axis {axis} (of {n}) have wrong values"
+    look = Look(expected, actual, axes, tolerance)
+    relatives = {name: np.asarray(a) for name, a in relatives.items() if np.asarray(a).dtype.kind in "fiub"}
+    if look.off <= 0.1 * tolerance * float(np.linalg.norm(look.expected)):
+        return
+    with np.errstate(all="ignore"):
+        for whole in (_same_as(look, relatives), _scaled(look, factors or {}), _elsewhere(look), _functions(look)):
+            found = list(whole)
+            yield from found
+            if found:
                 return
-        yield f"{(~right).sum()} of {right.size} values are wrong"
+        yield from _somewhere(look, relatives, factors or {})
+        yield from _added(look, relatives)
+        yield from _along(look)
+        yield from _rank_one(look)
+        yield from _function_of(look, relatives)
+        yield from _rounded(look)
 
 
-def _close(a: np.ndarray, b: np.ndarray) -> bool:
-    return bool(np.allclose(a, b, rtol=1e-7, atol=1e-9 * float(np.abs(b).max(initial=0))))
+def _same_as(look: Look, relatives: Mapping[str, Any]) -> Iterator[str]:
+    for name, other in relatives.items():
+        other = np.asarray(other, np.float64)
+        if other.size == look.actual.size > 1 and look.fits(other.reshape(look.actual.shape)):
+            yield f"it equals {name}: a mix-up"
+
+
+def factor(ratio: float, factors: Mapping[str, float], tolerance: float = 1e-5) -> str:
+    """A factor in words.
+
+    >>> factor(1 / 12, {"√D": 3.4641016, "D": 12.0})
+    '1/D'
+    """
+    for name, value in factors.items():
+        for text, number in ((name, value), (f"1/{name}", 1 / value)):
+            if abs(ratio / number - 1) < tolerance:
+                return text
+    return f"{ratio:.6g}"
+
+
+def _scaled(look: Look, factors: Mapping[str, float]) -> Iterator[str]:
+    """y = a·x, or a·x + b."""
+    x, y = look.expected, look.actual
+    if x.size == 1 and not x.any():
+        return
+    ratio = float((x * y).sum() / max((x * x).sum(), 1e-300))
+    if ratio and look.fits(ratio * x):
+        words = factor(ratio, factors, max(look.tolerance, 1e-6))
+        yield "the sign is turned everywhere" if words == "-1" else f"it is {words} times what it should be, everywhere"
+    elif x.size > 3 and x.std():
+        slope, offset = np.polyfit(x.ravel(), y.ravel(), 1)
+        if look.fits(slope * x + offset):
+            slope = factor(float(slope), factors, max(look.tolerance, 1e-6))
+            yield f"it is {slope} times what it should be, plus {offset:.6g}, everywhere"
+
+
+def _elsewhere(look: Look) -> Iterator[str]:
+    """The same values at other places."""
+    x, y, axes = look.expected, look.actual, look.axes
+    for order in itertools.permutations(range(y.ndim)) if 1 < y.ndim < 6 else ():
+        moved = [k for k, o in enumerate(order) if k != o]
+        if moved and x.transpose(order).shape == y.shape and y.size > max(y.shape) and look.fits(x.transpose(order)):
+            names = [str(k) if axes[k] == f"axis {k}" else axes[k] for k in moved]
+            yield f"axes {', '.join(names[:-1])} and {names[-1]} are exchanged"
+            return
+    for axis, n in enumerate(y.shape):
+        if n > 1 and look.fits(np.flip(x, axis)):
+            yield f"{axes[axis]} is in reverse order"
+            return
+        for by in (1, -1, 2, -2):
+            kept = (slice(None),) * axis + (slice(max(by, 0), n + min(by, 0)),)
+            inner = Look(x[kept], y[kept], (), look.tolerance)
+            if n > 3 and inner.fits(np.roll(x, by, axis)[kept]):
+                yield f"it is shifted by {by} along {axes[axis]}"
+                return
+    for axis, n in enumerate(y.shape):
+        if 1 < n <= 512:
+            flat_x, flat_y = (np.moveaxis(a, axis, 0).reshape(n, -1)[:, :4096] for a in (x, y))
+            gaps = (flat_x**2).sum(1)[None] + (flat_y**2).sum(1)[:, None] - 2 * flat_y @ flat_x.T
+            order = gaps.argmin(axis=1)
+            if flat_x.shape[1] > 1 and (order != np.arange(n)).any() and look.fits(np.take(x, order, axis)):
+                shown = f" ({', '.join(map(str, order[:12]))}{', …' if n > 12 else ''})"
+                yield f"{axes[axis]} is in another order{shown}: a permutation, or another index"
+                return
+    ordered = Look(np.sort(x, None), np.sort(y, None), (), look.tolerance)
+    if y.size > 8 and ordered.off <= look.tolerance * np.linalg.norm(y) and ordered.off < 0.05 * look.off:
+        yield "it has the right values at other places: an order, a reshape or a transposition"
+
+
+def _functions(look: Look) -> Iterator[str]:
+    """A function too many."""
+    if look.actual.size > 1:
+        yield from (words for words, f in FUNCTIONS.items() if look.actual.ndim and look.fits(f(look.expected)))
+
+
+def _added(look: Look, relatives: Mapping[str, Any]) -> Iterator[str]:
+    """y = x + k·other: something is missing, or there too often."""
+    more, found = look.actual - look.expected, []
+    for name, other in relatives.items():
+        try:
+            other = np.broadcast_to(np.asarray(other, np.float64), more.shape)
+        except ValueError:
+            continue
+        k = float((more * other).sum() / max((other * other).sum(), 1e-300))
+        if other.size > 3 and other.std() and abs(k) > 1e-6 and look.fits(look.expected + k * other):
+            found.append((abs(abs(k) - 1), name, k))
+    for _, name, k in sorted(found)[:2]:
+        whole = {-1: f"{name} is missing", 1: f"{name} is added once too often", -2: f"{name} has the wrong sign"}
+        yield (
+            whole[round(k)]
+            if round(k) in whole and abs(k - round(k)) < 1e-3
+            else f"it is right plus {k:.6g} times {name}"
+        )
+
+
+def _along(look: Look) -> Iterator[str]:
+    """An error that is one constant, one factor, or both, for every channel, token, head, …"""
+    x, y, n = look.expected, look.actual, look.actual.ndim
+    for kept in (k for r in range(1, n) for k in itertools.combinations(range(n), r)):
+        over = tuple(a for a in range(n) if a not in kept and y.shape[a] > 1)
+        each = math.prod(y.shape[a] for a in over)
+        if each < 3 or any(y.shape[a] == 1 for a in kept):
+            continue
+        name = " and ".join(look.axes[a] for a in kept)
+        if look.fits(x + (y - x).mean(over, keepdims=True)):
+            yield f"every {name} is off by a constant of its own: a bias, or another one's"
+            return
+        energy = (x * x).sum(over, keepdims=True)
+        if look.fits((x * y).sum(over, keepdims=True) / np.where(energy, energy, 1) * x):
+            yield f"every {name} is off by a factor of its own"
+            return
+        middle, centre = x.mean(over, keepdims=True), y.mean(over, keepdims=True)
+        energy = ((x - middle) ** 2).sum(over, keepdims=True)
+        slope = ((x - middle) * (y - centre)).sum(over, keepdims=True) / np.where(energy, energy, 1)
+        if each > 4 and look.fits(centre + slope * (x - middle)):
+            yield f"every {name} is off by a factor and a constant of its own: a mean, a deviation, or scale and bias"
+            return
+
+
+def _somewhere(look: Look, relatives: Mapping[str, Any], factors: Mapping[str, float]) -> Iterator[str]:
+    """Which places are wrong, and what is wrong there."""
+    x, y = look.expected, look.actual
+    size = np.abs(x) + float(np.sqrt((x * x).mean()))
+    right = np.abs(y - x) <= max(look.tolerance, 1e-9) * size
+    if right.all() or not right.any():
+        return
+    index, said = [], []
+    for axis, n in enumerate(y.shape):
+        wrong = np.flatnonzero(~right.all(axis=tuple(a for a in range(y.ndim) if a != axis)))
+        whole = len(wrong) > (n - 1 if look.axes[axis].startswith(("token", "sequence")) else 0.75 * n)
+        index.append(np.arange(n) if whole else wrong)
+        if not whole:
+            said.append(f"only {indices(wrong, n)} of {look.axes[axis]} (of {n}) have wrong values")
+    if not said:
+        if right.mean() > 0.2:
+            yield f"{(~right).sum()} of {right.size} values are wrong"
+        return
+    yield ", and ".join(said)
+    part = np.ix_(*index)
+    inside = {name: np.asarray(a)[part] for name, a in relatives.items() if np.shape(a) == y.shape}
+    inside |= {n: np.asarray(a)[index[-1]] for n, a in relatives.items() if np.shape(a) == y.shape[-1:]}
+    there = patterns(x[part], y[part], inside, look.tolerance, look.axes, factors)
+    yield from (f"there {words}" for words in itertools.islice(there, 1) if "values are wrong" not in words)
+
+
+def indices(wrong: np.ndarray, n: int) -> str:
+    """Indices in words.
+
+    >>> indices(np.array([2, 3, 4]), 9), indices(np.array([0, 8]), 9), indices(np.array([2]), 9)
+    ('indices 2 … 4', 'indices [0, 8] (the border)', 'indices [2]')
+    """
+    if len(wrong) > 2 and (np.diff(wrong) == 1).all():
+        return f"indices {wrong[0]} … {wrong[-1]}"
+    if len(wrong) > 8:
+        step = set(np.diff(wrong))
+        return f"every {step.pop()}th index" if len(step) == 1 else f"{len(wrong)} indices, {wrong[0]} the first,"
+    return f"indices {wrong.tolist()}" + (" (the border)" if wrong.tolist() == [0, n - 1] else "")
+
+
+def _rank_one(look: Look) -> Iterator[str]:
+    more = (look.actual - look.expected).reshape(-1, look.actual.shape[-1] if look.actual.ndim else 1)
+    if min(more.shape) > 2 and more.size < 2**20:
+        values = np.linalg.svd(more, compute_uv=False)
+        if np.linalg.norm(values[1:]) <= max(0.01 * values[0], look.tolerance * np.linalg.norm(look.actual)):
+            yield "the error is of rank one: a column times a row"
+
+
+def _function_of(look: Look, relatives: Mapping[str, Any]) -> Iterator[str]:
+    """Whether every value depends only on the right one, or on another array's, at the same place."""
+    for name, other in {"the right one": look.expected, **relatives}.items():
+        other = np.asarray(other, np.float64)
+        if other.shape != look.actual.shape or other.size < 100:
+            continue
+        few = slice(None, None, 1 + other.size // SORTED)
+        order = other.ravel()[few].argsort(kind="stable")
+        y = look.actual.ravel()[few][order]
+        if y.var() and (np.diff(y) ** 2).mean() < 1e-4 * y.var():
+            yield f"every value is a function of {name} at the same place: another activation, unit or range"
+            return
+
+
+def _rounded(look: Look) -> Iterator[str]:
+    """Numbers of a coarser format, or an error like the rounding of one."""
+    y = look.actual.astype(np.float32)
+    if (fmt := coarse(y)) and not coarse(look.expected.astype(np.float32)):
+        yield f"all values are numbers of {fmt}: it was computed or kept in that format"
+        return
+    more, length = look.actual - look.expected, float(np.linalg.norm(look.expected))
+    rms = float(np.sqrt((more * more).mean()))
+    size = look.off / length if length else 0.0
+    noise = (
+        more.size > 60 and abs((more * look.expected).sum()) < 0.3 * look.off * length and np.abs(more).max() < 8 * rms
+    )
+    if noise and 4e-5 < size < 8e-3:
+        fmt = "bfloat16" if size > 6e-4 else "float16 or TF32"
+        yield f"the error is like rounding, {size:.1g} of the values: it looks like {fmt}"
+
+
+def coarse(y: np.ndarray) -> str:
+    """The coarser format of which all values are, or "".
+
+    >>> coarse(np.full(8, 1 / 3, np.float16).astype(np.float32))
+    'float16'
+    """
+    used = np.ascontiguousarray(y[y != 0], np.float32)
+    if used.size < 8 or (used == np.rint(used)).all():
+        return ""
+    whole = used.view(np.uint32)
+    if not (whole & 0xFFFF).any():
+        return "bfloat16"
+    with np.errstate(all="ignore"):
+        if (used.astype(np.float16) == used).all():
+            return "float16"
+    return "" if (whole & 0x1FFF).any() else "TF32"

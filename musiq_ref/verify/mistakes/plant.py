@@ -10,7 +10,7 @@ from __future__ import annotations
 import builtins
 import functools
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
 from importlib.machinery import PathFinder
@@ -24,7 +24,7 @@ from musiq_ref.config import MusiqConfig
 from musiq_ref.model.parameters import Params, map_params
 from musiq_ref.verify.ladder.fixture import Fixture
 from musiq_ref.verify.ladder.stages import BACK
-from musiq_ref.verify.mistakes.catalogue import MISTAKES
+from musiq_ref.verify.mistakes.catalogue import HOME, MISTAKES
 from musiq_ref.verify.mistakes.mistake import Mistake
 
 PRIVATE = (
@@ -34,6 +34,8 @@ PRIVATE = (
     "musiq_ref.verify.ladder.stages",
     "musiq_ref.verify.mistakes",
 )
+
+TAP = 3  # which of a block's arguments, after z, is its tap
 
 
 class PrivateLibrary:
@@ -77,6 +79,10 @@ class PrivateLibrary:
         """`ladder.stages.run_stages` of this instance."""
         return self.module("musiq_ref.verify.ladder.stages").run_stages
 
+    def now(self, name: str) -> Any:
+        """The function of that name as it is at present: the right one, or what a mistake has put there."""
+        return vars(self.homes[name])[name]
+
     def replace(self, name: str, function: Any, where: str = "") -> None:
         """Wherever the library has the function of that name, it has another one from now on.
 
@@ -92,7 +98,7 @@ class PrivateLibrary:
         modules = [m for m in modules if where in ("", m.__name__.rpartition(".")[2])]
         if not modules:
             raise ValueError(f"no module of ops, image or model is called {where!r}, so nothing can be planted there")
-        present = vars(self.homes[name])[name]  # the right one, or what an earlier mistake has put there
+        present = self.now(name)
 
         def replaced(value: Any) -> Any:
             if isinstance(value, dict):  # such as GELU: {"tanh": (gelu_tanh, gelu_tanh_backward), …}
@@ -109,18 +115,20 @@ class PrivateLibrary:
     def plant(self, mistakes: Sequence[Mistake]) -> None:
         """Puts the functions of mistakes in the place of the right ones, one mistake after the other.
 
-        For each, the modules of the catalogue are executed anew. So it calls the library as it is with the mistakes
+        For each, the module that lists it is executed anew. So it calls the library as it is with the mistakes
         before it, and theirs call what it puts there: two can be in one function, or in one that another calls.
         """
         for mistake in mistakes:
             if mistake.function is None or mistake.conventions:
                 continue
             self.modules = dict(self.library)
-            own = self.module("musiq_ref.verify.mistakes.catalogue").MISTAKES
             known = MISTAKES.get(mistake.name)
-            listed = known is not None and known.function is mistake.function
+            function = mistake.function
+            if known is not None and known.function is function:
+                own = self.module(HOME[mistake.name]).MISTAKES
+                function = next(m.function for m in own if m.name == mistake.name)
             for name in mistake.op.split():
-                self.replace(name, own[mistake.name].function if listed else mistake.function, mistake.where)
+                self.replace(name, function, mistake.where)
             self.planted += [m for n, m in self.modules.items() if n not in self.library]
 
 
@@ -147,13 +155,13 @@ def run_planted(
     *,
     gradients: bool = False,
     until: str | None = None,
-    features: Array | None = None,
+    given: Mapping[str, Array] | None = None,
 ) -> dict[str, np.ndarray]:
     """`run_stages` of the reference with mistakes planted into it.
 
     mistakes: those of the catalogue, or others
     gradients, until: as for `run_stages`
-    features: the stem's output, where no mistake changes it, which saves computing it
+    given: {stage: array} from which to go on instead of what is computed there
 
     >>> import musiq_ref as mq
     >>> config = mq.MusiqConfig.preset("tiny", outputs=3, longer_sides=(64,))
@@ -161,23 +169,74 @@ def run_planted(
     >>> run_planted([MISTAKES["scores 0 … C−1"]], mq.init_params(config), image, config)["score"]
     array([1.], dtype=float32)
     """
-    library = PrivateLibrary()
+    library, given = PrivateLibrary(), given or {}
     library.plant(mistakes)
-    if features is not None:
-        library.replace("stem" if config.stem == "resnet" else "linear_stem", lambda *_: (features, None))
+    _give_tokens(library, given)
+    if not gradients and not any("block_names" in mistake.op for mistake in mistakes):
+        _skip(library, given, config)
     changes = {field: value for mistake in mistakes for field, value in mistake.conventions.items()}
     changed = config.replace(conventions=replace(config.conventions, **changes))
+    for mistake in mistakes:
+        params = mistake.load(params, config) if mistake.load else params
     seen: dict[str, Array] = {}
 
     def tap(name: str, array: Array) -> Array:
         seen[name] = array
         for mistake in mistakes:
             array = mistake.tap(name, array, seen, config) if mistake.tap else array
-        return array
+        return _like(given[name], array) if name in given else array
 
-    tapped = any(mistake.tap for mistake in mistakes)
+    def gradient_tap(name: str, array: Array) -> Array:
+        return _like(given[f"gradient/{name}"], array) if f"gradient/{name}" in given else array
+
+    tapped = bool(given) or any(mistake.tap for mistake in mistakes)
     with np.errstate(all="ignore"):
-        return library.run_stages(params, image, changed, tap=tap if tapped else None, gradients=gradients, until=until)
+        return library.run_stages(
+            params, image, changed, tap=tap if tapped else None, gradient_tap=gradient_tap, gradients=gradients,
+            until=until,
+        )  # fmt: skip
+
+
+def _like(given: Array, array: Array) -> Array:
+    """What is given in the place of an array, unless a mistake has changed its shape."""
+    return np.asarray(given, array.dtype) if np.shape(given) == array.shape else array
+
+
+def _give_tokens(library: PrivateLibrary, given: Mapping[str, Array]) -> None:
+    """Integers of the tokens and the probabilities, which no tap replaces, are taken as they are given."""
+    integers = {name: given[name] for name in ("hash_index", "scale_index", "mask") if name in given}
+    if integers:
+        batch = library.now("batch")
+
+        def batched(tokens: Any) -> Any:
+            whole = batch(tokens)
+            return whole._replace(**{name: _like(a, getattr(whole, name)) for name, a in integers.items()})
+
+        library.replace("batch", batched)
+    if "probabilities" in given:
+        expected, p = library.now("expected_score"), np.asarray(given["probabilities"])
+        library.replace("expected_score", lambda logits: expected(np.log(np.maximum(p, 1e-300)).astype(logits.dtype)))
+
+
+def _skip(library: PrivateLibrary, given: Mapping[str, Array], config: MusiqConfig) -> None:
+    """What comes before a given output of the stem or of a block is not computed."""
+    if "stem/output" in given:
+        features = given["stem/output"]
+        library.replace(
+            "stem" if config.stem == "resnet" else "linear_stem",
+            lambda x, params, conventions, tap: (tap("output", features.astype(x.dtype)), None),
+        )
+    outputs = [given.get(f"encoder/block_{k:02d}/output") for k in range(config.layers)]
+    if any(output is not None for output in outputs):
+        block, left = library.now("block"), iter(outputs)
+
+        def skipping(z: Array, *arguments: Any, **options: Any) -> Any:
+            output = next(left, None)
+            if output is None:
+                return block(z, *arguments, **options)
+            return arguments[TAP]("output", _like(output, z)), None
+
+        library.replace("block", skipping)
 
 
 class Reference:
@@ -185,35 +244,35 @@ class Reference:
 
     def __init__(self, fixture: Fixture) -> None:
         self.fixture = fixture
-        self.stem_ends = max((i for i, name in enumerate(fixture.stages) if name == "stem/output"), default=-1)
+        self.features: tuple[tuple[str, ...], np.ndarray] | None = None  # of the last whole run, and for which mistakes
+        self.whole: dict[str, Any] = {}  # a port's arrays in its layout
+        ends = max((i for i, name in enumerate(fixture.stages) if name == "stem/output"), default=-1)
+        self.before = list(fixture.stages)[: ends + 1]
 
     def run(
-        self, mistakes: Sequence[Mistake], dtype: str = "float64", until: str | None = None, back: bool = False
+        self,
+        mistakes: Sequence[Mistake],
+        dtype: str = "float64",
+        until: str | None = None,
+        back: bool = False,
+        given: Mapping[str, Array] | None = None,
     ) -> dict[str, np.ndarray]:
         """The stages with mistakes planted, up to a stage; the way back is run if asked for, or if it lies there."""
-        back = back if until is None else until.startswith(BACK)
-        after_stem = until is not None and dtype == "float64" and not back and self._after_stem(until, mistakes)
-        fixture = self.fixture
-        return run_planted(
-            mistakes,
-            fixture.params if dtype == "float64" else self.single,
-            fixture.image,
-            fixture.config,
-            gradients=back,
-            until=until,
-            features=self.features if after_stem else None,
-        )
+        fixture, back = self.fixture, back if until is None else until.startswith(BACK)
+        given = dict(given or {})
+        key = tuple(sorted([m.name for m in mistakes if self._in_the_stem(m)] + [n for n in given if n in self.before]))
+        if until is not None and until not in self.before and dtype == "float64" and self.features:
+            given |= {"stem/output": self.features[1]} if self.features[0] == key else {}
+        params = fixture.params if dtype == "float64" else self.single
+        run = run_planted(mistakes, params, fixture.image, fixture.config, gradients=back, until=until, given=given)
+        if until is None and dtype == "float64" and "stem/output" in run:
+            self.features = key, run["stem/output"]
+        return run
 
-    def _after_stem(self, until: str, mistakes: Sequence[Mistake]) -> bool:
-        """Whether a stage, and all that mistakes change, come after the stem."""
-        before = list(self.fixture.stages)[: self.stem_ends + 1]
-        stages = [until, *("*" if m.stage is None else m.stage for m in mistakes)]
-        return bool(before) and not any(fnmatch(name, stage) for stage in stages for name in before)
-
-    @functools.cached_property
-    def features(self) -> np.ndarray:
-        """The stem's output, for mistakes that come after it."""
-        return self.run([], until="stem/output")["stem/output"]
+    def _in_the_stem(self, mistake: Mistake) -> bool:
+        """Whether a mistake may change what comes out of the stem."""
+        stage = "*" if mistake.stage is None else mistake.stage
+        return mistake.op not in ("hash_axis", "hash_index") and any(fnmatch(name, stage) for name in self.before)
 
     @functools.cached_property
     def single(self) -> Params:

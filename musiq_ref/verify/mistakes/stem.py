@@ -3,100 +3,90 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
 from musiq_ref.model.stem import BLOCK_EPS, ROOT_EPS
-from musiq_ref.ops.convolution import convolution, pad_same, windows
+from musiq_ref.ops.activation import gelu_tanh
+from musiq_ref.ops.convolution import convolution, pad_same, same_padding, windows
 from musiq_ref.ops.group_norm import group_norm
 from musiq_ref.ops.weight_standardization import EPS, standardize
-from musiq_ref.verify.mistakes.mistake import Mistake, at
+from musiq_ref.verify.mistakes.mistake import Mistake, at, family
+from musiq_ref.verify.mistakes.weights import changed, exchanged, without
+
+# --- kernels ---------------------------------------------------------------------------------------------------------
 
 
-def centred_kernel(kernel):
-    return kernel - kernel.mean(axis=(0, 1, 2), keepdims=True)
+def standardised(eps=EPS, axes=(0, 1, 2), deviation_axes=None, centre=True, divide=True, divisor=None):
+    """`standardize` with another ε, over other axes, or in part.
+
+    divisor: (variance, ε) -> what is divided by; √variance + ε by default
+    """
+
+    def rule(kernel, ddof=0):
+        over = deviation_axes or axes
+        centred = kernel - kernel.mean(axis=axes, keepdims=True)
+        spread = kernel - kernel.mean(axis=over, keepdims=True)
+        n = math.prod(kernel.shape[a] for a in over)
+        variance = (spread * spread).sum(axis=over, keepdims=True) / max(n - ddof, 1)
+        by = (divisor or (lambda v, e: np.sqrt(v) + e))(variance, eps)
+        return (centred if centre else kernel) / (by if divide else 1), None
+
+    return rule
 
 
-def not_standardised(kernel, ddof=0):
-    return kernel, None
+def padded_convolution(before=same_padding, mode="constant"):
+    """`convolution` with other padding: before(n, size, stride) -> (before, after)."""
+
+    def convolved(x, kernel, stride=1):
+        size, (h, w) = kernel.shape[0], (-(-n // stride) for n in x.shape[1:3])
+        sides = [before(n, size, stride) for n in x.shape[1:3]]
+        options: Any = {"mode": mode}
+        wide = np.pad(x, ((0, 0), *sides, (0, 0)), **options)
+        columns = windows(wide, size, stride)[:, :h, :w]
+        y = columns.reshape(-1, size * size * x.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
+        return y.reshape(*columns.shape[:3], -1), None
+
+    return convolved
 
 
-def only_centred(kernel, ddof=0):
-    return centred_kernel(kernel), None
+def with_kernel(change):
+    return lambda x, kernel, stride=1: convolution(x, change(kernel), stride)
 
 
-def standardised_without_eps(kernel, ddof=0):
-    centred = centred_kernel(kernel)
-    return centred / np.sqrt((centred * centred).mean(axis=(0, 1, 2), keepdims=True)), None
+# --- norms, activations, pooling -------------------------------------------------------------------------------------
 
 
-def standardised_with_eps_inside(kernel, ddof=0):
-    """ε under the root, as BatchNorm has it: 1e-5 is then a variance."""
-    centred = centred_kernel(kernel)
-    return centred / np.sqrt((centred * centred).mean(axis=(0, 1, 2), keepdims=True) + EPS), None
-
-
-def standardised_as_a_whole(kernel, ddof=0):
-    return (kernel - kernel.mean()) / (kernel.std(ddof=ddof) + EPS), None
-
-
-def evenly_padded(x, kernel, stride=1):
-    """padding=size//2 on both sides, as a PyTorch layer has it."""
-    size, (h, w) = kernel.shape[0], (-(-n // stride) for n in x.shape[1:3])
-    padded = np.pad(x, ((0, 0), (size // 2,) * 2, (size // 2,) * 2, (0, 0)))
-    columns = windows(padded, size, stride)[:, :h, :w]
-    y = columns.reshape(-1, size * size * x.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
-    return y.reshape(*columns.shape[:3], -1), None
-
-
-def flipped(x, kernel, stride=1):
-    return convolution(x, kernel[::-1, ::-1], stride)
-
-
-def kernel_transposed(x, kernel, stride=1):
-    return convolution(x, kernel.swapaxes(0, 1), stride)
-
-
-def pooled(x, pad, reduce, size=3, stride=2):
-    """`max_pool` with another padding or another rule."""
-    return reduce(windows(pad(x, size, stride), size, stride), axis=(3, 4)), None
-
-
-def max_pool_evenly_padded(x, size=3, stride=2):
-    def pad(x, size, stride):
-        return np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-math.inf)
-
-    y, _ = pooled(x, pad, np.max, size, stride)
-    return y[:, : -(-x.shape[1] // stride), : -(-x.shape[2] // stride)], None
-
-
-def max_pool_padded_with_zero(x, size=3, stride=2):
-    return pooled(x, pad_same, np.max, size, stride)
-
-
-def average_pool(x, size=3, stride=2):
-    return pooled(x, pad_same, np.mean, size, stride)
-
-
-def group_norm_eps(eps, instead):
+def group_norm_eps(which, instead):
     """`group_norm` with another ε in the place of one."""
     return lambda x, gamma, beta, given, groups=32: group_norm(
-        x, gamma, beta, instead if given == eps else given, groups
+        x, gamma, beta, instead if given == which else given, groups
     )
 
 
-def half_as_many_groups(x, gamma, beta, eps, groups=32):
-    return group_norm(x, gamma, beta, eps, max(groups // 2, 1))
+def groups_of(number):
+    """`group_norm` with number(groups, channels) groups, if they divide the channels."""
+
+    def norm(x, gamma, beta, eps, groups=32):
+        n = max(number(groups, x.shape[-1]), 1)
+        if x.shape[-1] % n:
+            raise ValueError(f"{n} groups do not divide {x.shape[-1]} channels")
+        return group_norm(x, gamma, beta, eps, n)
+
+    return norm
 
 
-def group_norm_over(*axes):
+def group_norm_over(*axes, ddof=0, outside=False, centre=True, scale=lambda gamma: gamma, shift=lambda beta: beta):
     """`group_norm` with statistics over other axes of (N, positions, groups, channels of a group)."""
 
     def norm(x, gamma, beta, eps, groups=32):
         grouped = x.reshape(x.shape[0], -1, groups, x.shape[-1] // groups)
-        centred = grouped - grouped.mean(axis=axes, keepdims=True)
-        xhat = centred / np.sqrt((centred * centred).mean(axis=axes, keepdims=True) + eps)
-        return gamma * xhat.reshape(x.shape) + beta, None
+        n = math.prod(grouped.shape[a] for a in axes)
+        centred = grouped - grouped.mean(axis=axes, keepdims=True) if centre else grouped
+        variance = (centred * centred).sum(axis=axes, keepdims=True) / max(n - ddof, 1)
+        xhat = centred / (np.sqrt(variance) + eps if outside else np.sqrt(variance + eps))
+        return scale(gamma) * xhat.reshape(x.shape) + shift(beta), None
 
     return norm
 
@@ -108,7 +98,30 @@ def strided_groups(x, gamma, beta, eps, groups=32):
     return gamma * y[..., np.argsort(order)] + beta, None
 
 
-KERNEL, WEIGHT_STD = "stem/conv_root/standardized", "weight std"
+def pooled(pad=pad_same, reduce=np.max, window=3):
+    """`max_pool` with another padding, rule or window."""
+
+    def pool(x, size=3, stride=2):
+        y = reduce(windows(pad(x, window, stride), window, stride), axis=(3, 4))
+        return y[:, : -(-x.shape[1] // stride), : -(-x.shape[2] // stride)], None
+
+    return pool
+
+
+def pad_of(*sides):
+    return lambda x, size, stride: np.pad(x, ((0, 0), sides, sides, (0, 0)), constant_values=-math.inf)
+
+
+def rectified(name, f):
+    """A tap that applies another function than the ReLU."""
+    return lambda seen_at: at(f"stem/{name}", lambda array, seen, config: f(seen[f"stem/{seen_at}"]))
+
+
+KERNEL, WEIGHT_STD, GROUPS = "stem/conv_root/standardized", "weight std", "32 groups of neighbouring channels"
+KERNELS, CONVOLUTION, NORMS = "stem/*/standardized", "stem/conv*", "stem/gn*"
+RECTIFIED = {"relu_root": "gn_root", "relu1": "gn1", "relu2": "gn2", "output": "sum"}  # ReLU: what it is applied to
+NAMES = ("conv_root", "conv_proj", "conv1", "conv2", "conv3")
+NORMED = ("gn_root", "gn_proj", "gn1", "gn2", "gn3")
 
 MISTAKES = [
     Mistake("unbiased std", "divide by n (torch.std and var need correction=0)", "standardize",
@@ -116,44 +129,122 @@ MISTAKES = [
     Mistake("biased std", "divide by n − 1", "standardize",
             lambda kernel, ddof=0: standardize(kernel, 0), KERNEL, WEIGHT_STD, {"weight_std_ddof": 0}),
     Mistake("no weight standardisation", "standardise every kernel of the stem",
-            "standardize", not_standardised, KERNEL, WEIGHT_STD),
-    Mistake("kernels centred only", "divide by the standard deviation, too",
-            "standardize", only_centred, KERNEL, WEIGHT_STD),
-    Mistake("standardised over the whole kernel", "mean and deviation are per output channel",
-            "standardize", standardised_as_a_whole, KERNEL, WEIGHT_STD),
-    Mistake("weight std without ε", "add 1e-5 to the standard deviation",
-            "standardize", standardised_without_eps, KERNEL, "eps"),
-    Mistake("weight std with ε under the root", "add 1e-5 to the standard deviation, not to the variance",
-            "standardize", standardised_with_eps_inside, KERNEL, "eps"),
-    Mistake("convolution padded on both sides", 'pad "SAME": the smaller half before, 2 and 3 for a 7×7/2 kernel',
-            "convolution", evenly_padded, "stem/conv_root"),
-    Mistake("flipped kernels", "do not flip: this is a correlation, as in every deep-learning library",
-            "convolution", flipped, "stem/conv_root"),
-    Mistake("kernels transposed", "a kernel's first axis is the row", "convolution", kernel_transposed),
-    Mistake("GroupNorm of the root with ε 1e-5", "ε is 1e-6 after the root convolution",
-            "group_norm", group_norm_eps(ROOT_EPS, 1e-5), "stem/gn_root", "eps"),
-    Mistake("GroupNorm of the root with ε 1e-4", "ε is 1e-6 after the root convolution",
-            "group_norm", group_norm_eps(ROOT_EPS, BLOCK_EPS), "stem/gn_root", "eps"),
-    Mistake("GroupNorm of the bottleneck with ε 1e-3", "ε is 1e-4 in the bottleneck",
-            "group_norm", group_norm_eps(BLOCK_EPS, 1e-3), "stem/gn_proj", "eps"),
+            "standardize", lambda kernel, ddof=0: (kernel, None), KERNELS, WEIGHT_STD),
+    *family("{}", "per output channel, subtract the mean, then divide by the standard deviation plus 1e-5", {
+                "kernels centred only": {"divide": False}, "kernels divided by the deviation only": {"centre": False},
+                "standardised over the whole kernel": {"axes": (0, 1, 2, 3)},
+                "standardised over rows and columns only": {"axes": (0, 1)},
+                "standardised per input channel": {"axes": (0, 1, 3)},
+                "kernels centred over rows and columns only": {"axes": (0, 1), "deviation_axes": (0, 1, 2)},
+                "kernels divided by the variance, not by its root": {"divisor": lambda v, e: v + e},
+            }, "standardize", lambda how: standardised(**how), KERNELS, WEIGHT_STD),
+    *family("weight std {}", "add 1e-5 to the standard deviation", {
+                "without ε": 0.0, "with ε 1e-8": 1e-8, "with ε 1e-6": 1e-6, "with ε 1e-4": 1e-4, "with ε 1e-3": 1e-3,
+            }, "standardize", standardised, KERNELS, "eps"),
+    *family("weight std with ε {} under the root", "add 1e-5 to the standard deviation, not to the variance",
+            ("1e-5", "1e-6", "1e-4", "1e-3"), "standardize",
+            lambda eps: standardised(float(eps), divisor=lambda v, e: np.sqrt(v + e)), KERNELS, "eps"),
+    *family("{}", 'pad with 0 "SAME": the smaller half before, 2 and 3 for a 7×7/2 kernel', {
+                "convolution padded on both sides": padded_convolution(lambda n, size, stride: (size // 2, size // 2)),
+                "convolution padded before only": padded_convolution(
+                    lambda n, size, stride: (sum(same_padding(n, size, stride)), 0)),
+                "convolution padded after only": padded_convolution(
+                    lambda n, size, stride: (0, sum(same_padding(n, size, stride)))),
+                "convolution padded by repeating the edge": padded_convolution(mode="edge"),
+                "convolution padded with a mirror image": padded_convolution(mode="reflect"),
+                "convolution padded on both sides by repeating the edge": padded_convolution(
+                    lambda n, size, stride: (size // 2, size // 2), "edge"),
+            }, "convolution", lambda f: f, CONVOLUTION),
+    *family("{}", "a kernel is (row, column, input, output), and not flipped", {
+                "flipped kernels": lambda k: k[::-1, ::-1], "kernels upside down": lambda k: k[::-1],
+                "kernels mirrored": lambda k: k[:, ::-1], "kernels transposed": lambda k: k.swapaxes(0, 1),
+                "kernels' input channels in reverse order": lambda k: k[:, :, ::-1],
+                "kernels' output channels in reverse order": lambda k: k[..., ::-1],
+                "kernels reshaped from (output, input, row, column)": lambda k: (
+                    k.transpose(3, 2, 0, 1).reshape(k.shape)),
+                "kernels reshaped to (output, input, row, column)": lambda k: (
+                    k.reshape(k.shape[3], k.shape[2], *k.shape[:2]).transpose(2, 3, 1, 0)),
+            }, "convolution", with_kernel, CONVOLUTION),
+    Mistake("kernel of conv1 transposed", "a kernel is (row, column, input, output)", stage="stem/conv1*",
+            load=changed("stem/conv1/kernel", lambda k, get: k.swapaxes(2, 3))),
+    *family("GroupNorm of the root with ε {}", "ε is 1e-6 after the root convolution", {
+                "1e-8": 1e-8, "1e-5": 1e-5, "1e-4": BLOCK_EPS, "1e-3": 1e-3, "1e-2": 1e-2,
+            }, "group_norm", lambda eps: group_norm_eps(ROOT_EPS, eps), "stem/gn_root", "eps"),
+    *family("GroupNorm of the bottleneck with ε {}", "ε is 1e-4 in the bottleneck", {"1e-3": 1e-3, "1e-2": 1e-2},
+            "group_norm", lambda eps: group_norm_eps(BLOCK_EPS, eps), NORMS, "eps"),
     Mistake("GroupNorm of the bottleneck with ε 1e-5", "ε is 1e-4 in the bottleneck",
             "group_norm", group_norm_eps(BLOCK_EPS, 1e-5)),
-    Mistake("GroupNorm with half as many groups", "32 groups", "group_norm", half_as_many_groups, "stem/gn_root"),
-    Mistake("GroupNorm with strided groups", "a group is neighbouring channels",
-            "group_norm", strided_groups, "stem/gn_root"),
-    Mistake("GroupNorm's statistics per channel", "mean and deviation are per group", "group_norm", group_norm_over(1)),
+    *family("GroupNorm with {}", GROUPS, {
+                "half as many groups": lambda g, c: g // 2,
+                "a quarter of the groups": lambda g, c: g // 4,
+                "twice as many groups": lambda g, c: 2 * g, "1 group": lambda g, c: 1,
+                "groups of 32 channels": lambda g, c: c // 32,
+                "groups of 16 channels": lambda g, c: c // 16,
+            }, "group_norm", groups_of, NORMS),
+    Mistake("GroupNorm with strided groups", "a group is neighbouring channels", "group_norm", strided_groups, NORMS),
+    *family("GroupNorm's statistics {}", "mean and deviation are per example and group, over all positions", {
+                "per channel": group_norm_over(1),
+                "over the batch (BatchNorm)": group_norm_over(0, 1),
+                "over the batch, per group": group_norm_over(0, 1, 3),
+                "per position over all channels (LayerNorm)": group_norm_over(2, 3),
+                "with an unbiased variance": group_norm_over(1, 3, ddof=1),
+                "with ε beside the root": group_norm_over(1, 3, outside=True),
+                "without the mean": group_norm_over(1, 3, centre=False),
+            }, "group_norm", lambda f: f, NORMS),
     Mistake("GroupNorm's statistics per position", "mean and deviation run over all positions, too",
             "group_norm", group_norm_over(3)),
+    *family("GroupNorm {}", "y = γ·x̂ + β", {
+                "without γ": {"scale": np.ones_like}, "without β": {"shift": np.zeros_like},
+                "without γ and β": {"scale": np.ones_like, "shift": np.zeros_like},
+                "with 1 + γ": {"scale": lambda gamma: 1 + gamma}, "with γ and β exchanged": {},
+            }, "group_norm", lambda how: group_norm_over(1, 3, **how) if how else (
+                lambda x, gamma, beta, eps, groups=32: group_norm(x, beta, gamma, eps, groups)), NORMS),
     Mistake("ReLU after the max-pool", "the same result, one ReLU later", stage="stem/relu_root",
             tap=lambda name, array, seen, config: seen["stem/gn_root"] if name == "stem/relu_root" else
             np.maximum(array, 0) if name == "stem/pool" else array),
-    Mistake("absolute value for ReLU", "take max(x, 0)", "relu", lambda x: (np.abs(x), None)),
-    Mistake("max-pool padded on both sides", 'pad "SAME": 0 before and 1 after',
-            "max_pool", max_pool_evenly_padded, "stem/pool"),
-    Mistake("max-pool padded with 0", "pad with −∞, which never wins", "max_pool", max_pool_padded_with_zero),
-    Mistake("average pooling", "take the maximum", "max_pool", average_pool, "stem/pool"),
-    Mistake("shortcut missing", "add the projected input of the bottleneck", stage="stem/sum",
-            tap=at("stem/sum", lambda a, seen, config: seen["stem/gn3"])),
+    *family("{} for ReLU", "take max(x, 0)", {
+                "absolute value": np.abs, "leaky ReLU (0.01)": lambda x: np.where(x > 0, x, 0.01 * x),
+                "leaky ReLU (0.1)": lambda x: np.where(x > 0, x, 0.1 * x),
+                "leaky ReLU (0.2)": lambda x: np.where(x > 0, x, 0.2 * x), "nothing": lambda x: x + 0,
+                "ReLU6": lambda x: np.clip(x, 0, 6), "GELU": lambda x: gelu_tanh(x)[0],
+                "SiLU": lambda x: x / (1 + np.exp(-x)), "ELU": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+                "softplus": lambda x: np.logaddexp(x, 0), "max(−x, 0)": lambda x: np.maximum(-x, 0),
+                "tanh": np.tanh,
+            }, "relu", lambda f: lambda x: (f(x), None), "stem/relu*"),
+    *[Mistake(f"ReLU missing: {name}", f"apply a ReLU to {before}", stage=f"stem/{name}",
+              tap=rectified(name, lambda x: x)(before)) for name, before in RECTIFIED.items() if name != "output"],
+    *family("{}", 'a maximum over 3 × 3, padded "SAME": 0 before and 1 after', {
+                "max-pool padded on both sides": pooled(pad_of(1, 1)),
+                "max-pool padded before only": pooled(pad_of(1, 0)),
+                "average pooling": pooled(reduce=np.mean),
+                "minimum pooling": pooled(reduce=np.min), "max-pool over 2 × 2": pooled(window=2),
+                "max-pool replaced by a stride": pooled(window=1),
+                "average pooling over 2 × 2": pooled(reduce=np.mean, window=2),
+            }, "max_pool", lambda f: f, "stem/pool"),
+    Mistake("max-pool padded with 0", "pad with −∞, which never wins", "max_pool", pooled()),
     Mistake("last ReLU of the stem missing", "end the bottleneck with a ReLU", stage="stem/output",
             tap=at("stem/output", lambda a, seen, config: seen["stem/sum"])),
+    *family("{}", "add the projected, normalised input of the bottleneck", {
+                "shortcut missing": lambda s: s["stem/gn3"],
+                "shortcut added twice": lambda s: s["stem/gn3"] + 2 * s["stem/gn_proj"],
+                "shortcut not normalised": lambda s: s["stem/gn3"] + s["stem/conv_proj"],
+                "shortcut alone": lambda s: s["stem/gn_proj"],
+                "shortcut subtracted": lambda s: s["stem/gn3"] - s["stem/gn_proj"],
+                "shortcut rectified": lambda s: s["stem/gn3"] + np.maximum(s["stem/gn_proj"], 0),
+                "branch rectified before the sum": lambda s: np.maximum(s["stem/gn3"], 0) + s["stem/gn_proj"],
+                "branches averaged": lambda s: (s["stem/gn3"] + s["stem/gn_proj"]) / 2,
+            }, stage="stem/sum", tap=lambda f: at("stem/sum", lambda a, seen, config: f(seen))),
+    *family("β of {} missing", "add the bias of the norm", NORMED, stage="stem/gn*",
+            load=lambda n: without(f"stem/{n}/bias")),
+    *family("parameters of {} exchanged", "read every layer's own parameters", {
+                "gn3 and gn_proj": ("stem/gn3", "stem/gn_proj"), "gn1 and gn2": ("stem/gn1", "stem/gn2"),
+                "gn_root and gn1": ("stem/gn_root", "stem/gn1"),
+                "conv3 and conv_proj": ("stem/conv3", "stem/conv_proj"),
+            }, stage="stem/*", load=lambda pair: exchanged(*pair)),
+    *family("{} has the other one's parameters", "read every layer's own parameters", {
+                "gn_proj of gn3:": ("stem/gn_proj", "stem/gn3"), "gn3 of gn_proj:": ("stem/gn3", "stem/gn_proj"),
+                "gn2 of gn1:": ("stem/gn2", "stem/gn1"), "gn1 of gn2:": ("stem/gn1", "stem/gn2"),
+                "conv3 of conv_proj:": ("stem/conv3", "stem/conv_proj"), "conv_proj of conv3:": ("stem/conv_proj",
+                "stem/conv3"),
+            }, stage="stem/*", load=lambda pair: changed(pair[0], lambda p, get: get(pair[1]))),
 ]  # fmt: skip
