@@ -58,6 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--single-step", action="store_true", help="give every stage of a callable the reference's input"
     )
     parser.add_argument("--bisect", action="store_true", help="find the first wrong encoder block of a callable")
+    parser.add_argument("--budget", type=float, default=30.0, metavar="SECONDS", help="for the diagnosis (default: 30)")
     parser.add_argument("--no-diagnosis", action="store_true", help="do not look for known conventions and bugs")
     parser.add_argument("--self-test", action="store_true", help="plant every known fault; each must be named")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -109,7 +110,7 @@ def _compare(fixture: Fixture, args: argparse.Namespace, diagnose: bool, require
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
-    return {"allow_unknown": args.allow_unknown, "precision": args.precision}
+    return {"allow_unknown": args.allow_unknown, "precision": args.precision, "budget": args.budget}
 
 
 def _suite(args: argparse.Namespace) -> int:

@@ -26,6 +26,7 @@ def compare(
     mine: Any,
     *,
     diagnose: bool = True,
+    budget: float = 30.0,
     precision: str = "float32",
     require: Iterable[str] = (),
     allow_unknown: bool = False,
@@ -36,6 +37,7 @@ def compare(
     mine: {stage name: array}, or a folder of .npy files of those names, or a .npz or .safetensors file; stages that are
         missing, or None, are listed and skipped; sentences under "notes" go into the report
     diagnose: look for known conventions and bugs that explain the first difference (`verify.fingerprint`)
+    budget: seconds for that, after which it says what was not tried
     precision: "float32", or the one that the port multiplies in: see `ladder.precision`
     require: names or patterns ("encoder/*") of stages without which it does not pass
     allow_unknown: accept arrays whose names are no stage
@@ -72,7 +74,7 @@ def compare(
     lacking = [name for name in required if name not in stages]
     result = Comparison(rungs, fixture.manifest, layouts, None, notes, lacking=lacking)
     if diagnose and "training" not in fixture.manifest:
-        result = replace(result, diagnosis=as_far_as_told(fingerprint(fixture, stages), fixture))
+        result = replace(result, diagnosis=as_far_as_told(fingerprint(fixture, stages, budget), fixture))
     return result
 
 
