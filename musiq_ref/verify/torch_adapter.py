@@ -107,8 +107,9 @@ def propose_hooks(
 ) -> HookMap:
     """The hooks of a module: it is run with the fixture's weights, and all that its submodules give is compared.
 
-    Print the map to read it. Where values do not tell, after a mistake, the parameters of a submodule do; it is then run
-    again with the reference's values put in, so that the map is as full, and says which submodules are off by themselves.
+    Print the map to read it. Where values do not tell, after a mistake, the parameters of a submodule do; it is then
+    run again with the reference's values put in, so that the map is as full, and says which submodules are off by
+    themselves.
 
     module, call, names: as in `torch_port`
     corrections: {submodule: hook}, or None where there should be none
