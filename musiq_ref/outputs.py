@@ -44,12 +44,12 @@ class OutputError(ValueError):
 
 
 def check_output(
-    path: Path, inputs: Iterable[str | os.PathLike[str]] = (), force: bool = False, endings: tuple[str, ...] = ()
+    path: Path, inputs: Iterable[str | os.PathLike[str] | None] = (), force: bool = False, endings: tuple[str, ...] = ()
 ) -> None:
     """Raises OutputError where a file must not or cannot be written; to be asked before the work.
 
     path: the file to write
-    inputs: files that it must not be, whatever `force` says
+    inputs: files that it must not be, whatever `force` says; None is passed over
     force: write over a file that is none of ours
     endings: those that its name may have, in lower case; all where none are given
 
@@ -63,7 +63,7 @@ def check_output(
         _check_place(path)
         if not path.exists():
             return
-        for one in map(Path, inputs):
+        for one in (Path(name) for name in inputs if name is not None):
             if one.exists() and path.samefile(one):
                 raise OutputError(f"{path} is one of the files to read, which would be overwritten; name another")
         if not path.is_file():
