@@ -230,6 +230,17 @@ def test_a_figure_changed_in_the_log_is_noticed(run, table):
         go(run, table, epochs=2)
 
 
+def test_a_log_may_be_moved_away_and_the_run_then_stopped_before_it_saves(run, table, monkeypatch):
+    (run / "log.jsonl").rename(run / "old.jsonl")
+    with monkeypatch.context() as patched:
+        patched.setattr("musiq_ref.training.run._keep", lambda *a: 1 / 0)  # the log has steps that no state has
+        with pytest.raises(ZeroDivisionError):
+            go(run, table, epochs=2)
+    assert (run / "log.jsonl").stat().st_size
+    go(run, table, epochs=2)
+    assert [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()] == [5, 6, 7, 8, 8]
+
+
 def mutated(content, rng, until):
     """With a few bytes, mostly of the first `until`, changed, left out or put in."""
     content = bytearray(content)
