@@ -5,6 +5,7 @@ Run by itself, `python tests/test_training_folder.py FOLDER SEED COUNT` kills tr
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -87,6 +88,25 @@ with claimed(Path({str(run)!r})):
 """
     assert subprocess.run([sys.executable, "-c", script]).returncode == -signal.SIGKILL
     go(run, table)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOLCK, "No locks available"), "No locks available"),
+        (NotImplementedError("use SoftFileLock"), "its file system has no locks"),
+    ],
+)
+def test_a_file_system_without_locks_is_a_sentence(error, said, tmp_path, monkeypatch):
+    def refuse(lock):
+        Path(lock.lock_file).touch()
+        raise error
+
+    monkeypatch.setattr("musiq_ref.training.folder.FileLock.acquire", refuse)
+    with pytest.raises(TrainingError, match=rf"run cannot be made, written to or locked \({said}\); name another$"):
+        with claimed(tmp_path / "run"):
+            pass
+    assert not (tmp_path / "run").exists()
 
 
 def test_parts_of_killed_saves_are_cleared(run, table):
