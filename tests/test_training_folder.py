@@ -103,9 +103,9 @@ def test_a_file_system_without_locks_is_a_sentence(error, said, tmp_path, monkey
         raise error
 
     monkeypatch.setattr("musiq_ref.training.folder.FileLock.acquire", refuse)
-    with pytest.raises(TrainingError, match=rf"run cannot be made, written to or locked \({said}\); name another$"):
-        with claimed(tmp_path / "run"):
-            pass
+    message = rf"run cannot be made, written to or locked \({said}\); name another$"
+    with pytest.raises(TrainingError, match=message), claimed(tmp_path / "run"):
+        pass
     assert not (tmp_path / "run").exists()
 
 
@@ -492,13 +492,15 @@ def kill_and_go_on(parent, seed, count):
         for most in (40, 80, 120, 160):
             kills += killed(lambda: go(folder, table, save_every=2), rng, most)  # noqa: B023, called at once
         if number % 4 == 0:
-            others = [os.fork() for _ in range(2)]
-            if not all(others):
-                try:
-                    go(folder, table)
-                    os._exit(0)
-                except TrainingError as error:
-                    os._exit(7 if "another training" in str(error) else 8)
+            others = []
+            while len(others) < 2:
+                others.append(os.fork())
+                if not others[-1]:
+                    try:
+                        go(folder, table)
+                        os._exit(0)
+                    except TrainingError as error:
+                        os._exit(7 if "another training" in str(error) else 8)
             codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in others]
             assert set(codes) <= {0, 7}, codes
             assert 0 in codes

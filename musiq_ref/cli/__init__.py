@@ -40,6 +40,8 @@ START_ANEW = "no file is half written; the same command begins anew"
 class Terminated(KeyboardInterrupt):
     """SIGTERM, which ends a command as Ctrl-C does."""
 
+    code = 143
+
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one subcommand and returns its exit code; errors are one sentence on stderr."""
@@ -59,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt as stop:
         _say(args, f"stopped; {GO_ON.get(args.subcommand, START_ANEW)}")
-        return 143 if isinstance(stop, Terminated) else 130
+        return getattr(stop, "code", 130)
     except Exception as error:
         if not isinstance(error, EXPECTED) and "MUSIQ_REF_TRACEBACK" in os.environ:
             raise

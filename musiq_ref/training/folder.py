@@ -98,7 +98,9 @@ def claimed(folder: Path, names: Iterable[str] = ()) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 if made and os.listdir(folder) == [LOCK]:
                     (folder / LOCK).unlink()
-            raise TrainingError(f"{folder} cannot be made, written to or locked ({reason}); name another") from None
+            raise TrainingError(
+                f"the folder {folder} cannot be made, written to or locked ({reason}); name another"
+            ) from None
         for name in names:
             clear_parts(folder, name)
         yield
