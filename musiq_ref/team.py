@@ -9,17 +9,19 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from contextlib import ContextDecorator
 from contextvars import copy_context
 from functools import cache
+from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
 
-class OneThreadOfBlas:
-    """In its block BLAS computes in the thread that calls it, and `before` is how many threads it had (0: not known).
+class OneThreadOfBlas(ContextDecorator):
+    """In its block, or in a function that it decorates, BLAS computes in the thread that calls it.
 
-    That number is the whole process's. So one object counts its users: the first sets the number and the last puts it
-    back, whichever of them that is.
+    `before` is how many threads it had (0: not known), a number of the whole process. So one object counts its
+    users: the first sets the number and the last puts it back, whichever of them that is.
 
     >>> with ONE_THREAD as before:
     ...     before >= 0
@@ -33,7 +35,7 @@ class OneThreadOfBlas:
         with self.lock:
             if not self.users:
                 self.before = max((library.num_threads for library in _blas().lib_controllers), default=0)
-                self.limited = _blas().limit(limits=1)
+                self.limited = _by_any_thread(lambda: _blas().limit(limits=1))
             self.users += 1
             return self.before
 
@@ -51,7 +53,22 @@ class OneThreadOfBlas:
 
     def _restore(self) -> None:
         if self.limited:
-            self.limited.restore_original_limits()
+            _by_any_thread(self.limited.restore_original_limits)
+
+
+def _by_any_thread(change: Callable[[], Any]) -> Any:
+    """change(), whichever thread asks: threadpoolctl would obey the first that asked, and no other while that lives."""
+    try:
+        _heed_any()
+        return change()
+    finally:
+        _heed_any()
+
+
+def _heed_any() -> None:
+    for library in _blas().lib_controllers:
+        if clear := getattr(library, "clear_controlling_thread", None):  # since threadpoolctl 3.8
+            clear(force=True)
 
 
 @cache

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -26,6 +27,9 @@ from musiq_ref.model import by_team, inference
 from musiq_ref.model.folded import fold
 from musiq_ref.model.parameters import flatten, map_params
 from musiq_ref.team import ONE_THREAD, share, together
+from musiq_ref.training.run import train
+from musiq_ref.training.settings import Settings
+from musiq_ref.training.step import in_order
 from musiq_ref.verify import deterministic_params
 
 TOKENS = random_tokens(SMALL, 41, 0)
@@ -172,6 +176,38 @@ def test_several_at_once_share_the_limit_and_the_last_puts_it_back():
         assert set(blas_threads()) == {2}
 
 
+def test_whichever_thread_is_the_last_puts_it_back_and_any_other_may_then_set_it():
+    """In a program of its own: around it BLAS has not been limited, so that no thread is in control of that."""
+    program = """
+import threading
+from concurrent.futures import ThreadPoolExecutor
+import numpy
+from threadpoolctl import threadpool_limits
+from musiq_ref.team import ONE_THREAD, _blas
+threads = lambda: {library.num_threads for library in _blas().lib_controllers}
+entered, leave = threading.Event(), threading.Event()
+def first():
+    with ONE_THREAD:
+        entered.set()
+        leave.wait(10)
+with ThreadPoolExecutor(1) as pool:  # its thread lives on
+    work = pool.submit(first)
+    entered.wait(10)
+    with ONE_THREAD:
+        leave.set()
+        work.result()
+        assert threads() == {1}, threads()
+    assert threads() == {2}, threads()
+    pool.submit(ONE_THREAD(threads)).result()
+    with threadpool_limits(1):
+        assert threads() == {1}, threads()
+    assert threads() == {2}, threads()
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_scorers_in_many_threads():
     images = [mq.verify.deterministic_image(i, 30 + i, 50) for i in range(4)]
     scorers = [mq.scorer(CHECKPOINT, threads=threads) for threads in (1, 2, 3)]
@@ -181,6 +217,41 @@ def test_scorers_in_many_threads():
             for _ in range(3):
                 results = [list(pool.map(one, images)) for one in scorers]
                 assert [[score.value for score in scores] for scores in results] == expected
+        assert set(blas_threads()) == {2}
+
+
+def test_a_training_shares_the_limit_with_scorers_whoever_ends_first():
+    with threadpool_limits(2, "blas"):
+        ONE_THREAD.__enter__()  # a scorer begins
+        steps = in_order(lambda item: set(blas_threads()), range(4), threads=2)
+        seen = [next(steps)]
+        ONE_THREAD.__exit__()
+        seen += steps
+        assert seen == [{1}] * 4
+        assert set(blas_threads()) == {2}
+
+
+def test_a_loop_that_is_left_half_way_leaves_no_limit_behind():
+    with threadpool_limits(2, "blas"):
+        steps = in_order(abs, range(4), threads=2)
+        next(steps)  # and is kept, as a traceback keeps the frames of what was interrupted
+        until = time.monotonic() + 10
+        while ONE_THREAD.users and time.monotonic() < until:
+            time.sleep(0.01)
+        assert set(blas_threads()) == {2}
+        steps.close()
+
+
+def test_a_scorer_beside_a_training(tmp_path):
+    model = {"preset": "tiny", "layers": 1, "longer_sides": [32]}
+    tiny = Settings(epoch_images=8, epochs=3, batch=4, side=32, model=model)
+    one, image = mq.scorer(CHECKPOINT, threads=2), mq.verify.deterministic_image(3, 90, 130)
+    alone, quiet = one(image).value, train(tiny, tmp_path / "alone", progress=False)
+    with threadpool_limits(2, "blas"), ThreadPoolExecutor(1) as pool:
+        training = pool.submit(train, tiny, tmp_path / "beside", progress=False)
+        while not training.done():
+            assert one(image).value == alone
+        assert training.result().last.read_bytes() == quiet.last.read_bytes()
         assert set(blas_threads()) == {2}
 
 
@@ -223,7 +294,7 @@ def test_progress_rises_from_0_to_1_in_the_callers_thread(threads):
     mq.predict(PARAMS, TOKENS, SMALL, progress=lambda done: seen.append((done, threading.get_ident())), threads=threads)
     shares = [share for share, _ in seen]
     assert shares == sorted(shares)
-    assert 0 < shares[0] < 1
+    assert shares[0] == 0
     assert shares[-1] == 1
     assert {thread for _, thread in seen} == {threading.get_ident()}
 

@@ -5,6 +5,7 @@ Run by itself, `python tests/test_training_folder.py FOLDER SEED COUNT` kills tr
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -87,6 +88,25 @@ with claimed(Path({str(run)!r})):
 """
     assert subprocess.run([sys.executable, "-c", script]).returncode == -signal.SIGKILL
     go(run, table)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOLCK, "No locks available"), "No locks available"),
+        (NotImplementedError("use SoftFileLock"), "its file system has no locks"),
+    ],
+)
+def test_a_file_system_without_locks_is_a_sentence(error, said, tmp_path, monkeypatch):
+    def refuse(lock):
+        Path(lock.lock_file).touch()
+        raise error
+
+    monkeypatch.setattr("musiq_ref.training.folder.FileLock.acquire", refuse)
+    message = rf"run cannot be made, written to or locked \({said}\); name another$"
+    with pytest.raises(TrainingError, match=message), claimed(tmp_path / "run"):
+        pass
+    assert not (tmp_path / "run").exists()
 
 
 def test_parts_of_killed_saves_are_cleared(run, table):
@@ -228,6 +248,17 @@ def test_a_figure_changed_in_the_log_is_noticed(run, table):
     (run / "log.jsonl").write_text(text.replace('"loss": ', '"loss": 1'))
     with pytest.raises(TrainingError, match=r"log\.jsonl is not as the run left it; restore it, or move it away"):
         go(run, table, epochs=2)
+
+
+def test_a_log_may_be_moved_away_and_the_run_then_stopped_before_it_saves(run, table, monkeypatch):
+    (run / "log.jsonl").rename(run / "old.jsonl")
+    with monkeypatch.context() as patched:
+        patched.setattr("musiq_ref.training.run._keep", lambda *a: 1 / 0)  # the log has steps that no state has
+        with pytest.raises(ZeroDivisionError):
+            go(run, table, epochs=2)
+    assert (run / "log.jsonl").stat().st_size
+    go(run, table, epochs=2)
+    assert [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()] == [5, 6, 7, 8, 8]
 
 
 def mutated(content, rng, until):
@@ -461,13 +492,15 @@ def kill_and_go_on(parent, seed, count):
         for most in (40, 80, 120, 160):
             kills += killed(lambda: go(folder, table, save_every=2), rng, most)  # noqa: B023, called at once
         if number % 4 == 0:
-            others = [os.fork() for _ in range(2)]
-            if not all(others):
-                try:
-                    go(folder, table)
-                    os._exit(0)
-                except TrainingError as error:
-                    os._exit(7 if "another training" in str(error) else 8)
+            others = []
+            while len(others) < 2:
+                others.append(os.fork())
+                if not others[-1]:
+                    try:
+                        go(folder, table)
+                        os._exit(0)
+                    except TrainingError as error:
+                        os._exit(7 if "another training" in str(error) else 8)
             codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in others]
             assert set(codes) <= {0, 7}, codes
             assert 0 in codes

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,6 +65,30 @@ def test_a_disk_that_fills_up_stops_with_a_sentence_and_room_lets_it_go_on(room,
         assert np.array_equal(a, b), path
     logs = [(folder / "run" / "log.jsonl").read_text() for folder in (tmp_path, tmp_path / "undisturbed")]
     assert logs[0] == logs[1]
+
+
+@pytest.mark.parametrize(
+    ("closed", "code", "said"),
+    [
+        ("2>&1 | head -c 1 >head", 0, ""),  # whose reader goes when the bar first shows
+        ("| head -c 0", 0, None),
+        (">&-", 0, None),
+        (">&- 2>&-", 0, ""),
+        ("2>/dev/full", 0, ""),
+        ("--json >/dev/full", 2, "the output: No space left on device; check "),
+    ],
+)
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+def test_a_training_does_not_end_because_nobody_reads_what_it_shows(closed, code, said, tmp_path):
+    table = data_set(tmp_path, 6, 2)
+    line = shlex.join([one for one in command(tmp_path, table, 2) if one != "--json"])
+    shell = ["bash", "-c", f"{line} {closed}; exit ${{PIPESTATUS[0]}}"]
+    done = subprocess.run(shell, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert said is None or (said in done.stderr if said else not done.stderr)
+    assert json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])["epoch"] == 2
+    assert (tmp_path / "run" / "last.safetensors").exists()
 
 
 def test_a_damaged_checkpoint_to_start_from_is_named(tmp_path):

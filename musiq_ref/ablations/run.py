@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from musiq_ref.ablations.definitions import Cell, Grid
@@ -20,7 +19,9 @@ from musiq_ref.metrics import plcc, srcc
 from musiq_ref.outputs import OutputError, clear_parts, write_output
 from musiq_ref.pictures.synthetic import held_out_examples
 from musiq_ref.scoring import scorer
+from musiq_ref.team import ONE_THREAD
 from musiq_ref.training.folder import claimed
+from musiq_ref.training.progress import Unread
 from musiq_ref.training.run import train
 from musiq_ref.training.settings import renamed
 from musiq_ref.training.state import TrainingError, differences
@@ -64,7 +65,7 @@ def _run(grid: Grid, folder: Path, jobs: int, progress: bool) -> dict[str, Any]:
     results = {(item[0].name, item[0].seed): found for item in items if (found := _result(Path(item[2])))}
     missing = [item for item in items if (item[0].name, item[0].seed) not in results]
     problems = []
-    bar = tqdm(total=len(cells), initial=len(results), unit="cell", disable=not progress)
+    bar = tqdm(total=len(cells), initial=len(results), unit="cell", disable=not progress, file=Unread(sys.stderr))
     for (cell, _, path), error in in_processes(run_cell, missing, jobs):
         found = None if error else _result(Path(path))
         if found:
@@ -73,7 +74,7 @@ def _run(grid: Grid, folder: Path, jobs: int, progress: bool) -> dict[str, Any]:
             bar.update()
         else:
             problems.append(f"{cell}: {error}")
-            bar.write(f"failed: {problems[-1]}", file=sys.stderr)
+            bar.write(f"failed: {problems[-1]}", file=Unread(sys.stderr))
     bar.close()
     made = report(grid, results, problems)
     _write(folder / "ablation.json", json.dumps(made, indent=1) + "\n")
@@ -96,8 +97,8 @@ def run_cell(cell: Cell, held_out: dict[str, Any], folder: str) -> None:
     trained = train(cell.settings, folder, progress=False)
     checkpoint = load_checkpoint(trained.last, cell.settings.dtype)
     whole = checkpoint.config.replace(max_native_patches=-1)  # l is a limit in training alone (SPEC 7)
-    one = scorer(checkpoint._replace(config=whole), dtype=cell.settings.dtype)
-    with threadpool_limits(1, "blas"):  # rounding may depend on the number of threads
+    one = scorer(checkpoint._replace(config=whole), dtype=cell.settings.dtype, threads=1)
+    with ONE_THREAD:  # rounding may depend on the number of threads
         tested = rate_synthetic(one, held_out_examples(**held_out))
     scores, targets = [r.score for r in tested.rated], [r.target for r in tested.rated]
     alike = len(set(scores)) == 1  # of a model that says the same of all pictures: no correlation

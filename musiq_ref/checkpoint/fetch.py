@@ -100,7 +100,7 @@ def _alone(part: Path) -> Iterator[None]:
             lock.acquire()
     except (OSError, NotImplementedError) as error:
         raise DownloadError(
-            f"{part.with_suffix('')} cannot be written ({getattr(error, 'strerror', error)}); "
+            f"{part.with_suffix('')} cannot be written ({getattr(error, 'strerror', 'its file system has no locks')}); "
             f"choose another --cache folder"
         ) from None
     try:

@@ -40,9 +40,14 @@ START_ANEW = "no file is half written; the same command begins anew"
 class Terminated(KeyboardInterrupt):
     """SIGTERM, which ends a command as Ctrl-C does."""
 
+    code = 143
+
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one subcommand and returns its exit code; errors are one sentence on stderr."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):  # lines reach a pipe as they come, even names that it cannot show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace", line_buffering=True)
@@ -56,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt as stop:
         _say(args, f"stopped; {GO_ON.get(args.subcommand, START_ANEW)}")
-        return 143 if isinstance(stop, Terminated) else 130
+        return getattr(stop, "code", 130)
     except Exception as error:
         if not isinstance(error, EXPECTED) and "MUSIQ_REF_TRACEBACK" in os.environ:
             raise
@@ -73,8 +78,9 @@ EXPECTED = (ValueError, OSError, RuntimeError, MemoryError, ImportError)
 def _sentence(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "this machine has too little memory for it; give it a smaller picture, batch or checkpoint"
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror or error}; check the path, its rights and the space left"
+    if isinstance(error, OSError) and (error.filename is not None or error.strerror):
+        where = "a file or the output" if error.filename is None else error.filename
+        return f"{where}: {error.strerror or error}; check the path, its rights and the space left"
     if isinstance(error, EXPECTED) and str(error):
         return " ".join(str(error).split())
     what = f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -82,7 +88,8 @@ def _sentence(error: Exception) -> str:
 
 
 def _say(args: argparse.Namespace, sentence: str) -> None:
-    print(f"musiq-ref {args.subcommand}".rstrip() + f": {sentence}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # where nobody can read it, the exit code speaks
+        print(f"musiq-ref {args.subcommand}".rstrip() + f": {sentence}", file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -94,8 +94,13 @@ def claimed(folder: Path, names: Iterable[str] = ()) -> Iterator[None]:
                 f"another training is at work in {folder}; name another folder, or wait for it"
             ) from None
         except (OSError, NotImplementedError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise TrainingError(f"the folder {folder} cannot be made or written to ({reason}); name another") from None
+            reason = getattr(error, "strerror", None) or "its file system has no locks"
+            with contextlib.suppress(OSError):
+                if made and os.listdir(folder) == [LOCK]:
+                    (folder / LOCK).unlink()
+            raise TrainingError(
+                f"the folder {folder} cannot be made, written to or locked ({reason}); name another"
+            ) from None
         for name in names:
             clear_parts(folder, name)
         yield

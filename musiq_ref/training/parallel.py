@@ -193,9 +193,9 @@ def together() -> Iterator[World]:
         with _deaf() if world.rank else contextlib.nullcontext():  # what an interrupt means is for rank 0 to say
             yield world
         world.exchange()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         if world.communicator is not None:  # the others wait for this one; they end with it, once it has spoken
-            atexit.register(world.communicator.Abort, 130)
+            atexit.register(world.communicator.Abort, getattr(stop, "code", 130))
         raise
     except _Stopped as stopped:
         if world.rank:

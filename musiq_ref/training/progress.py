@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import time
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -10,6 +13,29 @@ from tqdm import tqdm
 from musiq_ref.metrics import srcc
 
 RECENT = 256  # scores that the correlation looks back on
+
+
+class Unread:
+    """A stream that swallows what it cannot write: a reader that has gone, or a full disk, ends no training.
+
+    >>> Unread(open(__file__)).write("not open for writing")
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> None:
+        """Writes it, or not."""
+        with contextlib.suppress(OSError):
+            self.stream.write(text)
+
+    def flush(self) -> None:
+        """Flushes it, or not."""
+        with contextlib.suppress(OSError):
+            self.stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 class Progress:
@@ -25,7 +51,7 @@ class Progress:
     """
 
     def __init__(self, total: int, done: int, epochs: int, show: bool) -> None:
-        self.bar = tqdm(total=total, initial=done, unit="step", disable=not show)
+        self.bar = tqdm(total=total, initial=done, unit="step", disable=not show, file=Unread(sys.stderr))
         self.epochs = epochs
         self.recent: list[tuple[float, float]] = []
         self.started, self.images = time.perf_counter(), 0
@@ -43,7 +69,7 @@ class Progress:
         """An epoch is over: a line about it, above the bar."""
         if not self.bar.disable:
             figures = "  ".join(f"{name} {value:.4f}" for name, value in sorted(result.items()))
-            self.bar.write(f"epoch {number}/{self.epochs}  {figures}")
+            self.bar.write(f"epoch {number}/{self.epochs}  {figures}", file=Unread(sys.stdout))
 
     def close(self) -> None:
         """The bar stays as it stands."""

@@ -16,6 +16,7 @@ from musiq_ref.checkpoint import CheckpointError, load_checkpoint, save_checkpoi
 from musiq_ref.config import MusiqConfig
 from musiq_ref.image.tokenize import Tokens, tokens_for
 from musiq_ref.model.parameters import Params, flatten, init_params, map_params
+from musiq_ref.team import ONE_THREAD
 from musiq_ref.training.folder import Files, claimed
 from musiq_ref.training.initial import fit_to_images
 from musiq_ref.training.log import Log
@@ -268,6 +269,7 @@ def _batches(run: Run, first: int) -> Iterator[tuple[list[Tokens], np.ndarray]]:
             image = np.ascontiguousarray(image[:, ::-1])
         return tokens_for(image, run.config, settings.dtype), target
 
+    @ONE_THREAD
     def prepare(step: int):
         epoch, position = divmod(step, run.per_epoch)
         numbers = range(position * settings.batch, min((position + 1) * settings.batch, stream.length))

@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from musiq_ref.config import MusiqConfig
 from musiq_ref.image.tokenize import Tokens, batch, drop_padding
@@ -21,6 +20,7 @@ from musiq_ref.model.head import expected_score, expected_score_backward
 from musiq_ref.model.musiq import backward, forward
 from musiq_ref.model.noise import Noise
 from musiq_ref.model.parameters import Params, add_params
+from musiq_ref.team import ONE_THREAD
 
 
 class BatchGradient(NamedTuple):
@@ -110,7 +110,8 @@ def in_order(run: Callable[[Any], Any], items: Sequence[Any], threads: int):
     >>> list(in_order(abs, [-1, 2, -3], threads=2))
     [1, 2, 3]
     """
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as pool:
+    run = ONE_THREAD(run)  # not around the loop: whoever leaves that half-way would leave the limit behind
+    with ThreadPoolExecutor(threads) as pool:
         pending: list[Any] = []
         for item in items:
             pending.append(pool.submit(run, item))

@@ -10,6 +10,7 @@ import numpy as np
 from musiq_ref.config import MusiqConfig
 from musiq_ref.image.tokenize import tokens_for
 from musiq_ref.metrics import plcc, srcc
+from musiq_ref.model.folded import fold
 from musiq_ref.model.head import expected_score
 from musiq_ref.model.inference import predict
 from musiq_ref.model.parameters import Params, check_params
@@ -19,11 +20,11 @@ from musiq_ref.training.stream import Stream
 
 def validate(params: Params, config: MusiqConfig, stream: Stream, threads: int = 1) -> dict[str, float]:
     """SRCC, PLCC and RMSE of the scores on the validation images; of classes, the accuracy."""
-    dtype = check_params(params, config)
+    model, dtype = fold(params, config), check_params(params, config)
 
     def one(number: int):
         image, target = stream.validation(number)
-        logits = predict(params, tokens_for(image, config, dtype), config)
+        logits = predict(model, tokens_for(image, config, dtype), config, threads=1)
         expected, _ = expected_score(logits[None])
         hit = float(np.argmax(logits) == target) if np.ndim(target) == 0 and config.outputs > 1 else math.nan
         mean = target if np.ndim(target) == 0 else float(np.sum(np.arange(1, len(target) + 1) * target))
