@@ -184,6 +184,26 @@ def test_a_link_is_followed_to_its_file(tmp_path):
     assert (tmp_path / "real.txt").read_text() == "new"
 
 
+def test_a_table_goes_through_a_link_and_its_part_through_none(folder):
+    (folder / "far").mkdir()
+    command = ["score", "a.png", "--checkpoint", "tiny.safetensors", "--csv", "out.csv", "--force"]
+    Path("out.csv").symlink_to("far/out.csv")
+    Path("far/out.csv.part").symlink_to("../other.txt")
+    Path("other.txt").write_text("of somebody")
+    assert main(command) == 0
+    assert Path("out.csv").is_symlink()
+    assert [path.name for path in Path("far").iterdir()] == ["out.csv"]
+    assert is_ours(Path("far/out.csv"))
+    assert Path("other.txt").read_text() == "of somebody"
+
+
+@pytest.mark.parametrize("name", ["ü" * 125 + ".html", "a" * 250 + ".html", "\udcff" * 250 + ".html"])
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems count characters, or take no such bytes")
+def test_the_longest_names_are_written(tmp_path, name):
+    write_output(tmp_path / name, "new")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_parts_of_killed_writes_are_cleared(tmp_path):
     old, young, other = (tmp_path / name for name in (".a.txt.1f.part", ".a.txt.2f.part", ".b.txt.1f.part"))
     for path in (old, young, other):
