@@ -199,7 +199,5 @@ def _misfit(path: Path, number: int, cells: list[str], width: int, delimiter: st
         if numbers:  # a decimal comma, most likely
             remedy = f"is {numbers[0]} one number? write {numbers[0].replace(',', '.')}, or put it in quotation marks"
         elif cells[0].isdecimal():
-            remedy = (
-                "does it begin with a row's name? leave these out (in R by row.names = FALSE), or name their column"
-            )
+            remedy = "does it begin with a row's name? leave these out (in R: row.names = FALSE), or name their column"
     return f"{path}, row {number}: {len(cells)} cells, where the header has {width}; {remedy}"
