@@ -43,6 +43,9 @@ class Terminated(KeyboardInterrupt):
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one subcommand and returns its exit code; errors are one sentence on stderr."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by the caller; the next file opened would take its place
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):  # lines reach a pipe as they come, even names that it cannot show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace", line_buffering=True)
@@ -75,6 +78,8 @@ def _sentence(error: Exception) -> str:
         return "this machine has too little memory for it; give it a smaller picture, batch or checkpoint"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror or error}; check the path, its rights and the space left"
+    if isinstance(error, OSError) and error.strerror:
+        return f"a file or the standard output cannot be used ({error.strerror}); check its rights and the space left"
     if isinstance(error, EXPECTED) and str(error):
         return " ".join(str(error).split())
     what = f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -82,7 +87,8 @@ def _sentence(error: Exception) -> str:
 
 
 def _say(args: argparse.Namespace, sentence: str) -> None:
-    print(f"musiq-ref {args.subcommand}".rstrip() + f": {sentence}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # the exit code tells it, too
+        print(f"musiq-ref {args.subcommand}".rstrip() + f": {sentence}", file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -51,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
     if args.html:
         read = [*args.fixture.rglob("*"), *(Path(args.mine).rglob("*") if args.mine else ()), args.mine or args.fixture]
         check_output(args.html, read, args.force, (".html", ".htm"))
+        if args.fixture.resolve() in args.html.resolve().parents:
+            raise ValueError(f"{args.html} lies in the fixture, which takes no other file; name another")
     fixture = load_fixture(args.fixture)
     if args.self_test:
         return _self_test(fixture, args.json)

@@ -46,11 +46,12 @@ def run(args: argparse.Namespace) -> int:
     found = find_images(name for name in args.images if name != "-")
     files: list[tuple[str, Any]] = [(str(path), path) for path in found.files]
     checkpoint = load_checkpoint(args.checkpoint, args.dtype)
+    read = [*found.files, *filter(None, [checkpoint.path])]
     for output, endings in ((args.csv, (".csv",)), (args.html, (".html", ".htm"))):
         if output:
-            check_output(output, [*found.files, checkpoint.path], args.force, endings)
+            check_output(output, read, args.force, endings)
     if args.csv:
-        check_output(_part(args.csv), [*found.files, checkpoint.path], args.force)
+        check_output(_part(args.csv), read, args.force)
     if "-" in args.images:
         files.insert(0, ("-", _standard_input(most_bytes(args.max_pixels))))
     with warnings.catch_warnings(action="ignore"):  # said below, louder
