@@ -119,7 +119,7 @@ def write_output(path: str | os.PathLike[str], write: Callable[[Path], object] |
     try:
         place = Path(os.path.realpath(path))
         clear_parts(place.parent, place.name, HOUR)
-        part = place.with_name(f".{place.name[:200]}.{secrets.token_hex(4)}.part")
+        part = place.with_name(f".{_start(place.name)}.{secrets.token_hex(4)}.part")
         try:
             _fill(part, write)
             with part.open("rb+") as file:
@@ -149,8 +149,13 @@ def clear_parts(folder: Path, name: str = "", older: float = 0.0) -> None:
     older: seconds since they were last written to; 0 only where nobody else writes
     """
     for part in folder.glob(".*.part") if folder.is_dir() else ():
-        if part.name.startswith(f".{name[:200]}") and time.time() - part.lstat().st_mtime >= older:
+        if part.name.startswith(f".{_start(name)}") and time.time() - part.lstat().st_mtime >= older:
             part.unlink(missing_ok=True)
+
+
+def _start(name: str) -> str:
+    """As much of a name as leaves room in a name's 255 bytes."""
+    return os.fsencode(name)[:200].decode("utf-8", "ignore")
 
 
 def sync_folder(folder: Path) -> None:

@@ -573,7 +573,8 @@ def test_convert(tmp_path, capsys):
     lines = output.out.splitlines()
     assert output.err == ""
     assert lines[0] == f"{b}: pyiqa layout, converted from native, {count:,} parameters"
-    expected = {"path": c, "from": "pyiqa", "to": "official", "parameters": count, "notes": [], "lost": []}
+    notes = [f"{c} loads with the conventions of official; --conventions pyiqa gives the scores of IN"]
+    expected = {"path": c, "from": "pyiqa", "to": "official", "parameters": count, "notes": notes, "lost": []}
     assert json.loads(lines[1]) == expected
     assert_same(load_checkpoint(d, dtype=None).params, params)
     assert load_checkpoint(d).config == TINY

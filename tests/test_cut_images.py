@@ -134,3 +134,13 @@ def test_a_bmp_with_an_empty_fourth_byte_is_opaque():
     pixels[..., 3] = 255
     pixels[5, 5, 3] = 0
     assert decode(io.BytesIO(data + pixels.tobytes()))[H - 6, 5].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize(("marker", "times"), [(b"\xff\xda", 3000), (b"\xff\xfe", 20_000)])
+def test_a_jpeg_of_very_many_scans_or_segments_is_refused_at_once(marker, times):
+    data = encoded(Image.fromarray(GREY), "JPEG", progressive=True)
+    at = data.rindex(b"\xff\xda")
+    part = data[at:-2] if marker == b"\xff\xda" else marker + b"\0\2"
+    with pytest.raises(ImageError, match="is a JPEG of far more parts than a photograph has"):
+        decode(io.BytesIO(data[:at] + part * times + data[at:]))
+    assert decode(io.BytesIO(data[:at] + part * 20 + data[at:])).shape == GREY.shape

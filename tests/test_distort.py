@@ -50,18 +50,20 @@ def test_another_picture_is_not_overwritten(photo, tmp_path, capsys):
     [
         (["--severity", "1.5"], "severity 1.5; it goes from 0"),
         (["--seed", "-1"], "--seed is -1; it must not be negative"),
+        (["--severity", "0.301", "--severity", "0.299", "--force"], "two pictures would be called"),
     ],
 )
 def test_bad_use_is_one_sentence(photo, tmp_path, capsys, options, message):
-    assert main(["distort", str(photo), "-o", str(tmp_path / "out"), *options]) == 2
+    assert main(["distort", str(photo), "-o", str(tmp_path / "new" / "out"), *options]) == 2
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 def test_two_files_of_one_name_are_refused(photo, tmp_path, capsys):
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "photo.png").write_bytes(photo.read_bytes())
     assert main(["distort", str(photo), str(tmp_path / "b"), "-o", str(tmp_path / "out")]) == 2
-    assert "two of the images are called photo" in capsys.readouterr().err
+    assert "photo_gaussian_blur_0.20.png; make them in two calls, in two folders" in capsys.readouterr().err
 
 
 def test_a_missing_file(tmp_path, capsys):

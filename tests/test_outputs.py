@@ -143,6 +143,15 @@ def test_distorted_pictures_replace_neither_inputs_nor_others(folder, capsys):
     assert main(command) == 0  # the same picture again
 
 
+def test_no_page_gets_into_a_fixture(folder, capsys):
+    before = contents(folder)
+    assert (
+        main(["compare", "fixture", "fixture", "--no-diagnosis", "--html", "fixture/stages/out.html", "--force"]) == 2
+    )
+    assert "lies in the fixture, which takes no other file" in capsys.readouterr().err
+    assert contents(folder) == before
+
+
 def test_distorting_into_a_file(folder, capsys):
     assert main(["distort", "a.png", "-o", "a.png"]) == 2
     assert "a.png is a file; name a folder" in capsys.readouterr().err
@@ -183,6 +192,26 @@ def test_a_link_is_followed_to_its_file(tmp_path):
     write_output(tmp_path / "link.txt", "new")
     assert (tmp_path / "link.txt").is_symlink()
     assert (tmp_path / "real.txt").read_text() == "new"
+
+
+def test_a_table_goes_through_a_link_and_its_part_through_none(folder):
+    (folder / "far").mkdir()
+    command = ["score", "a.png", "--checkpoint", "tiny.safetensors", "--csv", "out.csv", "--force"]
+    Path("out.csv").symlink_to("far/out.csv")
+    Path("far/out.csv.part").symlink_to("../other.txt")
+    Path("other.txt").write_text("of somebody")
+    assert main(command) == 0
+    assert Path("out.csv").is_symlink()
+    assert [path.name for path in Path("far").iterdir()] == ["out.csv"]
+    assert is_ours(Path("far/out.csv"))
+    assert Path("other.txt").read_text() == "of somebody"
+
+
+@pytest.mark.parametrize("name", ["ü" * 125 + ".html", "a" * 250 + ".html", "\udcff" * 250 + ".html"])
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems count characters, or take no such bytes")
+def test_the_longest_names_are_written(tmp_path, name):
+    write_output(tmp_path / name, "new")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_parts_of_killed_writes_are_cleared(tmp_path):
@@ -227,6 +256,26 @@ def test_a_fault_of_ours_is_one_sentence(folder, monkeypatch, capsys):
     monkeypatch.setenv("MUSIQ_REF_TRACEBACK", "1")
     with pytest.raises(KeyError):
         main(["explain", "a.png"])
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="it is Linux that has one")
+@pytest.mark.parametrize(
+    ("streams", "code", "said"),
+    [
+        (">&-", 0, ""),
+        ("2>&-", 0, ""),
+        ("- <&-", 1, "standard input is empty"),
+        (">/dev/full", 2, "cannot be used (No space left on device); check"),
+        ("2>/dev/full", 2, ""),
+    ],
+)
+def test_standard_streams_that_are_closed_or_full(folder, streams, code, said):
+    command = f'"{sys.executable}" -m musiq_ref score a.png {streams}'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert done.returncode == code
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Errno" not in done.stderr
 
 
 def test_json_stays_json_when_the_page_fails(folder, monkeypatch, capsys):

@@ -52,7 +52,10 @@ def test_bad_tables(tmp_path, lines, expected):
         ),
         ("image,mos,std\na.png,3,9,0,1\n", "row 2: 5 cells, .* is 3,9 one number"),
         ("image,mos\na.png,3\nb, c.png,3\n", "row 3: 3 cells, .* put texts that hold ',' in quotation marks"),
-        ("image;mos\na.png;3,9;\n", "row 2: 3 cells, .* put texts that hold ';' in quotation marks"),
+        ("image;mos\na.png;3,9;x\n", "row 2: 3 cells, .* put texts that hold ';' in quotation marks"),
+        ("image,mos,\na.png\n", "row 2: 1 cells, where the header has 3"),
+        ('"image","mos"\n"1","a.png",3\n', "row 2: 3 cells, .* begin with a row's name.* row.names = FALSE"),
+        ("sep=;\nimage;mos\na.png;x\n", "row 3: mos is 'x'"),
         ("image,mos\na.png\n", "row 2: 1 cells, where the header has 2; fill in what is missing"),
         ("image,mos,\na.png,3,9\n", "row 2: '9' has no name above it; name its column"),
         ("image,mos,Mos \na.png,3,9\n", "several columns called mos; rename"),
@@ -81,6 +84,25 @@ def test_what_does_not_fit_is_refused_with_its_row(tmp_path, table, expected):
         csv_file(tmp_path / "a.csv")
     assert "\n" not in str(error.value)
     assert "a.csv" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "image;mos\na.png;3,9;\n",
+        "image,mos\na.png,3.9,,\n",
+        "image,mos,,\na.png,3.9\n",
+        "image,mos,\na.png,3.9,,\n\n,,\n",
+        "sep=;\r\nimage;mos\r\na.png;3,9\r\n",
+        '"sep=\t"\nimage\tmos\na.png\t3,9\n',
+        'image, mos\n"a.png", "3.9"\n',
+        '"","image","mos"\n"1","a.png",3.9\n',
+    ],
+)
+def test_what_spreadsheets_and_statisticians_write_is_read(tmp_path, table):
+    image(tmp_path / "a.png")
+    (tmp_path / "a.csv").write_bytes(table.encode())
+    assert csv_file(tmp_path / "a.csv").examples[0].target == (3.9,)
 
 
 NUMBERS = {"3": 3, "3.9": 3.9, " 3 ": 3, "+.5": 0.5, "3.": 3, "1e-2": 0.01, "-2E+1": -20, "3,9": 3.9, "0,125": 0.125}

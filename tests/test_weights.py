@@ -255,7 +255,11 @@ def test_flax_names(tmp_path, prefix):
     assert_loads(tmp_path / "a.npz", *notes, "left out: opt_state, step")
 
 
-@pytest.mark.parametrize("stray", [np.array(3), np.array([3]), np.array(0.5), np.array("a"), np.array(["a", "b"])])
+STRAYS = [np.array(3), np.array([3]), np.array(0.5), np.array("a"), np.array(["a", "b"])]
+STRAYS += [np.array({"a": 1}, dtype=object), np.array([None, {}, "a"], dtype=object)]
+
+
+@pytest.mark.parametrize("stray", STRAYS)
 def test_strays_in_an_npz(tmp_path, stray):
     np.savez(tmp_path / "a.npz", **to_official(PARAMS), epoch=stray)
     assert_loads(tmp_path / "a.npz", "left out: epoch")

@@ -187,6 +187,8 @@ def described(value: Any) -> str:
     >>> described(Opaque("posix.mkdir")), described([1])
     ('posix.mkdir', 'a value of type list')
     """
+    if isinstance(value, View):
+        return "a single tensor"
     return value.text if isinstance(value, Name | Opaque) else f"a value of type {type(value).__name__}"
 
 

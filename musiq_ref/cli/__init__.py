@@ -45,9 +45,9 @@ class Terminated(KeyboardInterrupt):
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one subcommand and returns its exit code; errors are one sentence on stderr."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started us
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by the caller; the next file opened would take its place
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):  # lines reach a pipe as they come, even names that it cannot show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace", line_buffering=True)
@@ -78,9 +78,10 @@ EXPECTED = (ValueError, OSError, RuntimeError, MemoryError, ImportError)
 def _sentence(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "this machine has too little memory for it; give it a smaller picture, batch or checkpoint"
-    if isinstance(error, OSError) and (error.filename is not None or error.strerror):
-        where = "a file or the output" if error.filename is None else error.filename
-        return f"{where}: {error.strerror or error}; check the path, its rights and the space left"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror or error}; check the path, its rights and the space left"
+    if isinstance(error, OSError) and error.strerror:
+        return f"a file or the standard output cannot be used ({error.strerror}); check its rights and the space left"
     if isinstance(error, EXPECTED) and str(error):
         return " ".join(str(error).split())
     what = f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -88,7 +89,7 @@ def _sentence(error: Exception) -> str:
 
 
 def _say(args: argparse.Namespace, sentence: str) -> None:
-    with contextlib.suppress(OSError):  # where nobody can read it, the exit code speaks
+    with contextlib.suppress(OSError):  # the exit code tells it, too
         print(f"musiq-ref {args.subcommand}".rstrip() + f": {sentence}", file=sys.stderr)
 
 

@@ -74,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
     for output, endings in ((args.html, (".html", ".htm")), (args.junit, (".xml",))):
         if output:
             check_output(output, read, args.force, endings)
+            if args.fixture.resolve() in output.resolve().parents:
+                raise ValueError(f"{output} lies in the fixture, which takes no other file; name another")
     one = bool(args.self_test or args.bisect)
     if not args.self_test and bool(args.mine) == bool(args.command):
         raise ValueError("name MINE, or a program with --command, one of the two")

@@ -83,11 +83,16 @@ def run(args: argparse.Namespace) -> int:
         {"official": save_official, "pyiqa": save_pyiqa}[layout](target, checkpoint.params)
     result = {"path": str(target), "from": checkpoint.format, "to": layout}
     count = sum(array.size for _, array in flatten(checkpoint.params))
+    notes = list(checkpoint.notes)
+    if layout != "native" and checkpoint.format not in ("native", layout):
+        notes.append(
+            f"{target} loads with the conventions of {layout}; --conventions {checkpoint.format} gives the scores of IN"
+        )
     if args.json:
-        print(json.dumps({**result, "parameters": count, "notes": checkpoint.notes, "lost": gone}))
+        print(json.dumps({**result, "parameters": count, "notes": notes, "lost": gone}))
         return 0
     print(f"{target}: {layout} layout, converted from {checkpoint.format}, {count:,} parameters")
-    for note in (*checkpoint.notes, *(f"{target} does not hold {part}" for part in gone)):
+    for note in (*notes, *(f"{target} does not hold {part}" for part in gone)):
         print(f"note: {note}", file=sys.stderr)
     return 0
 

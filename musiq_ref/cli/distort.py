@@ -6,6 +6,7 @@ import argparse
 import io
 import itertools
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from musiq_ref.cli.shared import add_force
+from musiq_ref.evaluation.files import made_folder
 from musiq_ref.image.decode import decode
 from musiq_ref.image.find import find_images
 from musiq_ref.outputs import SOFTWARE, check_output, write_output
@@ -47,26 +49,25 @@ def run(args: argparse.Namespace) -> int:
     if args.seed < 0:
         raise ValueError(f"--seed is {args.seed}; it must not be negative")
     found = find_images(args.images)
-    names = [path.stem for path in found.files]
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise ValueError(f"two of the images are called {sorted(twice)[0]}; give them in two calls, to two folders")
     if found.left_out:
         print(found.summary(), file=sys.stderr)
     if args.output.exists() and not args.output.is_dir():
         raise ValueError(f"{args.output} is a file; name a folder")
-    args.output.mkdir(parents=True, exist_ok=True)
-    wanted = list(itertools.product(args.distortion or USUAL, args.severity or (0.2, 0.6, 1.0)))
-    for path in found.files:
-        for name, severity in wanted:
-            check_output(_place(args.output, path, name, severity), found.files, args.force)
-    for path in found.files:
-        pixels = decode(path)
-        if pixels.dtype != np.uint8:
-            pixels = np.rint(255 * pixels).astype(np.uint8)
-        for name, severity in wanted:
-            spoilt = DISTORTIONS[name](pixels, severity, np.random.default_rng(args.seed))
-            _write(_place(args.output, path, name, severity), spoilt, args.force)
+    wanted = list(dict.fromkeys(itertools.product(args.distortion or USUAL, args.severity or (0.2, 0.6, 1.0))))
+    places = Counter(_place(args.output, path, *how) for path in found.files for how in wanted)
+    [(place, times)] = places.most_common(1)
+    if times > 1:
+        raise ValueError(f"two pictures would be called {place}; make them in two calls, in two folders")
+    with made_folder(args.output):
+        for place in places:
+            check_output(place, found.files, args.force)
+        for path in found.files:
+            pixels = decode(path)
+            if pixels.dtype != np.uint8:
+                pixels = np.rint(255 * pixels).astype(np.uint8)
+            for name, severity in wanted:
+                spoilt = DISTORTIONS[name](pixels, severity, np.random.default_rng(args.seed))
+                _write(_place(args.output, path, name, severity), spoilt, args.force)
     return 0
 
 

@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     checkpoint = load_checkpoint(args.checkpoint)
-    check_output(args.output, [args.image, checkpoint.path], args.force, ENDINGS)
+    check_output(args.output, [args.image, *filter(None, [checkpoint.path])], args.force, ENDINGS)
     kind = args.output.suffix.lower().removeprefix(".")
     if kind == "html":
         write_output(args.output, report(args.image, checkpoint, Path(args.image).name))

@@ -46,11 +46,12 @@ def run(args: argparse.Namespace) -> int:
     found = find_images(name for name in args.images if name != "-")
     files: list[tuple[str, Any]] = [(str(path), path) for path in found.files]
     checkpoint = load_checkpoint(args.checkpoint, args.dtype)
+    read = [*found.files, *filter(None, [checkpoint.path])]
     for output, endings in ((args.csv, (".csv",)), (args.html, (".html", ".htm"))):
         if output:
-            check_output(output, [*found.files, checkpoint.path], args.force, endings)
+            check_output(output, read, args.force, endings)
     if args.csv:
-        check_output(_part(args.csv), [*found.files, checkpoint.path], args.force)
+        check_output(_part(args.csv), read, args.force)
     if "-" in args.images:
         files.insert(0, ("-", _standard_input(most_bytes(args.max_pixels))))
     with warnings.catch_warnings(action="ignore"):  # said below, louder
@@ -122,9 +123,10 @@ def _csv_table(path: Path | None, outputs: int) -> Iterator[Callable[[dict[str, 
         return
     part = _part(path)
     try:
+        part.unlink(missing_ok=True)  # it may be a link
         with open(part, "w", newline="", encoding="utf-8", errors="backslashreplace", buffering=1) as file:
             yield _row_writer(file, outputs)
-        os.replace(part, path)
+        os.replace(part, _place(path))
     except BaseException as error:
         if part.exists():
             print(f"the scores so far are in {part}", file=sys.stderr)
@@ -134,7 +136,12 @@ def _csv_table(path: Path | None, outputs: int) -> Iterator[Callable[[dict[str, 
 
 
 def _part(path: Path) -> Path:
-    return path.with_name(f"{path.name}.part")
+    return _place(path).with_name(f"{_place(path).name}.part")
+
+
+def _place(path: Path) -> Path:
+    """The file itself, or the one that a link leads to."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def _row_writer(file: TextIO, outputs: int) -> Callable[[dict[str, Any]], None]:

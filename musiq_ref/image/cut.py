@@ -10,10 +10,13 @@ import re
 import zlib
 from collections.abc import Iterator
 from io import BytesIO
+from itertools import islice
 from math import ceil
 
 from PIL import Image, ImageChops
 from PIL.JpegImagePlugin import JpegImageFile
+
+from musiq_ref.image.limits import SCANS, SEGMENTS
 
 MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")  # of JPEG, but those that may stand among pixels
 PROGRESSIVE, SCAN, END = 0xC2, 0xDA, 0xD9
@@ -54,6 +57,16 @@ def _jpeg_is_cut(image: Image.Image, data: bytes) -> bool:
         return False
     left, top, right, bottom = ImageChops.difference(image, other).getbbox(alpha_only=False) or (0, 0, 0, 0)
     return max(right - left, bottom - top) > LAST or _lacks_scans(segments)
+
+
+def too_many_parts(data: bytes) -> bool:
+    """Whether a JPEG has so many scans or segments that it would take minutes, and is no photograph.
+
+    >>> too_many_parts(b"\\xff\\xd8" + b"\\xff\\xda\\0\\2" * 101)
+    True
+    """
+    kinds = [kind for kind, _, _ in islice(_segments(data), SEGMENTS)]
+    return len(kinds) == SEGMENTS or kinds.count(SCAN) > SCANS
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, bytes]]:

@@ -15,13 +15,14 @@ from typing import IO, Any, Protocol
 import numpy as np
 from PIL import Image, ImageFile
 
-from musiq_ref.image.cut import is_cut
+from musiq_ref.image.cut import is_cut, too_many_parts
 from musiq_ref.image.heif import NEEDS, kind_of, open_heic, readable
 from musiq_ref.image.limits import most_bytes, too_many_bytes, too_many_pixels
 from musiq_ref.image.paths import missing
 from musiq_ref.image.tiff import tiff_problem
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")  # Pillow's names; it may lack the last
+JPEG = b"\xff\xd8"
 WHITE = {"b1": 1, "u1": 255, "u2": 65535}  # of bool, uint8, uint16
 BITS_PER_SAMPLE, PHOTOMETRIC, ORIENTATION = 258, 262, 274  # TIFF and EXIF tags
 
@@ -135,6 +136,8 @@ def _decode_bytes(data: bytes, name: str, max_pixels: int | None) -> np.ndarray:
     kind = kind_of(data)
     if kind and not readable(kind):
         raise ImageError(f"{name} is a picture in the format {kind}, which needs {NEEDS[kind]}")
+    if data.startswith(JPEG) and too_many_parts(data):
+        raise ImageError(f"{name} is a JPEG of far more parts than a photograph has; save it anew where you trust it")
     try:
         image = open_heic(data) if kind == "HEIC" else _open(data)
     except Exception as error:

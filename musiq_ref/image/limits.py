@@ -4,6 +4,7 @@ from __future__ import annotations
 
 MOST = 50 * 2**20  # pixels, where nobody says otherwise: 2 GiB of memory
 ANY, EACH = 2**22, 256  # pixels that any file may hold, and that each of its bytes adds; photographs have 1 to 50
+SCANS, SEGMENTS = 100, 10_000  # of a JPEG: each scan goes over all pixels; encoders need 1 to 15
 SPARE = 2**26  # bytes of a file besides its pixels
 SIDE = 16  # of the smallest patches that are counted as pixels; smaller ones count like these
 

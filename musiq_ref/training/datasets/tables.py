@@ -19,6 +19,8 @@ from musiq_ref.training.datasets.workbook import CELLS, read_workbook
 LARGEST = 2**26  # bytes of a file
 NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
+DELIMITER = re.compile(r'"?sep=([,;\t])"?,*(?=[\r\n])')
+"""The first line of a file that says it, for Excel."""
 PERHAPS_THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2},[0-9]{3}")
 
 
@@ -149,6 +151,8 @@ def require(rows: list[LabelRow], columns: Sequence[str]) -> None:
 def _csv(path: Path) -> list[tuple[int, list[str]]]:
     """The rows that are not empty: number (of rows, whatever line ends are in quotes) and cells."""
     text = read_text(path)
+    said = DELIMITER.match(text)
+    text = text[said.end() if said else 0 :]
 
     def first(delimiter: str) -> list[str]:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
@@ -156,13 +160,14 @@ def _csv(path: Path) -> list[tuple[int, list[str]]]:
 
     lines, number = [], 0
     try:
-        delimiter = max(",;\t", key=lambda character: len(first(character)))
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        delimiter = said[1] if said else max(",;\t", key=lambda character: len(first(character)))
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
         for number, cells in enumerate(reader, start=1):
             if not any(cell.strip() for cell in cells):
                 continue
+            header = lines[0][1] if lines else cells
+            cells = _fitted(cells, header)
             lines.append((number, cells))
-            header = lines[0][1]
             if len(cells) != len(header):
                 raise DatasetError(_misfit(path, number, cells, len(header), delimiter))
             for name, cell in zip(header[1:], cells[1:], strict=True):  # pandas leaves its index without a name
@@ -177,6 +182,13 @@ def _csv(path: Path) -> list[tuple[int, list[str]]]:
     return lines
 
 
+def _fitted(cells: list[str], header: list[str]) -> list[str]:
+    """A row without empty cells behind the header's last, and with those that stand below no name."""
+    if not "".join(header[len(cells) :]).strip():
+        cells = cells + [""] * (len(header) - len(cells))
+    return cells if "".join(cells[len(header) :]).strip() else cells[: len(header)]
+
+
 def _misfit(path: Path, number: int, cells: list[str], width: int, delimiter: str) -> str:
     """The sentence about a row that is longer or shorter than the header."""
     remedy = "fill in what is missing, or remove the row"
@@ -186,4 +198,6 @@ def _misfit(path: Path, number: int, cells: list[str], width: int, delimiter: st
         numbers = [f"{a},{b}" for a, b in pairs if re.fullmatch("[+-]?[0-9]+", a) and re.fullmatch("[0-9]+", b)]
         if numbers:  # a decimal comma, most likely
             remedy = f"is {numbers[0]} one number? write {numbers[0].replace(',', '.')}, or put it in quotation marks"
+        elif cells[0].isdecimal():
+            remedy = "does it begin with a row's name? leave these out (in R: row.names = FALSE), or name their column"
     return f"{path}, row {number}: {len(cells)} cells, where the header has {width}; {remedy}"
