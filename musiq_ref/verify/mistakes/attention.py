@@ -151,15 +151,20 @@ def in_blocks(*parts):
     return load
 
 
+COUNTS: dict[str, Callable[[int], int]] = {
+    "twice as many": lambda H: 2 * H, "half as many": lambda H: H // 2, "one head for all": lambda H: 1,
+    "three times as many": lambda H: 3 * H, "as many as 8": lambda H: 8 if H != 8 else 4,
+    "as many as 12": lambda H: 12 if H != 12 else 6,
+}  # fmt: skip
+"""{name: number of heads -> another}"""
+
 MISTAKES = [
     Mistake("heads interleaved", HEADS, "project", heads_interleaved, BLOCKS + "attention/[qkv]*"),
     Mistake("heads not transposed", "(N, H, D_h) to (H, N, D_h) is a transposition, not a reshape",
             "project", heads_not_moved, BLOCKS + "attention/[qkv]*"),
-    *family("{} heads", HEADS, {
-                "twice as many": lambda H: 2 * H, "half as many": lambda H: H // 2, "one head for all": lambda H: 1,
-                "three times as many": lambda H: 3 * H, "as many as 8": lambda H: 8 if H != 8 else 4,
-                "as many as 12": lambda H: 12 if H != 12 else 6,
-            }, "attention", regrouped, BLOCKS + "attention/*"),
+    *(Mistake(f"{name} heads", HEADS, "attention", regrouped(count), BLOCKS + "attention/*",
+              when=lambda config, count=count: config.width % max(count(config.heads), 1) == 0)
+      for name, count in COUNTS.items()),
     *family("{}", "divide the logits by √(D/H), once", {
                 "missing 1/√": lambda c: math.sqrt(c.head_width),
                 "scaled by the model's width": lambda c: 1 / math.sqrt(c.heads),

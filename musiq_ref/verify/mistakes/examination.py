@@ -68,13 +68,13 @@ class Examination(Evidence):
             shows = max((i for i, n in enumerate(names) if fnmatch(n, m.stage)), default=-1)
             blocked = max(after if m.stage in INTEGERS else cuts, default=-1)
             if shows > blocked:
-                found.append((int(shows <= max(agreed, default=-1)), m))
+                found.append((int(shows <= max(agreed, default=-1)), shows < self.order[here], m))
         rank: Counter[tuple[str, str | None]] = Counter()
         ranked = []
-        for far, m in found:
-            ranked.append((far, 0 if m.conventions else 1 + rank[m.op, m.stage], m))
+        for far, earlier, m in found:
+            ranked.append((far, earlier, 0 if m.conventions else 1 + rank[m.op, m.stage], m))
             rank[m.op, m.stage] += 1
-        return [(far, m) for far, _, m in sorted(ranked, key=lambda r: r[:2])]
+        return [(far, m) for far, *_, m in sorted(ranked, key=lambda r: r[:3])]
 
     def explain(self, here: str) -> list[list[Match]]:
         """What explains a stage: one mistake, or two; each with those that look the same."""
@@ -151,7 +151,8 @@ class Examination(Evidence):
         differ = self.differing[here]
         if differ is None or mistake.op in ("batch", "scales_of"):
             return True
-        if next((n for n in self.order if fnmatch(n, mistake.stage or "")), "").startswith("stem/"):
+        shows = next((n for n in self.order if fnmatch(n, mistake.stage or "")), "")
+        if shows.startswith(("stem/", "patch_embedding")):
             return bool(differ.all())
         try:
             run = self.reference.run([*self.mistakes, mistake], until="patches", given=self.taken)
