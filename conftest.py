@@ -8,6 +8,7 @@ not. Plain `pytest` runs what it can and skips the rest with the reason.
 from __future__ import annotations
 
 import os
+import signal
 from importlib.util import find_spec
 
 import pytest
@@ -29,6 +30,7 @@ FILES = {  # that cannot be imported, or have no example that runs, without a pa
     "nbclient": ["tests/test_tutorials.py"],
     "resource": ["tests/torture/*.py", "tests/test_torture.py"],  # which Windows does not have
 }
+FILES["mlx"] = ["tests/mlx_port.py"]
 collect_ignore_glob = [pattern for package in FILES if not find_spec(package) for pattern in FILES[package]]
 
 
@@ -48,6 +50,12 @@ def frameworks_of(item: pytest.Item) -> set[str]:
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
+def pytest_configure():
+    """Children get Ctrl-C even where the tests were started in a shell's background, which ignores it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
         if frameworks_of(item):

@@ -24,7 +24,7 @@ class BackendError(RuntimeError):
 
     >>> get_backend("abacus")
     Traceback (most recent call last):
-    musiq_ref.backend.BackendError: no backend is called 'abacus'; installed are: ...
+    musiq_ref.backend.BackendError: no backend is called 'abacus'; there are: ...
     """
 
 

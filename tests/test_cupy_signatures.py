@@ -17,8 +17,8 @@ import musiq_ref
 
 ROOT = Path(musiq_ref.__file__).parent
 
-HOST_MODULES = {"model/parameters.py", "model/noise.py"}
-"""Files of ops/ and model/ that work on the host by design: initial values and random numbers."""
+HOST_MODULES = {"model/parameters.py", "model/noise.py", "model/folded.py", "model/by_team.py"}
+"""Files of ops/ and model/ that work on the host by design: initial values, random numbers, the team of threads."""
 
 HOST_NAMES = {"ndarray", "generic", "dtype", "random.Generator"}
 """Names of NumPy that are only types: an annotation, an isinstance."""

@@ -236,4 +236,4 @@ def test_the_report_of_made_up_weights_says_so(image):
 
 def test_explain_wants_a_kind_it_knows(tmp_path, capsys):
     assert main(["explain", "photo.jpg", "-o", str(tmp_path / "out.docx")]) == 2
-    assert "ending in .html or .png" in capsys.readouterr().err
+    assert "does not end in .html or .png" in capsys.readouterr().err

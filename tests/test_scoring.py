@@ -85,7 +85,7 @@ def test_bad_images_backends_and_dtypes_are_one_sentence(tmp_path, picture, chec
         mq.score([tmp_path / "missing.png"], checkpoint)
     with pytest.raises(ValueError, match="1×700 pixels is too elongated"):
         mq.score([np.zeros((1, 700, 3), np.uint8)], checkpoint)
-    with pytest.raises(mq.BackendError, match="no backend is called 'tpu'; installed are: cupy, numpy"):
+    with pytest.raises(mq.BackendError, match="no backend is called 'tpu'; there are: cupy, numpy"):
         mq.score([picture], checkpoint, backend="tpu")
     with pytest.raises(ValueError, match="dtype is 'float16'; choose 'float32' or 'float64'"):
         mq.score([picture], checkpoint, dtype="float16")
@@ -337,7 +337,7 @@ def test_a_small_file_may_not_ask_for_all_memory(tmp_path, photograph, checkpoin
 def test_a_narrow_picture_is_measured_by_its_patches(picture):
     config = CONFIG.replace(longer_sides=())
     narrow = np.zeros((1, 2_000_000, 3), np.uint8)
-    one = mq.scorer(mq.Checkpoint(PARAMS, config, "native", None))
+    one = mq.scorer(mq.Checkpoint(mq.init_params(config), config, "native", None))
     with pytest.raises(mq.ImageError, match="the image is cut into 62500 patches, those of 64000000 pixels, more than"):
         one(narrow)
 

@@ -109,7 +109,7 @@ for names in ((), ("missing native scale",), ("erf for tanh",), ("unbiased std",
 # %%
 catalogue, families = [], set()
 for fault in MISTAKES.values():
-    family = fault.op, fault.stage, fault.remedy  # "LayerNorm with ε 1e-5" and "… 1e-3" need the same repair
+    family = fault.op, fault.stage, fault.remedy  # ε 1e-5 and ε 1e-3 need the same repair
     if (
         fault.applies(config)  # it changes something under these conventions
         and fault.stage  # and not only what nothing reads
@@ -126,7 +126,7 @@ for fault in catalogue:
     stages = port(fault)
     made[fault.name] = off_by(stages["score"])
     found_at[fault.name] = first_difference(fixture, stages)  # for the next section
-    if fault.topic != "score" and fault.applies(demo.config):  # some are none with one output, or with its number of heads
+    if fault.topic != "score" and fault.applies(demo.config):  # with one output some are none
         theirs = run_planted([fault], demo.params, picture, demo.config)["score"][0]
         trained[fault.name] = float(abs(theirs / demo_score - 1))
 print(f"{len(made)} broken ports with made weights, {len(trained)} with trained ones")

@@ -18,7 +18,8 @@ RECENT = 256  # scores that the correlation looks back on
 class Unread:
     """A stream that swallows what it cannot write: a reader that has gone, or a full disk, ends no training.
 
-    >>> Unread(open(__file__)).write("not open for writing")
+    >>> with open(__file__) as stream:
+    ...     Unread(stream).write("not open for writing")
     """
 
     def __init__(self, stream: Any) -> None:
