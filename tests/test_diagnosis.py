@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
 from plain_port import tokens  # noqa: F401  (needs PyTorch, as the faults do)
 from port_faults import FAULTS, judge, stages_of
 
+from musiq_ref import verify
 from musiq_ref.config import MusiqConfig
 from musiq_ref.model.parameters import map_params
-from musiq_ref.verify import build_fixture, compare, fingerprint
+from musiq_ref.verify import build_fixture, compare
 from musiq_ref.verify.ladder.stages import run_stages
 from musiq_ref.verify.mistakes.catalogue import LISTS, MISTAKES
 from musiq_ref.verify.mistakes.patterns import coarse, patterns
 from musiq_ref.verify.mistakes.plant import run_planted
 
+fingerprint = partial(verify.fingerprint, budget=600.0)  # a slow machine finds as much as a fast one
 FIXTURE = build_fixture()
 SINGLE = map_params(lambda a: a.astype(np.float32), FIXTURE.params)
 PLAIN = run_stages(SINGLE, FIXTURE.image, FIXTURE.config, gradients=False)
-SHARES = 12  # the faults in so many shares, of which all but the first are long
+SHARES = 12  # the faults in so many shares: one is tested, two are long; benchmarks/measure_diagnosis.py takes all
 
 
 def planted(*names):
@@ -38,7 +41,7 @@ def test_the_port_itself_is_right():
     assert sum(r.fine for r in result.rungs) > 60
 
 
-@pytest.mark.parametrize("share", [0, *(pytest.param(k, marks=pytest.mark.long) for k in range(1, SHARES))])
+@pytest.mark.parametrize("share", [0, *(pytest.param(k, marks=pytest.mark.long) for k in (1, 2))])
 def test_faults_of_a_port_are_named(share):
     """Of the faults that are seen at least 80 % are named or described, and none is given a wrong name."""
     chosen = FAULTS[share::SHARES]
@@ -113,7 +116,10 @@ def test_a_mistake_of_one_block_is_named_there():
 
 def test_of_a_score_alone_nothing_is_named_that_something_else_explains_as_well():
     stages = planted("missing scale embedding")
-    assert fingerprint(FIXTURE, {"score": stages["score"]}).names in (["missing scale embedding"], [])  # [] if slow
+    assert verify.fingerprint(FIXTURE, {"score": stages["score"]}).names in (
+        ["missing scale embedding"],
+        [],
+    )  # [] if slow
     stages = planted("score times 10")
     few = {n: stages[n] for n in ("head/logits", "score")}
     assert fingerprint(FIXTURE, few).names == ["score times 10"]
