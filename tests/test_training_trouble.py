@@ -75,7 +75,7 @@ def test_a_disk_that_fills_up_stops_with_a_sentence_and_room_lets_it_go_on(room,
         (">&-", 0, None),
         (">&- 2>&-", 0, ""),
         ("2>/dev/full", 0, ""),
-        ("--json >/dev/full", 2, "the output: No space left on device; check "),
+        ("--json >/dev/full", 2, "the standard output cannot be used (No space left on device); check "),
     ],
 )
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
