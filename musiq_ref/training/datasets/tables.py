@@ -158,7 +158,7 @@ def _csv(path: Path) -> list[tuple[int, list[str]]]:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
         return next((cells for cells in reader if any(cells)), [])
 
-    lines, number = [], 0
+    lines, number, length = [], 0, 0
     try:
         delimiter = said[1] if said else max(",;\t", key=lambda character: len(first(character)))
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
@@ -166,7 +166,9 @@ def _csv(path: Path) -> list[tuple[int, list[str]]]:
             if not any(cell.strip() for cell in cells):
                 continue
             header = lines[0][1] if lines else cells
-            cells = _fitted(cells, header)
+            length = len(cells) if len(lines) < 2 else length
+            if len(cells) == length:  # as in the first row: a separator behind a later one alone is a slip
+                cells = _fitted(cells, header)
             lines.append((number, cells))
             if len(cells) != len(header):
                 raise DatasetError(_misfit(path, number, cells, len(header), delimiter))
@@ -196,7 +198,9 @@ def _misfit(path: Path, number: int, cells: list[str], width: int, delimiter: st
         remedy = f"put texts that hold {delimiter!r} in quotation marks"
         pairs = itertools.pairwise(map(str.strip, cells)) if delimiter == "," else ()
         numbers = [f"{a},{b}" for a, b in pairs if re.fullmatch("[+-]?[0-9]+", a) and re.fullmatch("[0-9]+", b)]
-        if numbers:  # a decimal comma, most likely
+        if not "".join(cells[width:]).strip():
+            remedy = "remove the separator behind the last cell, or put one behind every row"
+        elif numbers:  # a decimal comma, most likely
             remedy = f"is {numbers[0]} one number? write {numbers[0].replace(',', '.')}, or put it in quotation marks"
         elif cells[0].isdecimal():
             remedy = "does it begin with a row's name? leave these out (in R: row.names = FALSE), or name their column"
