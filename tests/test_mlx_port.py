@@ -1,4 +1,4 @@
-"""A port on MLX, with its own names and layouts: run where MLX is installed (`pip install 'mlx[cpu]'`)."""
+"""A port on MLX, with its own names and layouts: run where the extra mlx is installed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from musiq_ref.verify import build_fixture
 from musiq_ref.verify.adapters import compare_port
 
-pytest.importorskip("mlx.core", reason="needs MLX; `pip install 'mlx[cpu]'` installs it")
+pytest.importorskip("mlx.core", reason="needs MLX, which the extra mlx brings")
 
 
 @pytest.mark.parametrize(("eps", "first"), [(1e-6, None), (1e-4, "encoder/block_01/norm2")])
