@@ -203,3 +203,9 @@ def test_names_are_many_and_each_means_one_thing():
     assert [n for n, count in Counter(names).items() if count > 1] == []
     assert sum(m.stage is not None and m.applies(MusiqConfig()) for m in MISTAKES.values()) >= 150
     assert all(m.remedy and "{" not in m.sentence for m in MISTAKES.values())
+
+
+def test_a_mistake_is_found_from_its_own_stage_alone():
+    """The stages before it, which could exclude others, are not needed."""
+    name = "features flattened channel first"
+    assert fingerprint(FIXTURE, {"patch_embedding": planted(name)["patch_embedding"]}).names == [name]

@@ -283,3 +283,16 @@ def test_json_stays_json_when_the_page_fails(folder, monkeypatch, capsys):
     command = ["compare", "fixture", "fixture", "--no-diagnosis", "--json", "--html", "out.html"]
     assert main(command) == 2
     assert json.loads(capsys.readouterr().out)["passed"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders are not synced there")
+def test_a_name_is_on_the_disk_before_the_work_goes_on(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def recorded(descriptor):
+        synced.append(os.path.realpath(f"/dev/fd/{descriptor}") if os.path.isdir(f"/dev/fd/{descriptor}/.") else "file")
+        fsync(descriptor)
+
+    monkeypatch.setattr("os.fsync", recorded)
+    write_output(tmp_path / "a.txt", "new")
+    assert [one == "file" for one in synced] == [True, False]  # what is in it, then the folder

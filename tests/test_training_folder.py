@@ -180,6 +180,7 @@ def tensor(name, change):
         (number("step", "4"), "its step is '4'"),
         (number("spread", 0.0), "its numbers are"),
         (number("centre", float("nan")), "its numbers are"),
+        (number("centre", float("inf")), "its numbers are"),
         (number("best", "good"), "its numbers are"),
         (number("held_out", 5), "its held_out is 5"),
         (number("data", [1]), r"its data is \[1\]"),
@@ -524,3 +525,10 @@ def test_killed_at_any_point_it_ends_with_the_same_bytes(seed, count, tmp_path):
 
 if __name__ == "__main__":
     kill_and_go_on(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+
+
+def test_a_log_that_was_emptied_is_no_log_that_was_moved_away(table, tmp_path):
+    go(tmp_path / "run", table, epochs=1, batch=2)
+    (tmp_path / "run" / "log.jsonl").write_bytes(b"")
+    with pytest.raises(TrainingError, match=r"log\.jsonl is not as the run left it"):
+        go(tmp_path / "run", table, epochs=2, batch=2)

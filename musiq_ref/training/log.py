@@ -33,7 +33,8 @@ class Log:
             self.digest = _sealed(self.digest, text)
         if not path.exists():
             return
-        if texts and digest not in ("", self.digest):  # without any, it was moved away and the run was then stopped
+        later = not texts and path.stat().st_size  # it was moved away, and the run was stopped before it saved a state
+        if digest not in ("", self.digest) and not later:
             raise TrainingError(f"{path} is not as the run left it; restore it, or move it away to go on without it")
         if "".join(texts).encode() != path.read_bytes():
             try:

@@ -124,7 +124,7 @@ def _check(state: State, settings: Settings) -> None:
     config, numbers = settings.config(), (state.centre, state.spread, state.best or 0.0)
     if type(state.step) is not int or state.step < 0 or not isinstance(state.best_step, int | None):
         raise ValueError(f"its step is {short(state.step)}")
-    if not all(isinstance(x, int | float) and not math.isnan(x) for x in numbers) or not 0 < state.spread < math.inf:
+    if not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers) or not 0 < state.spread < math.inf:
         raise ValueError(f"its numbers are {short(numbers)}")
     kinds = {"log": str, "data": dict | None, "held_out": list}
     for name, kind in kinds.items():

@@ -84,8 +84,7 @@ def paq2piq(folder: Folder) -> Dataset:
 def ava(folder: Folder) -> Dataset:
     """AVA (Murray et al. 2012): about 255,000 photographs, each with its votes from 1 to 10.
 
-    Labels: AVA.txt, in every line index, image ID, the counts of the votes 1 … 10, two tags and a challenge (these
-    three may be missing throughout).  Images:
+    Labels: AVA.txt, in every line index, image ID, the counts of the votes 1 … 10, two tags and a challenge.  Images:
     images/ID.jpg.  The published test part is aesthetics_image_lists/generic_test.jpgl, one ID a line, if it is there;
     all others are for training.
 
@@ -97,19 +96,15 @@ def ava(folder: Folder) -> Dataset:
     listed = path.parent / "aesthetics_image_lists" / "generic_test.jpgl"
     test = set(read_text(listed).split()) if listed.is_file() else set()
     counts = [str(vote) for vote in range(1, 11)]
-    lines = [(number, line.split()) for number, line in enumerate(read_text(path).splitlines(), start=1)]
-    width = next((len(fields) for _, fields in lines if fields), 0)
+    lines = enumerate(re.split("\r\n|[\r\n]", read_text(path)), start=1)
     rows = []
-    for number, fields in lines:
-        if fields and (len(fields) != width or width not in (12, 15)):
+    for number, fields in ((number, re.split("[ \t]+", line.strip(" \t"))) for number, line in lines if line.strip()):
+        if len(fields) != 15:
             raise DatasetError(
                 f"{path}, row {number}: {len(fields)} fields; an index, an ID, 10 counts and 3 tags are needed"
             )
-        if fields:
-            cells = {"image": f"{fields[1]}.jpg", **dict(zip(counts, fields[2:12], strict=True))}
-            rows.append(
-                LabelRow(path, number, cells | {"set": "test" if fields[1] in test else "train"} if test else cells)
-            )
+        cells = {"image": f"{fields[1]}.jpg", **dict(zip(counts, fields[2:12], strict=True))}
+        rows.append(LabelRow(path, number, cells | {"set": "test" if fields[1] in test else "train"} if test else cells))
     if not rows:
         raise DatasetError(f"{path} has no rows; get a fresh copy")
     if test and all(row.cells["set"] == "train" for row in rows):
