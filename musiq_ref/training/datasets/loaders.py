@@ -104,7 +104,9 @@ def ava(folder: Folder) -> Dataset:
                 f"{path}, row {number}: {len(fields)} fields; an index, an ID, 10 counts and 3 tags are needed"
             )
         cells = {"image": f"{fields[1]}.jpg", **dict(zip(counts, fields[2:12], strict=True))}
-        rows.append(LabelRow(path, number, cells | {"set": "test" if fields[1] in test else "train"} if test else cells))
+        rows.append(
+            LabelRow(path, number, cells | {"set": "test" if fields[1] in test else "train"} if test else cells)
+        )
     if not rows:
         raise DatasetError(f"{path} has no rows; get a fresh copy")
     if test and all(row.cells["set"] == "train" for row in rows):
