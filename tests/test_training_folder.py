@@ -237,7 +237,7 @@ def test_a_log_that_is_damaged_is_a_sentence(line, run, table):
     for at in (0, 2):
         (run / "log.jsonl").write_text("".join([*lines[:at], line + "\n", *lines[at + 1 :]]))
         with pytest.raises(
-            TrainingError, match=rf"log\.jsonl, line {at + 1} is not of a training's log; move the file"
+            TrainingError, match=rf"log\.jsonl, line {at + 1} is not as a training wrote it; restore it"
         ):
             go(run, table, epochs=2)
     (run / "log.jsonl").unlink()
@@ -529,6 +529,10 @@ if __name__ == "__main__":
 
 def test_a_log_that_was_emptied_is_no_log_that_was_moved_away(table, tmp_path):
     go(tmp_path / "run", table, epochs=1, batch=2)
-    (tmp_path / "run" / "log.jsonl").write_bytes(b"")
-    with pytest.raises(TrainingError, match=r"log\.jsonl is not as the run left it"):
-        go(tmp_path / "run", table, epochs=2, batch=2)
+    log = tmp_path / "run" / "log.jsonl"
+    whole = log.read_bytes()
+    for damaged in (b"", whole[:40], whole.replace(b'"step": 1,', b'"step": 99,', 1)):
+        log.write_bytes(damaged)
+        with pytest.raises(TrainingError, match=r"log\.jsonl.* is not as "):
+            go(tmp_path / "run", table, epochs=2, batch=2)
+        assert log.read_bytes() == damaged

@@ -27,14 +27,14 @@ class Log:
 
     def __init__(self, path: Path, step: int, digest: str = "") -> None:
         self.path, self.digest = path, ""
-        texts = read_lines(path, step)
+        texts, last = read_lines(path, step)
         self.lines: list[dict[str, Any]] = [json.loads(text) for text in texts]
         for text in texts:
             self.digest = _sealed(self.digest, text)
         if not path.exists():
             return
-        later = not texts and path.stat().st_size  # it was moved away, and the run was stopped before it saved a state
-        if digest not in ("", self.digest) and not later:
+        begun_anew = not texts and last > step  # it was moved away, and the run stopped before it saved a state
+        if digest not in ("", self.digest) and not begun_anew:
             raise TrainingError(f"{path} is not as the run left it; restore it, or move it away to go on without it")
         if "".join(texts).encode() != path.read_bytes():
             try:
@@ -72,8 +72,8 @@ class Log:
             ) from None
 
 
-def read_lines(path: Path, step: int) -> list[str]:
-    """The lines to a step, as they stand in the file; none where there is no file.
+def read_lines(path: Path, step: int) -> tuple[list[str], int]:
+    """The lines to a step, as they stand in the file, and the step of its last whole line; none where there is no file.
 
     What follows them is left out, such as the line that a crash cut short.  Raises TrainingError for what is no log.
     """
@@ -84,13 +84,16 @@ def read_lines(path: Path, step: int) -> list[str]:
     lines, last = [], 0
     for number, raw in enumerate(whole.split(b"\n")[:-1], start=1):
         line = _parsed(raw)
-        if line is None and (last < step or number == 1):
-            raise TrainingError(f"{path}, line {number} is not of a training's log; move the file away")
-        if line is None or line["step"] > step:
+        if line is None and last >= step and number > 1:
             break
+        if line is None or line["step"] < last:
+            raise TrainingError(
+                f"{path}, line {number} is not as a training wrote it; restore it, or move the file away"
+            )
         last = line["step"]
-        lines.append(raw.decode() + "\n")
-    return lines
+        if last <= step:
+            lines.append(raw.decode() + "\n")
+    return lines, last
 
 
 def _sealed(digest: str, line: str) -> str:

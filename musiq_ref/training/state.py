@@ -82,6 +82,7 @@ def load_state(path: Path, settings: Settings) -> State:
         raise _unusable(path, reason) from None
     changed = differences(saved, json.loads(json.dumps(settings.to_dict())))
     if changed:
+        changed[5:] = [f"{len(changed) - 5} more"] if len(changed) > 5 else []
         raise TrainingError(
             f"{path} is a run with {' and '.join(changed)}; set what it was, or name another folder (only "
             f"{', '.join(FREE)} may change in mid-run)"

@@ -76,9 +76,8 @@ def log_case(prepared: dict[str, Any], rng: Random, folder: Path) -> tuple[str, 
         data = "".join(as_json(line) + "\n" for line in list_of(hostile(lines, rng))).encode()
     path.write_bytes(data)
     step = prepared["right"].step
-    seal = [prepared["right"].log] if "log" in State._fields else []  # of the lines, in the state
     return judge(
-        lambda: Log(path, step, *seal),
+        lambda: Log(path, step, prepared["right"].log),
         lambda log: repr(log.lines) in (repr(kept(data, step)), repr(kept(prepared["log"], step))),
         (TrainingError,),
         path.name,
