@@ -25,7 +25,13 @@ FRAMEWORKS = {
     "pandas": "pandas",
 }
 FILES = {  # that cannot be imported, or have no example that runs, without a package
-    "torch": ["musiq_ref/verify/torch_*.py", "tests/*ports.py", "tests/jax_port.py", "tests/test_torch_port.py"],
+    "torch": [
+        "musiq_ref/verify/torch_*.py",
+        "tests/*ports.py",
+        "tests/[jp]*_port.py",
+        "tests/test_torch_port.py",
+        "tests/test_diagnosis.py",
+    ],
     "matplotlib": ["tests/test_figures.py", "musiq_ref/explain/[!_r]*.py", "musiq_ref/explain/report.py"],
     "nbclient": ["tests/test_tutorials.py"],
     "resource": ["tests/torture/*.py", "tests/test_torture.py"],  # which Windows does not have
