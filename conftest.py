@@ -15,6 +15,7 @@ import pytest
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")  # before anything imports NumPy: several tests run at a time
+os.environ.pop("PYTHONUNBUFFERED", None)  # commands are tested as most people run them
 
 FRAMEWORKS = {
     "torch": "PyTorch",

@@ -134,7 +134,8 @@ def _limited(threads: int | None) -> contextlib.AbstractContextManager:
 
 def _flush() -> None:
     """Writes what is left; where it cannot be written it goes nowhere, for Python would try again and complain."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
