@@ -34,6 +34,7 @@ def test_a_split_that_cannot_be_understood_is_refused(tmp_path):
         (("image,score,set", "a.png,3,dev"), "row 2: set is 'dev'; use training, validation or test"),
         (("image,score,set,group", "a.png,3,test,x", "a.png,4,train,x"), "row 3: x is in train and in test"),
         (("image,p1,p3", "a.png,3,4"), "has no column p2"),
+        (("image,p1,p2,p", "a.png,3,4,5"), "has no column p3"),
     ],
 )
 def test_bad_tables(tmp_path, lines, expected):

@@ -153,7 +153,7 @@ def csv_file(
     image = next((name for name in IMAGE_COLUMNS if name in columns), IMAGE_COLUMNS[0])
     score = "mos" if "mos" in columns and "score" not in columns else "score"
     letter = "p" if "p1" in columns else "c"
-    count = sum(re.fullmatch(letter + r"\d+", name) is not None for name in columns)
+    count = sum(re.fullmatch(letter + r"\d*", name) is not None for name in columns)
     votes = [f"{letter}{vote}" for vote in range(1, count + 1)]
     require(rows, [image])
     if image.startswith("img_"):
