@@ -159,23 +159,30 @@ SOURCES = (
 
 def fetched(source: Source, folder: Path) -> Path:
     """The package's file, fetched unless it is there.  Raises SystemExit where its digest is another."""
-    address, _, name = source.url.rpartition("/")
+    name = source.url.rpartition("/")[2]
     path = folder / name
     if not path.exists():
         print(f"fetching {name}", file=sys.stderr)
-        if source.url.startswith("https:"):
-            with urllib.request.urlopen(source.url, timeout=60) as answer:
-                content = answer.read()
-        else:
-            command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:"]
-            machine = ["--python-version", "3.8", "--platform", "manylinux1_x86_64"]
-            with tempfile.TemporaryDirectory() as place:
-                subprocess.run([*command, *machine, address, "-d", place], check=True)
-                content = Path(place, name).read_bytes()
-        path.write_bytes(content)
+        try:
+            path.write_bytes(content(source.url))
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise SystemExit(f"{source.url} cannot be fetched ({error}); put the file into {folder}") from None
     if (found := hashlib.sha256(path.read_bytes()).hexdigest()) != source.digest:
         raise SystemExit(f"{path} has the SHA-256 {found}, not {source.digest}; remove it and start again")
     return path
+
+
+def content(url: str) -> bytes:
+    """What lies at an address, or the wheel that pip fetches."""
+    if url.startswith("https:"):
+        with urllib.request.urlopen(url, timeout=60) as answer:
+            return answer.read()
+    requirement, _, name = url.rpartition("/")
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:"]
+    machine = ["--python-version", "3.8", "--platform", "manylinux1_x86_64"]
+    with tempfile.TemporaryDirectory() as place:
+        subprocess.run([*command, *machine, requirement, "-d", place], check=True)
+        return Path(place, name).read_bytes()
 
 
 def members(package: Path) -> Iterator[tuple[str, bytes]]:
@@ -208,14 +215,14 @@ def main() -> None:
         place, taken = folder / source.part, []
         place.mkdir(exist_ok=True)
         package = fetched(source, folder / "packages")
-        for path, content in members(package):
+        for path, file in members(package):
             if any(fnmatch(path, pattern) for pattern in source.wanted):
                 parts = Path(path).with_suffix("").parts
                 named = next(part for part in reversed(parts) if not part[0].isdigit() and part not in GENERIC)
                 target = place / f"{package.name.split('_')[0]}_{named.replace(' ', '_')}.png"
                 if not target.exists():
                     part = target.with_suffix(".part")
-                    Image.fromarray(sharpened_by_reduction(decode(io.BytesIO(content)))).save(part, "PNG")
+                    Image.fromarray(sharpened_by_reduction(decode(io.BytesIO(file)))).save(part, "PNG")
                     part.replace(target)
                 taken.append(f"- {target.name}: {path}")
         lines += [f"## {source.part}: {package.name}\n", f"{source.url}; licence: {source.licence}\n", *taken, ""]

@@ -94,7 +94,7 @@ def _photographs(settings: Settings, folder: Path) -> Stream:
     _check_made(settings)
     if not folder.is_dir():
         raise DatasetError(
-            f"{folder} is no folder of photographs, which the synthetic set could be made of; of a table, say dataset=csv"
+            f"{folder} is no folder of photographs to make the synthetic set of; for a table, dataset=csv"
         )
     own = [PHOTOGRAPHS / f"{name}.png" for name in settings.photographs]
     try:
