@@ -48,15 +48,17 @@ lint: $(VENV)/lint
 	$(BIN)/pyright --level error --pythonpath $(BIN)/python
 
 # Hours on 2 cores; if it is stopped, the same command goes on. Two processes of one thread do more than one of two.
-TRAIN = $(BIN)/mpiexec -n 2 $(BIN)/musiq-ref train --set threads=1
+# PICTURES=FOLDER: photographs of your own instead. The variables keep freed memory, which saves a tenth of the time (glibc).
+PICTURES ?= demo-run/photographs
+KEEP = MALLOC_TRIM_THRESHOLD_=1000000000 MALLOC_MMAP_THRESHOLD_=1000000000 MALLOC_TOP_PAD_=100000000
 
 train-demo: $(VENV)/mpi
-	$(TRAIN) --recipe synthetic -o demo-run/first
-	$(TRAIN) --recipe synthetic_refined --set init=demo-run/first/last.safetensors -o demo-run/second
-	$(TRAIN) --recipe synthetic_sharp --set init=demo-run/second/last.safetensors -o demo-run/third
-	$(TRAIN) --recipe synthetic_varied --set init=demo-run/third/last.safetensors -o demo-run/fourth
-	cp demo-run/fourth/last.safetensors musiq_ref/data/demo.safetensors
-	$(BIN)/musiq-ref evaluate --dataset synthetic --checkpoint demo -o demo-run/evaluation
+	test $(PICTURES) != demo-run/photographs || $(BIN)/python benchmarks/fetch_photographs.py demo-run/photographs
+	$(KEEP) $(BIN)/mpiexec -n 2 $(BIN)/musiq-ref train --recipe demo --data $(PICTURES) --set threads=1 -o demo-run/training
+	$(BIN)/musiq-ref evaluate --dataset synthetic --checkpoint demo-run/training/best.safetensors -o demo-run/evaluation
+	test ! -d $(PICTURES)/blind || $(BIN)/python benchmarks/evaluate_photographs.py $(PICTURES)/blind \
+		--checkpoint demo-run/training/best.safetensors -o demo-run/blind
+	@echo "To bundle it: cp demo-run/training/best.safetensors musiq_ref/data/demo.safetensors"
 
 tutorials: $(VENV)/tutorials
 	$(BIN)/python tutorials/notebooks.py

@@ -87,7 +87,7 @@ def test_a_run_starts_so_if_asked():
 
 def test_a_checkpoint_that_answers_in_scores_goes_on_with_the_same_scores(tmp_path):
     model = {"layers": 1, "width": 16, "mlp_width": 16, "heads": 2}
-    settings = recipe("synthetic_refined", epochs=1, epoch_images=6, side=64, model=model, dtype="float64")
+    settings = recipe("synthetic", epochs=1, epoch_images=6, side=64, model=model, dtype="float64", fit_to_images=False)
     params = init_params(settings.config(), 3, "float64")
     params["head"] = {"kernel": np.random.default_rng(0).standard_normal((16, 1)), "bias": np.array([60.0])}
     save_checkpoint(tmp_path / "first.safetensors", params, settings.config())

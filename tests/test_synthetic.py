@@ -194,5 +194,5 @@ def test_sizes_and_numbers_out_of_range():
 
 
 def test_a_folder_that_would_not_be_read_is_refused():
-    with pytest.raises(DatasetError, match=r"holiday\.csv would not be read"):
+    with pytest.raises(DatasetError, match=r"holiday\.csv is no folder of photographs"):
         open_stream(recipe("synthetic"), "holiday.csv")

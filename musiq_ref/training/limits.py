@@ -35,6 +35,7 @@ RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     **dict.fromkeys(("momentum", "beta1", "beta2"), BELOW_1),
     "threads": ("from 0 to 1024", lambda x: 0 <= x <= 1024),
     "side": (f"0, or from 16 to {LARGEST}", lambda x: x == 0 or 16 <= x <= LARGEST),
+    "largest_side": ("from 96 to 4096", lambda x: 96 <= x <= 4096),
     "r": ("at least 1", lambda x: x >= 1),
     "smoothing": ("from 0 to 1", lambda x: 0 <= x <= 1),
 }

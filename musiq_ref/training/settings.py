@@ -44,6 +44,7 @@ class Settings:
     photographs: list[str] = field(default_factory=lambda: list(TRAINING_PHOTOGRAPHS))  # the synthetic set's
     reduction: list[float] = field(default_factory=lambda: list(REDUCTION))  # of these photographs: least, most
     variety: bool = False  # vary the synthetic set's pictures before they are spoilt: pictures.variety
+    largest_side: int = 1024  # greatest shorter side of pictures made of a folder of photographs: pictures.world
     flip: bool = True  # mirror an image with probability 1/2
     clip: float = 0.0  # largest global norm of the gradient; 0: no limit
     ema: float = 0.0  # decay of the averaged weights, which are then the result; 0: no averaging

@@ -6,6 +6,7 @@ far it came.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -13,8 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from musiq_ref.image.decode import decode
-from musiq_ref.pictures.synthetic import training_example
+from musiq_ref.image.decode import ImageError, decode
+from musiq_ref.pictures.photographs import load_photographs
+from musiq_ref.pictures.synthetic import PHOTOGRAPHS, TEST_PHOTOGRAPHS, training_example
+from musiq_ref.pictures.world import world_example
 from musiq_ref.training.datasets import (
     SHORTER_SIDES,
     Dataset,
@@ -30,6 +33,7 @@ from musiq_ref.training.settings import Settings
 
 VALIDATION_SEED = 1_000_000  # added to the seed: scenes and crops that training with this seed does not see
 VALIDATION_IMAGES = 256
+LARGEST_VALIDATED = 400  # greatest shorter side that is validated with: larger ones cost more than they tell
 
 
 class Stream(NamedTuple):
@@ -55,7 +59,7 @@ class Stream(NamedTuple):
 def open_stream(settings: Settings, folder: str | Path | None = None, held_out: Sequence[str] = ()) -> Stream:
     """The examples that the settings ask for.
 
-    folder: where the data set lies, or its CSV file
+    folder: where the data set lies, or its CSV file; of the synthetic set, photographs to make it of
     held_out: `Stream.held_out` of before: whatever has changed, these are not trained with
 
     Raises DatasetError, in one sentence, when it is not there or does not fit the model.
@@ -64,19 +68,62 @@ def open_stream(settings: Settings, folder: str | Path | None = None, held_out: 
     >>> stream.length, stream.example(0, 3)[0].dtype
     (8, dtype('uint8'))
     """
-    if settings.dataset == "synthetic" and folder is not None:
-        raise DatasetError(f"the synthetic set is made, so {folder} would not be read; name its data set: dataset=csv")
-    stream = _synthetic(settings) if settings.dataset == "synthetic" else _dataset(settings, folder, held_out)
+    if settings.dataset != "synthetic":
+        stream = _dataset(settings, folder, held_out)
+    elif folder is None:
+        stream = _synthetic(settings)
+    else:
+        stream = _photographs(settings, Path(folder))
     if stream.length < 1 or not stream.validation_length:
         raise DatasetError("there are no images to train on, or none to validate with")
     return stream
 
 
-def _synthetic(settings: Settings) -> Stream:
+def _check_made(settings: Settings) -> None:
     if not settings.epoch_images:
         raise DatasetError("epoch_images is 0; the synthetic set has no end, so say how many images make an epoch")
     if settings.config().outputs != 1:
         raise DatasetError(f"the synthetic set has one score per image, the model {settings.config().outputs} outputs")
+
+
+def _photographs(settings: Settings, folder: Path) -> Stream:
+    """Examples made of the bundled photographs and those in a folder.
+
+    With subfolders training/ and validation/, those are used; of other folders every eighth photograph validates.
+    """
+    _check_made(settings)
+    if not folder.is_dir():
+        raise DatasetError(
+            f"{folder} is no folder of photographs to make the synthetic set of; for a table, dataset=csv"
+        )
+    own = [PHOTOGRAPHS / f"{name}.png" for name in settings.photographs]
+    try:
+        if (folder / "training").is_dir() and (folder / "validation").is_dir():
+            train, held_out = (load_photographs([folder / part]) for part in ("training", "validation"))
+        else:
+            found = load_photographs([folder])
+            train = tuple(one for i, one in enumerate(found) if i % 8 != 7)
+            held_out = tuple(found[7::8]) or load_photographs([PHOTOGRAPHS / f"{TEST_PHOTOGRAPHS[0]}.png"])
+        train = (*load_photographs(own), *train)
+    except ImageError as error:
+        raise DatasetError(str(error)) from None
+
+    def example(epoch: int, number: int):
+        one = world_example(settings.seed, epoch * settings.epoch_images + number, train, settings.largest_side)
+        return one.image, one.score
+
+    def validation(number: int):
+        seed, largest = settings.seed + VALIDATION_SEED, min(settings.largest_side, LARGEST_VALIDATED)
+        one = world_example(seed, number, held_out, largest, power=1)
+        return one.image, one.score
+
+    marks = {"photographs": hashlib.sha256(b"".join(one.pixels.tobytes() for one in (*train, *held_out))).hexdigest()}
+    count = min(VALIDATION_IMAGES, settings.epoch_images)
+    return Stream(settings.epoch_images, example, count, validation, data=marks)
+
+
+def _synthetic(settings: Settings) -> Stream:
+    _check_made(settings)
 
     def drawn(seed: int, index: int, size: int | None):
         one = training_example(seed, index, size, settings.photographs, settings.reduction, settings.variety)
