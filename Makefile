@@ -8,7 +8,7 @@
 # make docs   the documentation site, in docs/_build/html
 # make gpu    the tests of the array code on a GPU (CUDA=12 or 13)
 # make torture  damaged inputs, killed commands, full disks: COUNT=30000 of them, in about ten minutes (Linux)
-# make bench  side by side with PyTorch, in one run
+# make bench  how fast this machine is, beside PyTorch; writes the documentation's tables (BENCH=--quick: in minutes)
 #
 # Each sets up what it needs in .venv, and nothing else.
 
@@ -77,8 +77,10 @@ gpu: $(VENV)/gpu$(CUDA)
 torture: $(VENV)/test
 	$(BIN)/python -m tests.torture --count $(COUNT) --seed $(SEED)
 
+# On a machine with nothing else to do; writes docs/benchmarks/PROCESSOR.json and the tables made of such files.
 bench: $(VENV)/verify
-	$(BIN)/python benchmarks/compare_torch.py
+	$(BIN)/musiq-ref bench $(BENCH) --json docs/benchmarks
+	$(BIN)/python benchmarks/speed_tables.py
 
 # $(VENV)/test says that the extra `test` is installed: it is made anew when what is asked for changes.
 SIZE_pictures = about 75 MB to download

@@ -51,6 +51,7 @@ PARTS = (  # in reading order: page, title, modules or packages
     ("training", "Training and evaluation", ("pictures", "training", "evaluation", "ablations")),
     ("explain", "Pictures", ("explain",)),
     ("verify", "Verification", ("verify",)),
+    ("bench", "Benchmarks", ("bench",)),
 )
 
 

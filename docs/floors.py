@@ -47,6 +47,7 @@ FLOORS = (
     Floor(("verify/check/",), "one gradient, one op", 0),
     Floor(("verify/comparison/",), "a port against a fixture; reports", 0),
     Floor(("verify/",), "adapters for PyTorch and other frameworks, a port in PyTorch", 0),
+    Floor(("bench/",), "how fast this machine is, beside PyTorch and the products alone", 2),
     Floor(("cli/",), "one file a subcommand, no logic of its own", 5),
     Floor(("__init__.py", "__main__.py"), "the public names", 5),
 )

@@ -27,6 +27,7 @@ COMMANDS = {
     "evaluate": "compare a model's scores with people's on a data set",
     "convert": "convert a checkpoint between the official, pyiqa and native layouts, values unchanged",
     "download": "download a published checkpoint into the cache folder, verified and resumable",
+    "bench": "measure how fast this machine is, beside PyTorch and beside the matrix products alone",
     "fixture": "write a folder of arrays that a port in any language can be checked against",
     "compare": "compare a port's arrays with a fixture: the first difference, its size and its likely cause",
 }
