@@ -24,10 +24,10 @@ def verdict(mine, **options):
     [
         (
             ["score"],
-            "1 of 243 stages compared, none differs; nothing before score, nothing after score was compared; one",
+            "1 of 243 stages compared, none differs; not compared: what comes before score, what comes after score;",
         ),
-        (["mask", "patches", "score"], "nothing between patches and score, nothing after score was compared"),
-        (list(ARRAYS)[:10], "10 of 243 stages compared, none differs; nothing after patches was compared"),
+        (["mask", "patches", "score"], "not compared: what lies between patches and score, what comes after score"),
+        (list(ARRAYS)[:10], "10 of 243 stages compared, none differs; not compared: what comes after patches"),
         (list(ARRAYS), "243 of 243 stages compared, none differs"),
     ],
 )

@@ -22,6 +22,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from musiq_ref.suggest import did_you_mean, similar_file
 from musiq_ref.verify.comparison.climb import compare, read_stages
 from musiq_ref.verify.comparison.report import Comparison
 from musiq_ref.verify.ladder.fixture import Fixture
@@ -158,6 +159,8 @@ def load_callable(name: str) -> Port:
     'reference_port'
     """
     place, _, attribute = name.rpartition(":")
+    if place.endswith(".py") and not Path(place).is_file():
+        raise ValueError(f"{name}: there is no file {place}{similar_file(Path(place))}")
     try:
         if place.endswith(".py"):
             spec = importlib.util.spec_from_file_location(Path(place).stem, place)
@@ -174,7 +177,8 @@ def load_callable(name: str) -> Port:
     found: Any = getattr(module, attribute, None)
     if callable(found):
         return cast(Port, found)
-    raise ValueError(f"{name}: there is no function {attribute!r} in {place}")
+    known = [one for one, value in vars(module).items() if callable(value)]
+    raise ValueError(f"{name}: there is no function {attribute!r} in {place}{did_you_mean(attribute, known)}")
 
 
 def run_command(command: str, fixture: Fixture, timeout: float = 3600) -> dict[str, np.ndarray]:

@@ -112,7 +112,9 @@ def propose_hooks(
     themselves.
 
     module, call, names: as in `torch_port`
-    corrections: {submodule: (stage, layout)}, or None where there should be none; ValueError for names that do not exist
+    corrections: {submodule: (stage, layout)}, or None where there should be none
+
+    Raises ValueError for a correction that names no submodule, stage or layout.
 
     >>> from musiq_ref.verify import build_fixture
     >>> from musiq_ref.verify.torch_port import TorchMusiq
