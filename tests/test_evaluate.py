@@ -293,6 +293,13 @@ def test_bad_use_is_one_sentence(arguments, message, evaluate):
     assert len(err.splitlines()) == 1
 
 
+def test_the_limit_of_pixels_can_be_moved(evaluate, table):
+    code, _, err = evaluate("--dataset", table, "--all", "--max-pixels", 9)
+    assert code == 2
+    assert "more than max_pixels=9" in err
+    assert evaluate("--dataset", table, "--all", "--max-pixels", 10**6)[0] == 0
+
+
 def test_an_output_that_is_a_file_is_noticed_before_the_work(evaluate, table, monkeypatch):
     monkeypatch.setattr(rating, "rate", None)
     code, _, err = evaluate("--dataset", table, "-o", table)

@@ -54,7 +54,7 @@ def self_test(fixture: Fixture, faults: Iterable[str] | None = None) -> Iterator
     possible = to_plant(fixture)
     for name in possible if faults is None else [name for name in faults if name in possible]:
         fault = MISTAKES[name]
-        gradients = fault.stage.startswith(BACK)
+        gradients = (fault.stage or "").startswith(BACK)
         stages = run_planted([fault], single, fixture.image, fixture.config, gradients=gradients)
         result = compare(fixture, stages, budget=math.inf)
         names = tuple(result.diagnosis.names if result.diagnosis else ())
