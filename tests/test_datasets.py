@@ -327,7 +327,9 @@ def test_accents_are_found_in_either_form(tmp_path, in_table, on_disk):
 def test_a_table_whose_images_lie_elsewhere_says_so(tmp_path):
     table = tmp_path / "labels.csv"
     table.write_text("path,score\na.png,3\n")
-    with pytest.raises(DatasetError, match=r"where the images lie elsewhere, name their folder .*--data FOLDER"):
+    with pytest.raises(
+        DatasetError, match=r"where the images lie elsewhere, name their folder .*evaluate --data FOLDER"
+    ):
         csv_file(table)
     with pytest.raises(DatasetError, match=r"or remove the row$"):
         csv_file(table, images=tmp_path)

@@ -26,7 +26,7 @@ from musiq_ref.verify.ladder.precision import UNIT, at_precision
 from musiq_ref.verify.ladder.suite import is_suite, load_suite
 
 EVERY = 10.0  # seconds between two lines about how far a self-test has come
-EXAMPLE = "musiq-ref compare reference/ mine/ --html report.html"
+EXAMPLE = "musiq-ref compare reference/ mine/ --html comparison.html"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -141,7 +141,7 @@ def csv_file(
     """
     path = Path(path)
     folder = path.parent if images is None else Path(images)
-    elsewhere = "; where the images lie elsewhere, name their folder (images=, on the command line --data FOLDER)"
+    elsewhere = "; where the images lie elsewhere, name their folder (images=, musiq-ref evaluate --data FOLDER)"
     remedy = elsewhere if images is None else ""
     if target not in (None, "score", "votes"):
         raise ValueError(f"target is {target!r}; use score or votes")
