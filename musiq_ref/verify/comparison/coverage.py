@@ -107,8 +107,8 @@ def check_names(given: Sequence[str], names: Collection[str], allow_unknown: boo
     if wrong and not allow_unknown:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise ValueError(
-            f"{wrong[0]!r} is no stage of this fixture{did_you_mean(wrong[0], names)}{more}; rename it, leave it "
-            "out, or add --allow-unknown (allow_unknown=True)"
+            f"{wrong[0]!r} is no stage of this fixture{more}; rename it, leave it out, or add --allow-unknown "
+            f"(allow_unknown=True){did_you_mean(wrong[0], names)}"
         )
     notes = [f"{name} is no stage of this fixture" for name in wrong]
     own = len(unknown) - len(wrong) - len(OPTIONAL.intersection(unknown))

@@ -99,8 +99,8 @@ def compare_suite(suite: str | Path | Mapping[str, Fixture], mine: Any, **option
     unknown = [name for name in names if name not in fixtures]
     if unknown and not options.get("allow_unknown"):
         raise ValueError(
-            f"{unknown[0]!r} is no case of the suite{did_you_mean(unknown[0], fixtures)}; the cases are "
-            f"{', '.join(fixtures)}; rename it, or add --allow-unknown (allow_unknown=True)"
+            f"{unknown[0]!r} is no case of the suite; the cases are {', '.join(fixtures)}; rename it, or add "
+            f"--allow-unknown (allow_unknown=True){did_you_mean(unknown[0], fixtures)}"
         )
     given = mine if isinstance(mine, Mapping) else {name: Path(mine) / name for name in names}
 
