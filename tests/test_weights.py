@@ -390,3 +390,11 @@ def test_names_of_flax_joined_by_dots(prefix, tmp_path):
         assert loaded.format == "official"
         for (_, array), (_, ours) in zip(flatten(loaded.params), flatten(PARAMS), strict=True):
             np.testing.assert_array_equal(array, ours)
+
+
+def test_all_that_may_read_one_file_may_read_the_others(tmp_path):
+    save_checkpoint(tmp_path / "a.safetensors", PARAMS, CONFIG)
+    save_pyiqa(tmp_path / "b.safetensors", PARAMS)
+    save_official(tmp_path / "c.npz", PARAMS)
+    (tmp_path / "d").touch()
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
