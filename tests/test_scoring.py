@@ -22,7 +22,7 @@ from musiq_ref.verify import deterministic_params
 
 CONFIG = mq.MusiqConfig.preset("tiny", outputs=10)
 PARAMS = deterministic_params(CONFIG, 4)
-OPTION = "on the command line --max-pixels"
+OPTION = "musiq-ref score, evaluate and distort: --max-pixels"
 
 
 @pytest.fixture
