@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import singledispatch
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -122,6 +122,17 @@ def get_backend(name: str = "numpy") -> Backend:
         return NUMPY
     found = {e.name: e for e in entry_points(group="musiq_ref.backends")}
     if name not in found:
-        known = ", ".join(sorted({"numpy", *found}))
-        raise BackendError(f"no backend is called {name!r}; there are: {known}")
+        idle = [entry.name for entry in found.values() if not _runs(entry)]
+        known = ", ".join(sorted({"numpy", *found}.difference(idle)))
+        rest = f" ({', '.join(sorted(idle))} cannot run here)" if idle else ""
+        raise BackendError(f"no backend is called {name!r}; there are: {known}{rest}")
     return found[name].load()()
+
+
+def _runs(entry: EntryPoint) -> bool:
+    """Whether a backend can be used on this machine."""
+    try:
+        entry.load()()
+    except Exception:  # whatever a plug-in lacks
+        return False
+    return True

@@ -24,7 +24,6 @@ MARKS = {
     ".svg": (b"<dc:title>musiq_ref</dc:title>",),
     ".pdf": (b"/Creator (musiq_ref)",),
     ".safetensors": (b'"musiq_ref_config"', b'"settings"'),
-    ".csv": (b"path,score,height,width", b"image,target,score,error"),
     ".json": (b'"made_by": "musiq_ref"',),
     ".md": (b"<!-- made by musiq_ref -->",),
     ".xml": (b"<!-- made by musiq_ref -->",),
@@ -94,9 +93,19 @@ def is_ours(path: Path) -> bool:
         file.seek(max(0, size - NEAR))
         near = start + file.read(NEAR)
     suffix = Path(path.name.removesuffix(".part")).suffix.lower()
-    if suffix == ".csv":  # a table's mark is its header
-        return any(start.startswith(mark[: len(start)]) for mark in MARKS[suffix])  # a killed writer may leave less
+    if suffix == ".csv":
+        return _is_table(start)
     return not size or any(mark in near for mark in MARKS.get(suffix, ()))
+
+
+def _is_table(start: bytes) -> bool:
+    """Whether a CSV file begins with the whole header of a table of ours, or was cut within it by a killed writer."""
+    line, end, _ = start.partition(b"\n")
+    line = line.removesuffix(b"\r")
+    probabilities = [b"p%d" % k for k in range(1, line.count(b",p") + 1)]
+    scores = b",".join([b"path", b"score", b"height", b"width", *probabilities, b"error"])
+    headers = (scores, b"image,target,score,error")
+    return line in headers if end else any(header.startswith(line) for header in headers)
 
 
 def write_output(path: str | os.PathLike[str], write: Callable[[Path], object] | str | bytes) -> None:

@@ -6,6 +6,7 @@ import math
 import os
 import pickle
 import zipfile
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -420,6 +421,8 @@ NOT_CHECKPOINTS = {
     "bare pickle": (lambda p: p.write_bytes(pickle.dumps({"conv_root.weight": 1})), r"a bare pickle.*torch\.save"),
     "tar": (lambda p: grow(p, 512, b"\0" * 257 + b"ustar"), "a tar archive"),
     "msgpack": (lambda p: p.write_bytes(b"\x82\xa6params\x81"), r"msgpack, it seems.*np\.savez"),
+    "picture": (lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(60)), "a picture, not a checkpoint"),
+    "like msgpack": (lambda p: p.write_bytes(b"\x82\x00\x01"), "not a checkpoint"),
     "array": (lambda p: p.write_bytes(b"\x93NUMPY\x01\x00" + bytes(120)), "not a checkpoint"),
     "script": (lambda p: write_script(p), r"TorchScript.*torch\.jit\.load"),
     "safetensors header": (lambda p: p.write_bytes(b"\xff" * 7 + b"\x7f{"), "cut short"),
@@ -582,7 +585,7 @@ def test_convert(tmp_path, capsys):
 
 LOSSES = {
     "scales": (TINY.replace(longer_sides=(48, 96)), [], "longer_sides = [48, 96], and loads with [224, 384]"),
-    "two scales": (TINY.replace(longer_sides=(224,)), [], "all of its configuration (it has 2 scales"),
+    "two scales": (TINY.replace(longer_sides=(224,)), [], "longer_sides = [224], without which it cannot be loaded"),
     "native": (TINY.replace(longer_sides=(96, 224, 384), native=False), [], "native = False, and loads with True"),
     "conventions": (TINY.replace(conventions=PYIQA), [], "conventions/gelu = erf, and loads with tanh"),
     "other conventions": (TINY, ["--to", "pyiqa"], "conventions/gelu = tanh, and loads with erf"),
@@ -591,10 +594,25 @@ LOSSES = {
     "other heads": (
         TINY.replace(layers=1, conventions=PYIQA),
         ["--to", "pyiqa"],
-        "do not tell the number of attention",
+        "heads = 4, without which it cannot be loaded",
     ),
     "grid": (TINY.replace(spatial="sinusoidal"), [], "all of its configuration"),
 }
+
+
+def test_convert_lists_all_that_is_lost(tmp_path, capsys):
+    config = TINY.replace(layers=1, longer_sides=(48, 96), max_native_patches=64)
+    save_checkpoint(tmp_path / "a.safetensors", random_params(config), config)
+    command = ["convert", str(tmp_path / "a.safetensors"), str(tmp_path / "b.safetensors"), "--to", "pyiqa"]
+    assert main([*command, "--force", "--json"]) == 0
+    lost = json.loads(capsys.readouterr().out)["lost"]
+    assert lost[0] == "heads = 4, without which it cannot be loaded"
+    assert lost[1:3] == [
+        "longer_sides = [48, 96], and loads with [224, 384]",
+        "max_native_patches = 64, and loads with -1",
+    ]
+    others = {f.name for f in fields(OFFICIAL) if getattr(OFFICIAL, f.name) != getattr(PYIQA, f.name)}
+    assert {text.partition(" = ")[0] for text in lost[3:]} == {f"conventions/{name}" for name in others}
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -133,5 +133,5 @@ def test_importing_the_package_does_not_import_cupy():
 
 
 def test_an_unknown_backend_names_the_known_ones():
-    with pytest.raises(BackendError, match="no backend is called 'tpu'; there are: cupy, numpy"):
+    with pytest.raises(BackendError, match=r"no backend is called 'tpu'; there are: .*numpy"):
         get_backend("tpu")

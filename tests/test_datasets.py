@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -309,3 +310,33 @@ def test_the_digest_names_what_changed(tmp_path):
     assert changes(removed) == ["order or names", "labels", "images", "split"]
     (tmp_path / "nothing").rename(tmp_path / "moved")
     assert digested(tmp_path / "moved" / "a.csv") == old
+
+
+@pytest.mark.parametrize(("in_table", "on_disk"), [("NFC", "NFD"), ("NFD", "NFC"), ("NFC", "NFC")])
+def test_accents_are_found_in_either_form(tmp_path, in_table, on_disk):
+    name = "café/été.png"
+    path = tmp_path / unicodedata.normalize(on_disk, name)
+    image(path)
+    table = tmp_path / "labels.csv"
+    table.write_text(f"path,score\n{unicodedata.normalize(in_table, name)},3\n", encoding="utf-8")
+    [example] = csv_file(table).examples
+    assert example.image == path
+    assert example.group == unicodedata.normalize(in_table, name)  # by which the split is made, on every machine
+
+
+def test_a_table_whose_images_lie_elsewhere_says_so(tmp_path):
+    table = tmp_path / "labels.csv"
+    table.write_text("path,score\na.png,3\n")
+    with pytest.raises(
+        DatasetError, match=r"where the images lie elsewhere, name their folder .*evaluate --data FOLDER"
+    ):
+        csv_file(table)
+    with pytest.raises(DatasetError, match=r"or remove the row$"):
+        csv_file(table, images=tmp_path)
+
+
+def test_a_table_for_a_folder_says_which_data_set_reads_it(tmp_path):
+    table = tmp_path / "labels.csv"
+    table.write_text("path,score\na.png,3\n")
+    with pytest.raises(DatasetError, match=r"is not a folder; .*or add --set dataset=csv to train on this table"):
+        koniq10k(table)

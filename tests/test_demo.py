@@ -44,3 +44,11 @@ def test_untouched_pictures_score_above_their_spoilt_versions(held_out):
     assert held_out.pristine_best >= 0.94
     assert held_out.kinds["scenes"]["pristine_best"] >= 0.955
     assert held_out.kinds["photographs"]["pristine_best"] >= 0.87
+
+
+def test_its_file_is_sealed(tmp_path):
+    changed = bytearray(DEMO.read_bytes())
+    changed[-1] ^= 1
+    (tmp_path / "demo.safetensors").write_bytes(changed)
+    with pytest.raises(mq.CheckpointError, match="it was changed after it was written"):
+        mq.load_checkpoint(tmp_path / "demo.safetensors")

@@ -69,3 +69,10 @@ def test_two_files_of_one_name_are_refused(photo, tmp_path, capsys):
 def test_a_missing_file(tmp_path, capsys):
     assert main(["distort", str(tmp_path / "none.png"), "-o", str(tmp_path / "out")]) == 2
     assert "none.png" in capsys.readouterr().err
+
+
+def test_the_limit_of_pixels_can_be_moved(photo, tmp_path, capsys):
+    command = ["distort", str(photo), "-o", str(tmp_path / "out"), "--distortion", "jpeg", "--max-pixels"]
+    assert main([*command, "599"]) == 2
+    assert "has 30 x 20 pixels, more than max_pixels=599" in capsys.readouterr().err
+    assert main([*command, "600"]) == 0

@@ -98,7 +98,7 @@ def test_ten_splits_are_scored_once_and_averaged(evaluate, table, checkpoint, mo
     rated = []
     original = rating.rate
     monkeypatch.setattr(
-        rating, "rate", lambda one, examples, side: rated.extend(examples) or original(one, rated, side)
+        rating, "rate", lambda one, examples, *rest: rated.extend(examples) or original(one, rated, *rest)
     )
     code, out, _ = evaluate("--dataset", table, "--splits", 10, "--json")
     assert code == 0
@@ -293,6 +293,13 @@ def test_bad_use_is_one_sentence(arguments, message, evaluate):
     assert len(err.splitlines()) == 1
 
 
+def test_the_limit_of_pixels_can_be_moved(evaluate, table):
+    code, _, err = evaluate("--dataset", table, "--all", "--max-pixels", 9)
+    assert code == 2
+    assert "more than max_pixels=9" in err
+    assert evaluate("--dataset", table, "--all", "--max-pixels", 10**6)[0] == 0
+
+
 def test_an_output_that_is_a_file_is_noticed_before_the_work(evaluate, table, monkeypatch):
     monkeypatch.setattr(rating, "rate", None)
     code, _, err = evaluate("--dataset", table, "-o", table)
@@ -375,7 +382,7 @@ def test_results_are_printed_before_any_file_is_written(evaluate, table, tmp_pat
 
 
 def test_the_table_is_written_even_where_there_is_no_result(evaluate, table, tmp_path, monkeypatch):
-    monkeypatch.setattr("musiq_ref.cli.evaluate.scorer", lambda *_: lambda pixels: SimpleNamespace(value=1.0))
+    monkeypatch.setattr("musiq_ref.cli.evaluate.scorer", lambda *_, **__: lambda pixels: SimpleNamespace(value=1.0))
     code, _, err = evaluate("--dataset", table, "-o", tmp_path)
     assert code == 2
     assert "all 8 predictions are 1; scores that are equal have no correlation; --all takes all images" in err

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -184,6 +186,22 @@ def test_the_map_of_hooks_is_printed_and_corrected():
     lines = str(hooks).splitlines()
     assert any(line.split() == ["stem.root.0", "stem/conv_root", "NCHW", "agrees"] for line in lines)
     assert lines[-1].split() == ["fc", "head/logits", "by", "hand"]
+
+
+@pytest.mark.parametrize(
+    ("corrections", "said"),
+    [
+        ({"stem.rooot.0": None}, "the module has no submodule 'stem.rooot.0'; did you mean 'stem.root.0'?"),
+        ({"trunk#1": ("score", "")}, "the module has no submodule 'trunk'; print(module) shows the names"),
+        ({"fc": ("head/logit", "")}, "the fixture has no stage 'head/logit'; did you mean 'head/logits'?"),
+        ({"fc": ("head/logits", "NCHW")}, "head/logits has no layout 'NCHW'; name its axes in your order"),
+        ({"fc": "head/logits"}, "'fc' has 'head/logits'; give (stage, layout)"),
+    ],
+)
+def test_a_correction_that_means_nothing_is_refused(corrections, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        propose_hooks(port_with("mha"), call, FIXTURE, corrections=corrections)
+    propose_hooks(port_with("mha"), call, FIXTURE, corrections={"stem.root.2#1": None})
 
 
 def test_after_a_mistake_the_map_is_as_full_and_shows_it():

@@ -234,6 +234,26 @@ def test_an_empty_file_may_be_filled(tmp_path):
         check_output(tmp_path / "b.csv")
 
 
+@pytest.mark.parametrize(
+    ("text", "ours"),
+    [
+        ("path,score,height,width,error\r\na.png,1,2,3,\r\n", True),
+        ("path,score,height,width,p1,p2,p3,error\n", True),
+        ("image,target,score,error\n", True),
+        ("path,score,hei", True),  # cut by a killed writer
+        ("path,score,height,width,p1,p", True),
+        ("path,score,height,width,error,photographer\na.png,1,2,3,,me\n", False),
+        ("path,score,height,width,remark,error\n", False),
+        ("path,score,height,width,p2,p1,error\n", False),
+        ("path,score\na.png,1\n", False),
+        ("image,target,score,error,note\n", False),
+    ],
+)
+def test_a_table_of_ours_has_the_whole_header(text, ours, tmp_path):
+    (tmp_path / "a.csv").write_text(text, newline="")
+    assert is_ours(tmp_path / "a.csv") is ours
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_in_one_sentence(number, code, folder):
     for name in "bcdefghi":

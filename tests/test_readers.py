@@ -11,6 +11,8 @@ import pytest
 
 from musiq_ref.verify import compare, make_fixture
 from musiq_ref.verify.adapters import run_command
+from musiq_ref.verify.ladder.fixture_files import write_files
+from musiq_ref.verify.ladder.suite import build_case
 
 READERS = Path(__file__).parent.parent / "docs" / "examples" / "readers"
 BUILD = {  # compiler, and how it makes the program
@@ -83,3 +85,13 @@ def test_damage_ends_in_a_sentence(program, reference, tmp_path, cut):
     (folder / cut).unlink()
     done = subprocess.run([*program.split(), folder, tmp_path / "out"], capture_output=True, text=True)
     assert done.returncode in (1, 2)
+
+
+def test_a_sample_is_no_stage_to_start_from(program, tmp_path):
+    folder = tmp_path / "exactly_384"
+    write_files(folder, build_case("exactly_384"))
+    assert len(np.load(folder / "stages" / "encoder" / "input.npy")) == 509
+    done = subprocess.run([*program.split(), folder, tmp_path / "out"], capture_output=True, text=True)
+    assert done.returncode
+    assert "encoder/input.npy: holds a sample of the stage only; start from image.npy and the weights" in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -22,7 +22,7 @@ from musiq_ref.verify import deterministic_params
 
 CONFIG = mq.MusiqConfig.preset("tiny", outputs=10)
 PARAMS = deterministic_params(CONFIG, 4)
-OPTION = "musiq-ref score --max-pixels"
+OPTION = "musiq-ref score, evaluate and distort: --max-pixels"
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_bad_images_backends_and_dtypes_are_one_sentence(tmp_path, picture, chec
         mq.score([tmp_path / "missing.png"], checkpoint)
     with pytest.raises(ValueError, match="1×700 pixels is too elongated"):
         mq.score([np.zeros((1, 700, 3), np.uint8)], checkpoint)
-    with pytest.raises(mq.BackendError, match="no backend is called 'tpu'; there are: cupy, numpy"):
+    with pytest.raises(mq.BackendError, match=r"no backend is called 'tpu'; there are: .*numpy"):
         mq.score([picture], checkpoint, backend="tpu")
     with pytest.raises(ValueError, match="dtype is 'float16'; choose 'float32' or 'float64'"):
         mq.score([picture], checkpoint, dtype="float16")

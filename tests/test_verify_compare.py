@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import cache, partial
 
 import numpy as np
@@ -328,12 +329,19 @@ def test_a_program_in_any_language(folder, tmp_path, capsys, factor, code):
         (["nowhere"], "neither a folder nor"),
         (["x.py:f", "--command", "y"], "one of the two"),
         ([".", "--bisect"], "need a callable"),
-        (["nowhere.py:f"], "nowhere.py:f"),
+        (["nowhere.py:f"], "nowhere.py:f: there is no file nowhere.py"),
+        (["guide.py"], "add a colon and the name of the function in it: guide.py:FUNCTION"),
+        (["guide.py:"], "no function '' in guide.py"),
+        (["guide.py:prt"], "no function 'prt' in guide.py; did you mean 'port'?"),
+        (["--command", "true"], "true: wrote no .npy file into the folder that is its last argument"),
+        (["--command", "sh -c 'echo Error: no luck, by; echo Node.js v20; false'"], "with exit code 1: Error: no luck"),
         (["musiq_ref.verify.adapters:nothing"], "no function 'nothing'"),
         (["--command", "/no/such/program"], "could not be run"),
     ],
 )
-def test_bad_use_is_one_sentence(folder, capsys, arguments, message):
+def test_bad_use_is_one_sentence(folder, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "guide.py").write_text("def port(fixture, tap): pass")
     assert main(["compare", str(folder), *arguments]) == 2
     assert message in capsys.readouterr().err
 
@@ -341,6 +349,45 @@ def test_bad_use_is_one_sentence(folder, capsys, arguments, message):
 def test_no_stage_among_the_arrays():
     with pytest.raises(ValueError, match="has the name of a stage"):
         compare(FIXTURE, {"nonsense": np.zeros(3)})
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "said"),
+    [
+        ("scale_index", 1, "integers must be equal; 2 of 14 differ"),
+        ("encoder/norm", np.nan, "it holds NaN at 2 of 720 places"),
+        ("encoder/norm", -np.inf, "it holds infinity at 2 of 720 places"),
+    ],
+)
+def test_what_has_no_size_of_an_error_is_said_in_words(name, wrong, said):
+    array = FIXTURE.stages[name].array.copy()
+    array[0, 14:].flat[:2] = wrong
+    result = compare(FIXTURE, {name: array}, diagnose=False)
+    first = str(result).partition("FIRST DIVERGENCE")[2]
+    assert first.splitlines()[1].strip() == said
+    assert result.to_dict()["stages"][[r.name for r in result.rungs].index(name)]["note"] == said
+    assert " inf " not in first
+    assert ">inf<" not in as_page(result)
+    assert "inf ×" not in as_page(result)
+
+
+def test_a_constant_factor_is_said_in_words():
+    result = compare(FIXTURE, {"encoder/norm": 1.25 * FIXTURE.stages["encoder/norm"].array}, diagnose=False)
+    assert "1.25 times the reference would fit it best" in str(result)
+
+
+def test_a_self_test_says_how_far_it_is(folder, monkeypatch, capsys):
+    from musiq_ref.cli import compare as command
+
+    monkeypatch.setattr(command, "EVERY", 0.0)
+    monkeypatch.setattr(command, "to_plant", lambda fixture: ["BGR", "erf for tanh"])
+    monkeypatch.setattr(command, "self_test", lambda fixture: self_test(fixture, ["BGR", "erf for tanh"]))
+    assert main(["compare", str(folder), "--self-test"]) == 0
+    said = capsys.readouterr()
+    assert said.out.endswith("2 of 2 planted faults detected and named\n")
+    first, second = said.err.splitlines()
+    assert first.startswith("2 known faults are planted one by one")
+    assert re.fullmatch(r"1 of 2, about \d+\.\d minutes left", second)
 
 
 def test_a_wrong_shape_is_named():

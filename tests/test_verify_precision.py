@@ -9,8 +9,10 @@ import pytest
 
 from musiq_ref.cli import main
 from musiq_ref.verify import build_fixture, compare, make_fixture
+from musiq_ref.verify.comparison.suite import compare_suite
 from musiq_ref.verify.ladder.precision import UNIT, at_precision, round_to, rounded_run
 from musiq_ref.verify.ladder.stages import BACK
+from musiq_ref.verify.ladder.suite import build_case
 from musiq_ref.verify.ladder.tolerance import FEW
 
 FIXTURE = build_fixture()
@@ -82,6 +84,14 @@ def test_the_command(tmp_path, capsys):
     assert main(command) == 1
     with pytest.raises(ValueError, match="did you mean 'float16'"):
         compare(FIXTURE, {"score": 1.0}, precision="flaot16")
+
+
+def test_a_suite_says_in_which_precision_it_was_judged():
+    fixture = build_case("one_patch")
+    score = {"score": fixture.stages["score"].array}
+    result = compare_suite({"one_patch": fixture}, {"one_patch": score}, precision="int8", diagnose=False)
+    assert str(result).endswith("; judged as int8, which hides faults of some percent")
+    assert result.to_dict()["verdict"] == str(result).splitlines()[-1]
 
 
 def test_the_diagnosis_promises_no_more_than_so_few_bits_show():

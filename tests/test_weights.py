@@ -378,3 +378,23 @@ def test_mutated_files_are_refused_or_harmless(tmp_path, monkeypatch, kind):
         assert message is None or (message.startswith("a: ") and "\n" not in message)
         assert kind != "native" or content == whole or message
     assert os.listdir() == ["a"]
+
+
+@pytest.mark.parametrize("prefix", ["", "params.", "opt.target."])
+def test_names_of_flax_joined_by_dots(prefix, tmp_path):
+    dotted = {prefix + name.replace("/", "."): array for name, array in to_official(PARAMS).items()}
+    np.savez(tmp_path / "a.npz", **dotted)
+    safetensors.numpy.save_file(dotted, tmp_path / "a.safetensors")
+    for file in ("a.npz", "a.safetensors"):
+        loaded = load_checkpoint(tmp_path / file)
+        assert loaded.format == "official"
+        for (_, array), (_, ours) in zip(flatten(loaded.params), flatten(PARAMS), strict=True):
+            np.testing.assert_array_equal(array, ours)
+
+
+def test_all_that_may_read_one_file_may_read_the_others(tmp_path):
+    save_checkpoint(tmp_path / "a.safetensors", PARAMS, CONFIG)
+    save_pyiqa(tmp_path / "b.safetensors", PARAMS)
+    save_official(tmp_path / "c.npz", PARAMS)
+    (tmp_path / "d").touch()
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1

@@ -27,6 +27,8 @@ MOST_INFLATION = 100
 
 LARGEST = 2**32
 """Bytes: the large preset with an optimiser's state in float64 has half of that."""
+PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF")
+"""How files of pictures begin, which may be named by mistake."""
 ONE_AT_A_TIME = threading.Lock()
 """The filters of warnings are those of all threads."""
 
@@ -100,12 +102,20 @@ def read_any(path: Path, start: bytes) -> tuple[Weights, dict[str, str]]:
             return taken(find_weights(found, View), take), {}
     if start[257:262] == b"ustar":
         raise CheckpointError(f"a tar archive, such as PyTorch wrote before 0.1.10; {RESAVE}")
-    if 0x81 <= start[0] <= 0x8F or start[:1] in (b"\xde", b"\xdf"):
+    if start.startswith(PICTURES):
+        raise CheckpointError("a picture, not a checkpoint; musiq-ref score reads pictures")
+    if _is_msgpack(start):
         raise CheckpointError(
             "msgpack, it seems, as Flax writes it; save it as .npz where you have Flax: np.savez(file, "
             "**flax.traverse_util.flatten_dict(params, sep='/'))"
         )
     raise CheckpointError("not a checkpoint (neither .npz, .pth nor .safetensors inside); check which file it is")
+
+
+def _is_msgpack(start: bytes) -> bool:
+    """Whether a file begins as a map of MessagePack whose first key is a text."""
+    key = start[1:] if 0x81 <= start[0] <= 0x8F else start[{0xDE: 3, 0xDF: 5}.get(start[0], len(start)) :]
+    return key[:1] != b"" and (0xA1 <= key[0] <= 0xBF or 0xD9 <= key[0] <= 0xDB)
 
 
 def read_zip(path: Path) -> Weights:

@@ -86,7 +86,7 @@ def find_weights(entries: Any, kind: type) -> Weights:
     >>> found.tensors, found.notes
     ({'conv_root.weight': 1.5, 'head.bias': 0.5}, ("the weights are those under 'net/module.'", 'left out: epoch'))
     """
-    leaves = flat_leaves(entries, kind)
+    leaves = slashed(flat_leaves(entries, kind))
     counts = count_places(leaves, kind) or count_places(leaves, Opaque | Name, common=True)
     if not counts:
         raise CheckpointError("none of MUSIQ's tensors in it; check which model it is of")
@@ -171,6 +171,18 @@ def flat_leaves(entries: Any, kind: type) -> dict[str, Any]:
             if len(leaves) + len(pending) > MOST_ENTRIES:
                 raise CheckpointError("it holds far more than a checkpoint does; save model.state_dict() alone")
     return leaves
+
+
+def slashed(leaves: dict[str, Any]) -> dict[str, Any]:
+    """The same with "/" for "." in all names, where those of Flax, or ours, were joined by dots.
+
+    >>> slashed({"params.conv_root.kernel": 1, "params.head.bias": 2})
+    {'params/conv_root/kernel': 1, 'params/head/bias': 2}
+    """
+    if not any(name.endswith("conv_root.kernel") for name in leaves):  # PyTorch's end in conv_root.weight
+        return leaves
+    renamed = {name.replace(".", "/"): value for name, value in leaves.items()}
+    return renamed if len(renamed) == len(leaves) else leaves
 
 
 def pairs(node: Any) -> Iterator[tuple[Any, Any]]:

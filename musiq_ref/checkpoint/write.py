@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from musiq_ref.checkpoint.convert import to_official, to_pyiqa
 from musiq_ref.checkpoint.layout import Tensors, write_file
@@ -42,7 +42,8 @@ def save_pyiqa(path: str | Path, params: Params) -> None:
     'pyiqa'
     """
     tensors = to_pyiqa(params)
-    write_file(path, lambda part: save_file(tensors, part, {"format": "pt"}))
+    content = save(tensors, {"format": "pt"})  # save_file makes a file that its owner alone may read
+    write_file(path, lambda part: part.write_bytes(content))
 
 
 def write_npz(path: Path, tensors: Tensors) -> None:

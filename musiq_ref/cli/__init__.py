@@ -1,7 +1,7 @@
 """`musiq-ref`: one file a subcommand, no logic of its own, imported when it is called.
 
 A subcommand is a module with EXAMPLE (command lines), `configure(parser)` and `run(args) -> int`.
-Exit code 0: done; 1: done, and the answer is "no", or some of the images have no score; 2: it cannot be done.
+Exit code 0: done; 1: done, and the answer is "no", or some or all of the images have no score; 2: it cannot be done.
 """
 
 from __future__ import annotations

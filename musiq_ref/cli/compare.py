@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,14 @@ from musiq_ref.verify.comparison.climb import compare
 from musiq_ref.verify.comparison.junit import as_junit
 from musiq_ref.verify.comparison.page import as_page, as_suite_page
 from musiq_ref.verify.comparison.report import Comparison
-from musiq_ref.verify.comparison.self_test import self_test
+from musiq_ref.verify.comparison.self_test import SelfTest, self_test, to_plant
 from musiq_ref.verify.comparison.suite import SuiteComparison, compare_suite, over_cases
 from musiq_ref.verify.ladder.fixture import Fixture, load_fixture
 from musiq_ref.verify.ladder.precision import UNIT, at_precision
 from musiq_ref.verify.ladder.suite import is_suite, load_suite
-from musiq_ref.verify.mistakes.catalogue import MISTAKES
 
-EXAMPLE = "musiq-ref compare reference/ mine/ --html report.html"
+EVERY = 10.0  # seconds between two lines about how far a self-test has come
+EXAMPLE = "musiq-ref compare reference/ mine/ --html comparison.html"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -92,7 +94,8 @@ def run(args: argparse.Namespace) -> int:
         return _self_test(at_precision(fixture, args.precision), args.json)
     if args.bisect:
         found = bisect(at_precision(fixture, args.precision, back=False), load_callable(args.mine))
-        print(json.dumps({"first_wrong_block": found}) if args.json else found or "all blocks agree")
+        said = f"first wrong: {found}" if found else "all blocks agree"
+        print(json.dumps({"first_wrong_block": found or None}) if args.json else said)
         return 1 if found else 0
     comparison = _compare(fixture, args, not args.no_diagnosis, args.require)
     _report(args, comparison, as_page, {args.fixture.resolve().name: comparison}, {})
@@ -141,8 +144,24 @@ def _report(
         write_output(args.junit, as_junit(cases, failed))
 
 
+def _watched(rows: Iterable[SelfTest], total: int) -> Iterator[SelfTest]:
+    """The same rows; on stderr how many there will be, how far they are, and how long it will take."""
+    print(f"{total} known faults are planted one by one; with a tiny fixture that takes some minutes", file=sys.stderr)
+    if sys.stderr.isatty():
+        yield from tqdm(rows, total=total, unit="fault")
+        return
+    begun = said = time.monotonic()
+    for done, row in enumerate(rows, 1):
+        yield row
+        now = time.monotonic()
+        if now - said >= EVERY and done < total:
+            left = (now - begun) / done * (total - done) / 60
+            print(f"{done} of {total}, about {left:.1f} minutes left", file=sys.stderr)
+            said = now
+
+
 def _self_test(fixture: Fixture, as_json: bool) -> int:
-    rows = list(tqdm(self_test(fixture), total=len(MISTAKES), unit="fault", disable=not sys.stderr.isatty()))
+    rows = list(_watched(self_test(fixture), len(to_plant(fixture))))
     failed = [r for r in rows if not (r.detected and r.named)]
     if as_json:
         print(json.dumps([r._asdict() for r in rows], indent=1))

@@ -110,10 +110,17 @@ def lost(checkpoint: Checkpoint, layout: str, longer_sides: list[int] | None) ->
     else:
         longer_sides = None
     tensors = {"official": to_official, "pyiqa": to_pyiqa}[layout](checkpoint.params)
-    try:
-        after = infer_config(LAYOUTS[layout].canonical(tensors), LAYOUTS[layout], longer_sides=longer_sides)
-    except CheckpointError as error:
-        return [f"all of its configuration ({error})"]
-    values, loaded = (dict(flatten(config.to_dict())) for config in (before, after))
-    names = [name for name in values if values[name] != loaded[name]]
-    return [f"{name} = {values[name]}, and loads with {loaded[name]}" for name in names]
+    tensors, why = LAYOUTS[layout].canonical(tensors), None
+    for given in ((), ("heads",), ("longer_sides",), ("heads", "longer_sides")):
+        told = {"longer_sides": longer_sides, **{name: getattr(before, name) for name in given}}
+        try:
+            after = infer_config(tensors, LAYOUTS[layout], **told)
+        except CheckpointError as error:
+            why = why or error
+            continue
+        values, loaded = (dict(flatten(config.to_dict())) for config in (before, after))
+        names = [name for name in values if values[name] != loaded[name]]
+        return [f"{name} = {values[name]}, without which it cannot be loaded" for name in given] + [
+            f"{name} = {values[name]}, and loads with {loaded[name]}" for name in names
+        ]
+    return [f"all of its configuration ({why})"]

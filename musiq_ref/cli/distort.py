@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from musiq_ref.cli.shared import add_force
+from musiq_ref.cli.shared import add_force, add_max_pixels
 from musiq_ref.evaluation.files import made_folder
 from musiq_ref.image.decode import decode
 from musiq_ref.image.find import find_images
@@ -42,6 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="from 0, untouched, to 1; may be repeated (default: 0.2, 0.6 and 1)",
     )
     add_force(parser, "the pictures")
+    add_max_pixels(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the noise and of directions (default 0)")
 
 
@@ -62,12 +63,12 @@ def run(args: argparse.Namespace) -> int:
         for place in places:
             check_output(place, found.files, args.force)
         for path in found.files:
-            pixels = decode(path)
+            pixels = decode(path, max_pixels=args.max_pixels)
             if pixels.dtype != np.uint8:
                 pixels = np.rint(255 * pixels).astype(np.uint8)
             for name, severity in wanted:
                 spoilt = DISTORTIONS[name](pixels, severity, np.random.default_rng(args.seed))
-                _write(_place(args.output, path, name, severity), spoilt, args.force)
+                _write(_place(args.output, path, name, severity), spoilt, args)
     return 0
 
 
@@ -75,9 +76,9 @@ def _place(folder: Path, path: Path, distortion: str, severity: float) -> Path:
     return folder / f"{path.stem}_{distortion}_{severity:.2f}.png"
 
 
-def _write(path: Path, pixels: np.ndarray, force: bool) -> None:
+def _write(path: Path, pixels: np.ndarray, args: argparse.Namespace) -> None:
     """Writes a PNG, but not over another picture."""
-    if path.exists() and not force and not np.array_equal(decode(path), pixels):
+    if path.exists() and not args.force and not np.array_equal(decode(path, max_pixels=args.max_pixels), pixels):
         raise ValueError(f"{path} is there already and holds another picture; name another folder, or add --force")
     buffer, maker = io.BytesIO(), PngInfo()
     maker.add_text("Software", SOFTWARE)

@@ -11,7 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from musiq_ref.checkpoint import load_checkpoint
-from musiq_ref.cli.shared import add_force, add_scoring, say_which_model
+from musiq_ref.cli.shared import add_force, add_max_pixels, add_scoring, say_which_model
 from musiq_ref.config import NAMED_CONVENTIONS
 from musiq_ref.evaluation import rating
 from musiq_ref.evaluation.files import FIGURES, TABLE, can_draw, draw_figures, made_folder, write_table
@@ -55,6 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the bootstrap (default 1000)")
     add_scoring(parser)
+    add_max_pixels(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, nothing else")
     parser.add_argument("-o", "--output", metavar="FOLDER", type=Path, help="write a CSV file and figures there")
     add_force(parser, "-o")
@@ -66,7 +67,8 @@ def run(args: argparse.Namespace) -> int:
     selection = dataset and _choose(args, dataset)
     files = _files(args, dataset)
     checkpoint = load_checkpoint(args.checkpoint, args.dtype)
-    one = scorer(checkpoint, args.backend, args.dtype, NAMED_CONVENTIONS.get(args.conventions))
+    conventions = NAMED_CONVENTIONS.get(args.conventions)
+    one = scorer(checkpoint, args.backend, args.dtype, conventions, max_pixels=args.max_pixels)
     say_which_model(checkpoint)
 
     answer: dict = {"dataset": args.dataset, "checkpoint": args.checkpoint}
@@ -79,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             chosen = sorted(set().union(*selection.positions))
             side = SHORTER_SIDES.get(args.dataset, 0) if args.shorter_side is None else args.shorter_side
-            rated = rating.rate(one, _progress([dataset.examples[i] for i in chosen]), side)
+            rated = rating.rate(one, _progress([dataset.examples[i] for i in chosen]), side, args.max_pixels)
             at = dict(zip(chosen, rated, strict=True))
             parts = [[at[i] for i in part] for part in selection.positions]
             problems = [*dataset.problems, *(r.error for r in rated if r.error)]
@@ -129,7 +131,7 @@ def _write(args: argparse.Namespace, rated: list[rating.Rated], title: str) -> N
     """The table and, with matplotlib, the figures."""
     if not args.output:
         return
-    files = [write_table(args.output / TABLE, rated), *draw_figures(args.output, rated, title)]
+    files = [write_table(args.output / TABLE, rated), *draw_figures(args.output, rated, title, args.max_pixels)]
     if not can_draw():
         print(f"no figures without matplotlib; {needs('pictures')}", file=sys.stderr)
     for file in () if args.json else files:

@@ -47,7 +47,7 @@ def can_draw() -> bool:
     return True
 
 
-def draw_figures(folder: Path, rated: Sequence[Rated], title: str) -> list[Path]:
+def draw_figures(folder: Path, rated: Sequence[Rated], title: str, max_pixels: int | None = None) -> list[Path]:
     """Draws scatter.png and worst.png; returns their paths, none where nothing was scored or matplotlib is missing.
 
     >>> draw_figures(Path("nowhere"), [], "nothing")
@@ -75,7 +75,7 @@ def draw_figures(folder: Path, rated: Sequence[Rated], title: str) -> list[Path]
     ):
         axis.set_axis_off()
         if one is not None and one.image is not None:
-            axis.imshow(_thumbnail(one.image))
+            axis.imshow(_thumbnail(one.image, max_pixels))
             name = shown(Path(one.name).name)
             axis.set_title(f"{name}\ndata set {one.target:.2f}, model {one.score:.2f}", fontsize=8, parse_math=False)
     _save(figure, sheet)
@@ -91,8 +91,8 @@ def _save(figure: Any, path: Path) -> None:
         write_output(path, save)
 
 
-def _thumbnail(image: ImageLike) -> np.ndarray:
-    pixels = decode(image)
+def _thumbnail(image: ImageLike, max_pixels: int | None) -> np.ndarray:
+    pixels = decode(image, max_pixels=max_pixels)
     step = max(1, max(pixels.shape) // THUMBNAIL)
     return pixels[::step, ::step]
 

@@ -96,11 +96,14 @@ def choose_parts(dataset: Dataset, splits: int = 0, index: int | None = None, ev
     return Selection(f"test part of random split {index or 0}", (split(dataset, index=index or 0).test,))
 
 
-def rate(score_one: Callable[[Any], Any], examples: Iterable[Example], side: int = 0) -> list[Rated]:
+def rate(
+    score_one: Callable[[Any], Any], examples: Iterable[Example], side: int = 0, max_pixels: int | None = None
+) -> list[Rated]:
     """Scores images one by one; what cannot be read or scored becomes a Rated with an error.
 
     score_one: as from `scoring.scorer`
     side: see `shrink`
+    max_pixels: see `decode`
 
     >>> from types import SimpleNamespace
     >>> grey = Example(np.full((8, 8, 3), 9, np.uint8), (0.5, 0.0, 0.5), "grey")
@@ -114,7 +117,7 @@ def rate(score_one: Callable[[Any], Any], examples: Iterable[Example], side: int
         target = votes[0] if len(votes) == 1 else sum(k * share for k, share in enumerate(votes, start=1))
         name = str(example.image) if isinstance(example.image, Path) else example.group
         try:
-            score = float(score_one(shrink(decode(example.image), side)).value)
+            score = float(score_one(shrink(decode(example.image, max_pixels=max_pixels), side)).value)
             error = "" if math.isfinite(score) else f"{name}: its score is {score}; check the checkpoint"
         except (ValueError, OSError) as problem:
             error = str(problem) if name in str(problem) else f"{name}: {problem}"

@@ -61,6 +61,6 @@ def remedy(pixels: int) -> str:
     """How a limit is lifted.
 
     >>> remedy(10)
-    'raise max_pixels if it is to be trusted (musiq-ref score --max-pixels 10)'
+    'raise max_pixels if it is to be trusted (musiq-ref score, evaluate and distort: --max-pixels 10)'
     """
-    return f"raise max_pixels if it is to be trusted (musiq-ref score --max-pixels {pixels})"
+    return f"raise max_pixels if it is to be trusted (musiq-ref score, evaluate and distort: --max-pixels {pixels})"

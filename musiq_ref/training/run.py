@@ -223,7 +223,12 @@ def first_state(settings: Settings, stream: Stream) -> State:
     config = settings.config()
     params = init_params(config, settings.seed, settings.dtype)
     if settings.init:
-        params = _take_over(load_checkpoint(settings.init, settings.dtype).params, params, settings.init)
+        try:
+            given = load_checkpoint(settings.init, settings.dtype).params
+        except CheckpointError as error:
+            remedy = "--set init=FILE starts from other weights, --set init= from none"
+            raise CheckpointError(f"{error}; or {remedy}") from None
+        params = _take_over(given, params, settings.init)
     if settings.fit_to_images:
         count = min(CALIBRATION, stream.length)
         images = (stream.example(0, number)[0] for number in range(count))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import shlex
 import subprocess
 import tempfile
@@ -21,6 +22,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from musiq_ref.suggest import did_you_mean, similar_file
 from musiq_ref.verify.comparison.climb import compare, read_stages
 from musiq_ref.verify.comparison.report import Comparison
 from musiq_ref.verify.ladder.fixture import Fixture
@@ -157,6 +159,8 @@ def load_callable(name: str) -> Port:
     'reference_port'
     """
     place, _, attribute = name.rpartition(":")
+    if place.endswith(".py") and not Path(place).is_file():
+        raise ValueError(f"{name}: there is no file {place}{similar_file(Path(place))}")
     try:
         if place.endswith(".py"):
             spec = importlib.util.spec_from_file_location(Path(place).stem, place)
@@ -173,14 +177,16 @@ def load_callable(name: str) -> Port:
     found: Any = getattr(module, attribute, None)
     if callable(found):
         return cast(Port, found)
-    raise ValueError(f"{name}: there is no function {attribute!r} in {place}")
+    known = [one for one, value in vars(module).items() if callable(value)]
+    raise ValueError(f"{name}: there is no function {attribute!r} in {place}{did_you_mean(attribute, known)}")
 
 
 def run_command(command: str, fixture: Fixture, timeout: float = 3600) -> dict[str, np.ndarray]:
     """The stages that a program writes: it is run with the fixture's folder and an empty folder as its last arguments,
     and writes .npy files, named like the stages, into the second.
 
-    Raises ValueError, with the end of what the program printed, when it fails.
+    Raises ValueError when it fails, with the last line that it printed or the last that speaks of an error, and when it
+    writes nothing.
     """
     if fixture.path is None:
         raise ValueError("a program needs a fixture on disk; make one with make_fixture")
@@ -188,9 +194,17 @@ def run_command(command: str, fixture: Fixture, timeout: float = 3600) -> dict[s
         try:
             arguments = [*shlex.split(command), str(fixture.path.resolve()), folder]
             done = subprocess.run(arguments, capture_output=True, text=True, timeout=timeout, check=False)
-        except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        except subprocess.TimeoutExpired:
+            raise ValueError(f"{command}: was stopped after {timeout:g} seconds") from None
+        except (OSError, ValueError) as error:
             raise ValueError(f"{command}: could not be run ({error})") from None
         if done.returncode:
-            last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no message"]
-            raise ValueError(f"{command}: ended with exit code {done.returncode}: {last[0]}")
+            lines = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()
+            why = next((line for line in reversed(lines) if re.search(r"error\b", line, re.IGNORECASE)), lines[-1])
+            raise ValueError(f"{command}: ended with exit code {done.returncode}: {why.strip()}")
+        if not any(Path(folder).rglob("*.npy")):
+            raise ValueError(
+                f"{command}: wrote no .npy file into the folder that is its last argument; write one for each stage, "
+                "named like those of the fixture"
+            )
         return read_stages(folder)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from musiq_ref.suggest import did_you_mean
 from musiq_ref.verify.ladder.fixture import Fixture
 from musiq_ref.verify.ladder.stages import SEQUENCE, run_stages, validity
 from musiq_ref.verify.recognition import PARTS, Placement, as_numbers, axes_and_order, error_of, layout_name
@@ -69,6 +70,36 @@ class HookMap(dict[str, Hook]):
                 continue
             found |= place.named(place.put(place.ours(array, index), index))
         return found
+
+
+def check_corrections(corrections: Mapping[str, Hook | None], places: Iterable[str], fixture: Fixture) -> None:
+    """Raises ValueError, one sentence, where a place, a stage or a layout of corrections does not exist.
+
+    corrections: those of `HookMap.corrected`; a place may end in ":item" and "#call"
+    places: the names of the submodules
+
+    >>> from musiq_ref.verify import build_fixture
+    >>> check_corrections({"head": ("head/logit", "")}, ["head"], build_fixture())
+    Traceback (most recent call last):
+    ValueError: corrections: the fixture has no stage 'head/logit'; did you mean 'head/logits'?
+    """
+    places = [place for place in places if place]
+    for place, hook in corrections.items():
+        name = place.partition("#")[0].partition(":")[0]
+        if name not in places:
+            meant = did_you_mean(name, places) or "; print(module) shows the names"
+            raise ValueError(f"corrections: the module has no submodule {name!r}{meant}")
+        if hook is None:
+            continue
+        if not isinstance(hook, tuple) or len(hook) != 2 or not all(isinstance(part, str) for part in hook):
+            raise ValueError(
+                f"corrections: {place!r} has {hook!r}; give (stage, layout), for example "
+                '("stem/conv_root", "NCHW"), or None for no stage'
+            )
+        stage, layout = hook
+        if stage.removesuffix("qkv") + "query" * stage.endswith("/qkv") not in fixture.stages:
+            raise ValueError(f"corrections: the fixture has no stage {stage!r}{did_you_mean(stage, fixture.stages)}")
+        axes_and_order(stage, layout)
 
 
 def propose(

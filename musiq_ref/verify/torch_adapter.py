@@ -17,7 +17,7 @@ from musiq_ref.config import MusiqConfig
 from musiq_ref.verify.adapters import Port
 from musiq_ref.verify.ladder.fixture import Fixture
 from musiq_ref.verify.ladder.stages import run_stages
-from musiq_ref.verify.proposal import AGREES, Hook, HookMap, joined, propose
+from musiq_ref.verify.proposal import AGREES, Hook, HookMap, check_corrections, joined, propose
 from musiq_ref.verify.recognition import match_parameters
 from musiq_ref.verify.torch_module import TorchParts, as_numpy, hooked, items_of, tensor_in, with_tensor
 from musiq_ref.verify.torch_watch import Watch
@@ -112,7 +112,9 @@ def propose_hooks(
     themselves.
 
     module, call, names: as in `torch_port`
-    corrections: {submodule: hook}, or None where there should be none
+    corrections: {submodule: (stage, layout)}, or None where there should be none
+
+    Raises ValueError for a correction that names no submodule, stage or layout.
 
     >>> from musiq_ref.verify import build_fixture
     >>> from musiq_ref.verify.torch_port import TorchMusiq
@@ -121,6 +123,7 @@ def propose_hooks(
     ('stem/conv_root', 'NCHW')
     """
     parts = TorchParts(module)
+    check_corrections(corrections or {}, parts.submodules, fixture)
     parts.load(fixture, names)
     hooks = _proposed(parts, call, fixture, HookMap())
     if any(error > AGREES for error in hooks.errors.values()):  # from the reference's values, no mistake is handed on

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import reprlib
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,12 +50,16 @@ def assemble(
     images: Path,
     image_column: str,
     score_range: tuple[float, float],
+    remedy: str = "",
 ) -> Dataset:
     """The data set of rows and their targets: one example for every row whose image is there.
 
-    images: the folder that the names in `image_column` are relative to. The column `set`, if there is one, is the
-    published split, and `group` what must stay together.  A row that repeats an image becomes a problem.  Raises
-    DatasetError if no image is there, if one group is in two parts, or if one image has two labels.
+    images: the folder that the names in `image_column` are relative to
+    remedy: what else to do where no image is there
+
+    The column `set`, if there is one, is the published split, and `group` what must stay together.  A row that repeats
+    an image becomes a problem.  Raises DatasetError if no image is there, if one group is in two parts, or if one image
+    has two labels.
 
     >>> assemble("none", [LabelRow(Path("a.csv"), 2, {"image": "x.jpg"})], [(1.0,)], Path("."), "image", (0, 1))
     Traceback (most recent call last):
@@ -66,7 +71,7 @@ def assemble(
     rows_of: dict[str, tuple[int, tuple[float, ...]]] = {}
     for row, target in zip(rows, targets, strict=True):
         file = _file(images, row.text(image_column))
-        path, group = images / file, row.text("group") if "group" in row.cells else Path(file).as_posix()
+        path, group = _there(images / file), row.text("group") if "group" in row.cells else Path(file).as_posix()
         part = _part(row) if "set" in row.cells else ""
         if part_of.setdefault(group, part) != part:
             raise row.error(f"{group} is in {part} and in {part_of[group]}; choose one")
@@ -80,7 +85,7 @@ def assemble(
             parts[part].append(len(examples))
         examples.append(Example(path, target, group))
     if not examples:
-        raise DatasetError(f"{name} has no image: {problems[0]}")
+        raise DatasetError(f"{name} has no image: {problems[0]}{remedy}")
     published = Split(*(tuple(parts[part]) for part in Split._fields)) if "set" in rows[0].cells else None
     return Dataset(name, tuple(examples), len(targets[0]), score_range, published, tuple(problems))
 
@@ -88,6 +93,12 @@ def assemble(
 def _file(images: Path, name: str) -> str:
     """The file's name; the back slashes of Windows are understood everywhere."""
     return name if name.endswith("\\") or os.path.isfile(images / name) else name.replace("\\", "/")
+
+
+def _there(path: Path) -> Path:
+    """The path as the disk has it, where é may be one character (NFC), or e and an accent (NFD)."""
+    forms = (Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD"))
+    return next((form for form in (path, *forms) if os.path.isfile(form)), path)
 
 
 def _problem(path: Path, row: int, before: int) -> str:

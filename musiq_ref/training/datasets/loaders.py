@@ -141,6 +141,8 @@ def csv_file(
     """
     path = Path(path)
     folder = path.parent if images is None else Path(images)
+    elsewhere = "; where the images lie elsewhere, name their folder (images=, musiq-ref evaluate --data FOLDER)"
+    remedy = elsewhere if images is None else ""
     if target not in (None, "score", "votes"):
         raise ValueError(f"target is {target!r}; use score or votes")
     if not path.is_file():
@@ -161,14 +163,14 @@ def csv_file(
     if target == "votes" or (target is None and score not in columns and votes):
         require(rows, votes or ["p1"])
         targets = [shares(row, votes) for row in rows]
-        return assemble(path.stem, rows, targets, folder, image, (1.0, float(len(votes))))
+        return assemble(path.stem, rows, targets, folder, image, (1.0, float(len(votes))), remedy)
     require(rows, [score])
     if {"mos", "score"} <= columns.keys():
         raise DatasetError(f"{path} has columns called score and mos; rename the one that is not meant")
     low, high = score_range or (-1e9, 1e9)
     scores = [row.value(score, low, high) for row in rows]
     targets = [(value,) for value in scores]
-    return assemble(path.stem, rows, targets, folder, image, score_range or (min(scores), max(scores)))
+    return assemble(path.stem, rows, targets, folder, image, score_range or (min(scores), max(scores)), remedy)
 
 
 def _take_pyiqas_split(rows: list[LabelRow]) -> None:

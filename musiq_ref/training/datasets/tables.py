@@ -78,7 +78,9 @@ def find(folder: Path, names: Sequence[str], dataset: str) -> Path:
     """
     if not folder.is_dir():
         problem = "is not a folder" if folder.exists() else "does not exist"
-        raise DatasetError(f"{folder} {problem}; pass the folder of the {dataset} data set")
+        own = folder.suffix.lower() in (".csv", ".xlsx")
+        table = ", or add --set dataset=csv to train on this table" if own else ""
+        raise DatasetError(f"{folder} {problem}; pass the folder of the {dataset} data set{table}")
     for name in names:
         for path in (folder / name, *sorted(child / name for child in folder.iterdir() if child.is_dir())):
             if path.is_file():

@@ -90,9 +90,10 @@ def read_stages(source: Any) -> dict[str, np.ndarray]:
 
     >>> read_stages("nowhere")
     Traceback (most recent call last):
-    ValueError: nowhere: is neither a folder nor a .npz or .safetensors file
+    ValueError: nowhere: is neither a folder nor a .npz or .safetensors file; a callable is FILE.py:FUNCTION
     """
     path = Path(source)
+    refuse_python(path)
     if path.is_dir():
         base = path / "stages" if (path / "stages").is_dir() else path
         files = sorted(base.rglob("*.npy"))
@@ -100,11 +101,19 @@ def read_stages(source: Any) -> dict[str, np.ndarray]:
             raise ValueError(f"{path}: has no .npy files; write one for each stage, named like those of the fixture")
         return {f.relative_to(base).with_suffix("").as_posix(): _load(f) for f in files}
     if not path.is_file():
-        raise ValueError(f"{source}: is neither a folder nor a .npz or .safetensors file")
+        raise ValueError(
+            f"{source}: is neither a folder nor a .npz or .safetensors file; a callable is FILE.py:FUNCTION"
+        )
     try:
         return read_arrays(path)
     except CheckpointError as error:
         raise ValueError(f"{source}: {error}") from None
+
+
+def refuse_python(path: Path) -> None:
+    """Raises ValueError for a program in Python, of which the function is wanted that is the port."""
+    if path.suffix == ".py":
+        raise ValueError(f"{path}: is a program; add a colon and the name of the function in it: {path}:FUNCTION")
 
 
 def _load(file: Path) -> np.ndarray:
@@ -125,6 +134,8 @@ def rung(stage: Stage, mine: Any, fixture: Fixture) -> Rung:
     excess = stage.tolerance.excess(d)
     status = "equal" if d.max == 0 else "rounding" if excess <= 1 else "differs"
     where = place(stage, d.at, array, fixture) if status == "differs" else {}
+    valid = sampled_validity(stage, fixture)
+    note = _why(stage.array, array, valid) if status == "differs" else ""
     return Rung(
         stage.name,
         status,
@@ -134,9 +145,21 @@ def rung(stage: Stage, mine: Any, fixture: Fixture) -> Rung:
         ulps(stage.array, array),
         where,
         how,
-        "",
-        histogram(stage.array, array, sampled_validity(stage, fixture)),
+        note,
+        histogram(stage.array, array, valid),
     )
+
+
+def _why(reference: np.ndarray, mine: np.ndarray, valid: np.ndarray | None) -> str:
+    """Why an array differs, where sizes of errors do not tell it: NaN, infinite values, integers."""
+    use = np.broadcast_to(True if valid is None else valid, reference.shape)
+    nan, infinite = int(np.isnan(mine[use]).sum()), int(np.isinf(mine[use]).sum())
+    if nan or infinite:
+        kinds = [f"{kind} at {n} of {use.sum()} places" for kind, n in (("NaN", nan), ("infinity", infinite)) if n]
+        return f"it holds {' and '.join(kinds)}"
+    if reference.dtype.kind in "iub":
+        return f"integers must be equal; {(reference != mine)[use].sum()} of {use.sum()} differ"
+    return ""
 
 
 def place(stage: Stage, at: int, mine: np.ndarray, fixture: Fixture) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def gaps(names: Sequence[str], compared: Collection[str]) -> str:
     compared: those that were
 
     >>> gaps(["mask", "patches", "stem/pool", "encoder/input", "score"], ["patches", "score"])
-    'nothing before patches, nothing between patches and score was compared'
+    'not compared: what comes before patches, what lies between patches and score'
     """
     places, done = [], [name for name in names if name in compared]
     seen = {group_of(name) for name in done}
@@ -64,9 +64,11 @@ def gaps(names: Sequence[str], compared: Collection[str]) -> str:
             before = [name for name in some if name in compared][-1]
             continue
         after = next((name for name in names[names.index(some[-1]) :] if name in compared), "")
-        place = f"between {before} and {after}" if before and after else f"after {before}" if before else ""
-        places.append(place or f"before {after}")
-    return f"nothing {', nothing '.join(places)} was compared" if places and done else ""
+        if before and after:
+            places.append(f"what lies between {before} and {after}")
+        else:
+            places.append(f"what comes after {before}" if before else f"what comes before {after}")
+    return f"not compared: {', '.join(places)}" if places and done else ""
 
 
 def matching(names: Iterable[str], patterns: Iterable[str]) -> list[str]:
@@ -105,8 +107,8 @@ def check_names(given: Sequence[str], names: Collection[str], allow_unknown: boo
     if wrong and not allow_unknown:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise ValueError(
-            f"{wrong[0]!r} is no stage of this fixture{did_you_mean(wrong[0], names)}{more}; rename it, leave it "
-            "out, or add --allow-unknown (allow_unknown=True)"
+            f"{wrong[0]!r} is no stage of this fixture{more}; rename it, leave it out, or add --allow-unknown "
+            f"(allow_unknown=True){did_you_mean(wrong[0], names)}"
         )
     notes = [f"{name} is no stage of this fixture" for name in wrong]
     own = len(unknown) - len(wrong) - len(OPTIONAL.intersection(unknown))

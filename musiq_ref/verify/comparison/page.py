@@ -10,7 +10,16 @@ import math
 from html import escape
 
 from musiq_ref.outputs import GENERATOR
-from musiq_ref.verify.comparison.report import MARKS, Comparison, Rung, describe, diagnosis_lines, grouped, verdict
+from musiq_ref.verify.comparison.report import (
+    MARKS,
+    Comparison,
+    Rung,
+    amount,
+    describe,
+    diagnosis_lines,
+    grouped,
+    verdict,
+)
 from musiq_ref.verify.comparison.suite import SHORT, SuiteComparison, suite_verdict, table_rows
 from musiq_ref.verify.ladder.stages import BACK
 
@@ -170,8 +179,7 @@ def ladder(c: Comparison) -> str:
 
 def _cell(r: Rung, first: bool) -> str:
     background, dark = colour(r)
-    amount = f": {r.excess:.2g} × allowed" if r.distance else ""
-    tip = escape(f"{r.name}: {r.status}{amount}", quote=True)
+    tip = escape(f"{r.name}: {r.status}" + (f": {amount(r)}" if r.distance else ""), quote=True)
     classes = "cell" + (" dark" if dark else "") + (" first" if first else "")
     return f'<span class="{classes}" style="background:{background}" title="{tip}">{MARKS[r.status]}</span>'
 
@@ -249,21 +257,28 @@ def _histogram(r: Rung) -> str:
     labels = "".join(f'<text x="{max(4 + (k + 10) * 18 - 8, 0)}" y="76">1e{k}</text>' for k in (-10, -7, -4, -1))
     return (
         f'<figure><svg viewBox="0 0 210 80">{bars}{axis}{labels}</svg><figcaption>{MARKS[r.status]} '
-        f"{escape(r.name)}, {r.excess:.2g} × allowed</figcaption></figure>"
+        f"{escape(r.name)}, {escape(amount(r))}</figcaption></figure>"
     )
 
 
 def table(c: Comparison) -> str:
     rows = "".join(
-        f"<tr><td>{MARKS[r.status]} {escape(r.name)}</td><td>{r.status}</td><td class='num'>{r.distance.bulk:.1e}</td>"
-        f"<td class='num'>{r.distance.norm:.1e}</td><td class='num'>{r.distance.max:.1e}</td>"
-        f"<td class='num'>{r.ulps:.2g}</td><td class='num'>{r.distance.cosine:.6f}</td>"
-        f"<td class='num'>{r.excess:.2g}</td></tr>"
+        f"<tr><td>{MARKS[r.status]} {escape(r.name)}</td><td>{r.status}</td>"
+        + "".join(f"<td class='num'>{format(x, spec) if math.isfinite(x) else '–'}</td>" for x, spec in _numbers(r))
+        + f"<td>{escape(r.note)}</td></tr>"
         for r in c.rungs
         if r.distance
     )
     return (
         "<section><details><summary>All numbers</summary><table><tr><th>stage</th><th>status</th><th>median</th>"
-        "<th>length</th><th>largest</th><th>ulps</th><th>cosine</th><th>× allowed</th></tr>"
+        "<th>length</th><th>largest</th><th>ulps</th><th>cosine</th><th>× allowed</th><th></th></tr>"
         f"{rows}</table></details></section>"
     )
+
+
+def _numbers(r: Rung) -> list[tuple[float, str]]:
+    """The numbers of a stage, and how they are written."""
+    d = r.distance
+    if d is None:
+        return []
+    return [(d.bulk, ".1e"), (d.norm, ".1e"), (d.max, ".1e"), (r.ulps, ".2g"), (d.cosine, ".6f"), (r.excess, ".2g")]

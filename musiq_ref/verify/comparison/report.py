@@ -29,6 +29,7 @@ class Rung:
     ulps: median error in units of the last place of float32
     where: of the largest error
     layout: what had to be done to the array
+    note: why it differs, where its numbers do not tell it
     histogram: of log10(error / rms of the reference), −10 … 1 in halves
 
     >>> Rung("score", "equal").fine
@@ -137,7 +138,7 @@ def verdict(c: Comparison) -> str:
     """The last line: whether it agrees, and how much of the ladder that says.
 
     >>> verdict(Comparison([Rung("patches", "missing"), Rung("score", "equal")], {}))
-    'PASSED: 1 of 2 stages compared, none differs; nothing before score was compared; one stage proves little'
+    'PASSED: 1 of 2 stages compared, none differs; not compared: what comes before score; one stage proves little'
     """
     failed = sum(r.status in ("differs", "misshapen") for r in c.rungs)
     how = "none differs" if not failed else "1 differs" if failed == 1 else f"{failed} differ"
@@ -148,10 +149,19 @@ def verdict(c: Comparison) -> str:
     parts.append(gaps([r.name for r in c.rungs], set(c.compared)))
     if len(c.compared) == 1 < len(c.rungs):
         parts.append("one stage proves little")
-    precision = c.fixture.get("precision")
-    parts.append(f"judged as {precision}" if precision else "")
-    parts.append("which hides faults of some percent" if precision == "int8" else "")
+    parts.append(judged_as(c))
     return f"{'PASSED' if c.passed else 'FAILED'}: {'; '.join(filter(None, parts))}"
+
+
+def judged_as(c: Comparison) -> str:
+    """The part of a verdict that says in which precision a port was judged; "" for float32.
+
+    >>> judged_as(Comparison([], {"precision": "int8"}))
+    'judged as int8, which hides faults of some percent'
+    """
+    precision = c.fixture.get("precision")
+    hides = ", which hides faults of some percent" if precision == "int8" else ""
+    return f"judged as {precision}{hides}" if precision else ""
 
 
 def histogram(reference: np.ndarray, mine: np.ndarray, valid: np.ndarray | None) -> list[int]:
@@ -170,21 +180,35 @@ def histogram(reference: np.ndarray, mine: np.ndarray, valid: np.ndarray | None)
 
 def describe(rung: Rung) -> list[str]:
     """The size and the place of a divergence, in sentences."""
-    if rung.distance is None:
-        return [rung.note]
     d, where = rung.distance, dict(rung.where)
-    lines = [
-        f"median error {d.bulk:.2g} of the median value; length of the error {d.norm:.2g}; cosine {d.cosine:.8f}",
-        f"largest error {d.max:.3g}; median {rung.ulps:.3g} units in the last place of float32",
-        f"float32 rounding explains {rung.float32:.1g}: this is {rung.excess:.3g} times what is allowed",
-    ]
-    if abs(d.gain) > 1e-3:
-        lines.append(f"along the reference it is {1 + d.gain:.4g} times as long")
+    if d is None:
+        return [rung.note]
+    if rung.note:
+        lines = [rung.note]
+    elif not math.isfinite(d.bulk):
+        lines = [f"most of its values are 0 in the reference, and are not here; largest error {d.max:.3g}"]
+    else:
+        lines = [
+            f"median error {d.bulk:.2g} of the median value; length of the error {d.norm:.2g}; cosine {d.cosine:.8f}",
+            f"largest error {d.max:.3g}; median {rung.ulps:.3g} units in the last place of float32",
+            f"float32 rounding explains {rung.float32:.1g}: this is {rung.excess:.3g} times what is allowed",
+        ]
+        if abs(d.gain) > 1e-3:
+            lines.append(f"{1 + d.gain:.4g} times the reference would fit it best")
     if where:
         index, expected, actual = where.pop("index"), where.pop("expected"), where.pop("actual")
         named = "".join(f", {name} {value}" for name, value in where.items())
         lines.append(f"largest at index {index}{named}: expected {expected:.6g}, got {actual:.6g}")
     return lines
+
+
+def amount(rung: Rung) -> str:
+    """How far a stage is off, in a few words.
+
+    >>> amount(Rung("score", "rounding", excess=0.25)), amount(Rung("score", "differs", excess=math.inf))
+    ('0.25 × allowed', 'far beyond what is allowed')
+    """
+    return rung.note or (f"{rung.excess:.2g} × allowed" if math.isfinite(rung.excess) else "far beyond what is allowed")
 
 
 def diagnosis_lines(c: Comparison) -> list[str]:
@@ -258,6 +282,7 @@ def rung_dict(r: Rung) -> dict[str, Any]:
         **row,
         "where": {k: _finite(v) if isinstance(v, float) else v for k, v in r.where.items()} or None,
         "layout": r.layout or None,
+        "note": r.note or None,
         "histogram": r.histogram,
     }
 

@@ -30,6 +30,16 @@ class SelfTest(NamedTuple):
     names: tuple[str, ...]
 
 
+def to_plant(fixture: Fixture) -> list[str]:
+    """The names of the faults that the fixture's conventions allow.
+
+    >>> from musiq_ref.verify import build_fixture
+    >>> "BGR" in to_plant(build_fixture())
+    True
+    """
+    return [name for name, fault in MISTAKES.items() if fault.stage is not None and fault.applies(fixture.config)]
+
+
 def self_test(fixture: Fixture, faults: Iterable[str] | None = None) -> Iterator[SelfTest]:
     """Plants every fault that the fixture's conventions allow into a float32 run, and compares it with the fixture.
 
@@ -41,11 +51,10 @@ def self_test(fixture: Fixture, faults: Iterable[str] | None = None) -> Iterator
     SelfTest(fault='BGR', detected=True, named=True, stage='pixels/scale_0', names=('BGR',))
     """
     single = map_params(lambda a: a.astype(np.float32), fixture.params)
-    for name in MISTAKES if faults is None else faults:
+    possible = to_plant(fixture)
+    for name in possible if faults is None else [name for name in faults if name in possible]:
         fault = MISTAKES[name]
-        if fault.stage is None or not fault.applies(fixture.config):
-            continue
-        gradients = fault.stage.startswith(BACK)
+        gradients = (fault.stage or "").startswith(BACK)
         stages = run_planted([fault], single, fixture.image, fixture.config, gradients=gradients)
         result = compare(fixture, stages, budget=math.inf)
         names = tuple(result.diagnosis.names if result.diagnosis else ())

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from musiq_ref.suggest import did_you_mean
-from musiq_ref.verify.comparison.climb import compare
+from musiq_ref.verify.comparison.climb import compare, refuse_python
 from musiq_ref.verify.comparison.coverage import NothingGiven, matching
 from musiq_ref.verify.comparison.report import (
     MARKS,
@@ -20,6 +20,7 @@ from musiq_ref.verify.comparison.report import (
     describe,
     diagnosis_lines,
     grouped,
+    judged_as,
 )
 from musiq_ref.verify.ladder.fixture import Fixture
 from musiq_ref.verify.ladder.suite import load_suite
@@ -98,8 +99,8 @@ def compare_suite(suite: str | Path | Mapping[str, Fixture], mine: Any, **option
     unknown = [name for name in names if name not in fixtures]
     if unknown and not options.get("allow_unknown"):
         raise ValueError(
-            f"{unknown[0]!r} is no case of the suite{did_you_mean(unknown[0], fixtures)}; the cases are "
-            f"{', '.join(fixtures)}; rename it, or add --allow-unknown (allow_unknown=True)"
+            f"{unknown[0]!r} is no case of the suite; the cases are {', '.join(fixtures)}; rename it, or add "
+            f"--allow-unknown (allow_unknown=True){did_you_mean(unknown[0], fixtures)}"
         )
     given = mine if isinstance(mine, Mapping) else {name: Path(mine) / name for name in names}
 
@@ -149,6 +150,7 @@ def over_cases(
 
 def sub_folders(folder: Path) -> list[str]:
     """Names of the folders in a folder."""
+    refuse_python(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder}: is no folder; a suite is compared with a folder that has one for each case")
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
@@ -201,4 +203,5 @@ def suite_verdict(s: SuiteComparison) -> str:
     parts += [f"cannot be compared: {', '.join(s.failed)}"] if s.failed else []
     lacking = next((f"{case}/{c.lacking[0]}" for case, c in s.cases.items() if c.lacking), "")
     parts += [f"required and not given: {lacking}"] if lacking else []
+    parts += list(filter(None, dict.fromkeys(judged_as(c) for c in s.cases.values())))
     return f"{'PASSED' if s.passed else 'FAILED'}: {'; '.join(parts)}"

@@ -76,16 +76,21 @@ static Array read_npy(const char *path) {
     return a;
 }
 
-/* A stage by its name: the whole array, or the sample that the manifest's "sample" counts. */
+/* A stage by its name. A large one of a suite, of which the file holds a sample, is refused: it is there to be
+   compared with, not to compute from. */
 static Array read_stage(const char *folder, const char *name) {
-    char path[4096];
+    char path[4096], key[1024];
     size_t length;
     snprintf(path, sizeof path, "%s/manifest.json", folder);
     char *manifest = read_file(path, &length);
     if (!strstr(manifest, "\"format\": \"musiq_ref fixture\"") || !strstr(manifest, "\"version\": 1,"))
         fail(path, "is of no fixture of version 1");
-    free(manifest);
+    snprintf(key, sizeof key, "\"name\": \"%s\"", name);
+    char *stage = strstr(manifest, key), *sample = stage ? strstr(stage, "\"sample\": ") : NULL;
     snprintf(path, sizeof path, "%s/stages/%s.npy", folder, name);
+    if (!sample) fail(path, "is no stage of the manifest");
+    if (strncmp(sample + 10, "null", 4)) fail(path, "holds a sample of the stage only; start from image.npy and the weights");
+    free(manifest);
     return read_npy(path);
 }
 

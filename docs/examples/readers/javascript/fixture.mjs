@@ -30,10 +30,14 @@ export function readNpy(path) {
   return { shape, data: type === "<i8" ? Array.from(values, Number) : values };
 }
 
-/** A stage by its name: the whole array, or the sample that the manifest's `sample` counts. */
+/** A stage by its name. A large one of a suite, of which the file holds a sample, is refused: it is there to be compared
+    with, not to compute from. */
 export function readStage(folder, name) {
   const stage = readManifest(folder).stages.find((s) => s.name === name);
   if (!stage) throw new Error(`${folder}: has no stage ${name}`);
+  if (stage.sample !== null) {
+    throw new Error(`${join(folder, stage.file)}: holds a sample of the stage only; start from image.npy and the weights`);
+  }
   return readNpy(join(folder, stage.file));
 }
 

@@ -4,6 +4,11 @@
 // node port.mjs 1e-4 FIXTURE OUT     with another ε, to see a comparison fail
 import { readNpy, readStage, readWeights, writeStage } from "./fixture.mjs";
 
+process.on("uncaughtException", (error) => {
+  console.error(error.message);
+  process.exit(2);
+});
+
 const [out, fixture, epsilon = "1e-6"] = process.argv.slice(2).reverse();
 if (!fixture) throw new Error("name the folder of a fixture, and one to write into");
 

@@ -27,14 +27,21 @@ pub fn read_npy(path: &Path) -> Result<Array> {
     checked(Array { shape, values }, path)
 }
 
-/// A stage by its name: the whole array, or the sample that the manifest's "sample" counts.
+/// A stage by its name. A large one of a suite, of which the file holds a sample, is refused: it is there to be
+/// compared with, not to compute from.
 pub fn read_stage(folder: &Path, name: &str) -> Result<Array> {
     let path = folder.join("manifest.json");
     let manifest = fs::read_to_string(&path)?;
     if !manifest.contains("\"format\": \"musiq_ref fixture\"") || !manifest.contains("\"version\": 1,") {
         return Err(wrong(&path, "is of no fixture of version 1"));
     }
-    read_npy(&folder.join(format!("stages/{name}.npy")))
+    let file = folder.join(format!("stages/{name}.npy"));
+    let stage = manifest.split_once(&format!("\"name\": \"{name}\"")).map(|(_, rest)| rest);
+    match stage.and_then(|rest| between(rest, "\"sample\": ", ",")) {
+        Some("null") => read_npy(&file),
+        Some(_) => Err(wrong(&file, "holds a sample of the stage only; start from image.npy and the weights")),
+        None => Err(wrong(&file, "is no stage of the manifest")),
+    }
 }
 
 pub fn read_weight(folder: &Path, name: &str) -> Result<Array> {
