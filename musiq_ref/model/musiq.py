@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from musiq_ref.backend import Array, namespace
+from musiq_ref.backend import Array, namespace, on_host
 from musiq_ref.config import MusiqConfig
 from musiq_ref.image.tokenize import Tokens
 from musiq_ref.model.check import check_tokens
@@ -13,7 +13,7 @@ from musiq_ref.model.encoder import block, block_backward, encoder, encoder_back
 from musiq_ref.model.head import head, head_backward
 from musiq_ref.model.noise import NO_NOISE, Noise
 from musiq_ref.model.parameters import Params
-from musiq_ref.model.recompute import RECOMPUTED_STEMS, block_recomputed, block_recomputed_backward
+from musiq_ref.model.recompute import IN_PIECES, RECOMPUTED, block_recomputed, block_recomputed_backward
 from musiq_ref.model.stem import STEMS
 from musiq_ref.model.taps import Tap, checked, no_tap, within
 from musiq_ref.reprs import short_table, short_text
@@ -45,11 +45,11 @@ class Parts(NamedTuple):
     block_backward: Any
 
 
-PLAIN = {name: Parts(run, back, block, block_backward) for name, (run, back) in STEMS.items()}
-RECOMPUTED = {
-    name: Parts(run, back, block_recomputed, block_recomputed_backward)
-    for name, (run, back) in RECOMPUTED_STEMS.items()
-}
+def _parts(stem: str, whole: bool, recompute: bool) -> Parts:
+    """whole: what a tap sees must be there at once, and a device has no use for pieces."""
+    run, back = (RECOMPUTED if recompute else STEMS if whole else IN_PIECES)[stem]
+    blocks = (block_recomputed, block_recomputed_backward) if recompute else (block, block_backward)
+    return Parts(run, back, *blocks)
 
 
 def forward(
@@ -86,7 +86,7 @@ def forward(
     dtype = check_tokens(params, tokens, config, axes=2)
     patches = tokens.patches.astype(dtype)
     B, N = tokens.mask.shape
-    parts = RECOMPUTED[config.stem] if recompute else PLAIN[config.stem]
+    parts = _parts(config.stem, tap is not no_tap or not on_host(patches), recompute)
     cache: dict[str, Any] = {"parts": parts, "patches": patches.shape}
 
     features, cache["stem"] = parts.stem(
