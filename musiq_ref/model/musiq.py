@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 from musiq_ref.backend import Array, namespace, on_host
 from musiq_ref.config import MusiqConfig
 from musiq_ref.image.tokenize import Tokens
+from musiq_ref.model.attention_in_blocks import MSA_IN_BLOCKS
 from musiq_ref.model.check import check_tokens
 from musiq_ref.model.embeddings import embed, embed_backward, patch_embedding, patch_embedding_backward
 from musiq_ref.model.encoder import block, block_backward, encoder, encoder_backward
@@ -45,11 +47,13 @@ class Parts(NamedTuple):
     block_backward: Any
 
 
-def _parts(stem: str, whole: bool, recompute: bool) -> Parts:
+def _parts(stem: str, whole: bool, recompute: bool | Literal["attention"]) -> Parts:
     """whole: what a tap sees must be there at once, and a device has no use for pieces."""
-    run, back = (RECOMPUTED if recompute else STEMS if whole else IN_PIECES)[stem]
-    blocks = (block_recomputed, block_recomputed_backward) if recompute else (block, block_backward)
-    return Parts(run, back, *blocks)
+    if recompute is True:
+        run, back = RECOMPUTED[stem]
+        return Parts(run, back, block_recomputed, block_recomputed_backward)
+    run, back = (STEMS if whole else IN_PIECES)[stem]
+    return Parts(run, back, partial(block, msa=MSA_IN_BLOCKS) if recompute else block, block_backward)
 
 
 def forward(
@@ -58,14 +62,15 @@ def forward(
     config: MusiqConfig,
     tap: Tap | None = None,
     noise: Noise | None = None,
-    recompute: bool = False,
+    recompute: bool | Literal["attention"] = False,
 ) -> tuple[Array, Any]:
     """The logits of a batch, and what `backward` needs                       (Eq. 1–11)
 
     tokens: (B, N, …) from `batch`
     tap: sees and may replace every intermediate
     noise: dropout in training
-    recompute: keep little for the backward and compute the rest again there (then there is nothing to tap)
+    recompute: keep little for the backward and compute the rest again there (then there is nothing to tap);
+        "attention": do so with the N² attention weights alone
     returns logits (B, C), cache
 
     Everything is computed in the dtype of the parameters. Raises ValueError when tokens and model do not fit.
@@ -79,7 +84,7 @@ def forward(
     ((1, 10), (1, 199, 32, 32, 3))
     """
     if recompute and tap:
-        raise ValueError("with recompute=True nothing is kept to be tapped; leave out one of the two")
+        raise ValueError(f"with recompute={recompute!r} nothing is kept to be tapped; leave out one of the two")
     noise = noise or NO_NOISE
     noise.check()
     tap = checked(tap) if tap else no_tap
