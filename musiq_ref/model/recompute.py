@@ -24,7 +24,7 @@ PATCHES = 32  # patches that the stem takes at a time
 
 
 def _pieces(patches) -> list[slice]:
-    return [slice(i, i + PATCHES) for i in range(0, len(patches), PATCHES)]
+    return [slice(i, i + PATCHES) for i in range(0, max(len(patches), 1), PATCHES)]
 
 
 def stem_in_pieces(patches, params: Params, conventions: Conventions, tap: Tap = no_tap, keep: bool = True):
@@ -42,8 +42,13 @@ def stem_in_pieces(patches, params: Params, conventions: Conventions, tap: Tap =
 
 
 def stem_in_pieces_backward(dy, cache, tap: Tap = no_tap, want_patches: bool = True):
-    """Each piece backward; its forward again if nothing was kept. Returns (dpatches, dparams)."""
+    """Each piece backward; its forward again if nothing was kept. Returns (dpatches, dparams).
+
+    A tap sees all patches at once, as it does in `stem_backward`.
+    """
     patches, params, conventions, caches = cache
+    if tap is not no_tap:
+        return stem_backward(dy, stem(patches, params, conventions)[1], tap, want_patches)
 
     def run(piece):
         rows, kept = piece
