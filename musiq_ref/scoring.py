@@ -18,11 +18,11 @@ from musiq_ref.checkpoint import Checkpoint, load_checkpoint
 from musiq_ref.config import Conventions, MusiqConfig
 from musiq_ref.image.decode import ImageError, ImageLike, decode
 from musiq_ref.image.limits import too_many_patches
-from musiq_ref.image.tokenize import batch, scales_of, tokenize, tokenize_backward, tokens_for
+from musiq_ref.image.tokenize import scales_of, tokenize, tokenize_backward, tokens_for
 from musiq_ref.model.folded import fold
-from musiq_ref.model.head import expected_score, expected_score_backward
+from musiq_ref.model.gradient_by_team import patch_gradient
+from musiq_ref.model.head import expected_score
 from musiq_ref.model.inference import predict
-from musiq_ref.model.musiq import backward, forward
 from musiq_ref.model.parameters import Params, check_params, map_params
 from musiq_ref.reprs import described, short_table, short_text
 
@@ -285,7 +285,13 @@ def _is_image(thing: Any) -> bool:
 
 
 def image_gradient(
-    image: ImageLike, params: Params, config: MusiqConfig, pixel_dtype: DTypeLike | None = None
+    image: ImageLike,
+    params: Params,
+    config: MusiqConfig,
+    pixel_dtype: DTypeLike | None = None,
+    *,
+    threads: int | None = None,
+    progress: Callable[[float], object] | None = None,
 ) -> tuple[float, np.ndarray]:
     """The score of an image and its gradient to every pixel, in the dtype of the parameters.
 
@@ -294,11 +300,13 @@ def image_gradient(
     config: the MusiqConfig that they belong to
     pixel_dtype: in which the pixels are resized: by default the parameters', but float32 for 8-bit images through the
         authors' filter, which is defined in float32
+    threads: that share the work; None for as many as BLAS may use. The gradient is the same every time with the same
+        number, and the same to rounding with another
+    progress: called with the share that is done, 0 … 1
     returns score, d score/d image (H, W, 3), for an image measured in [0, 1]
 
-    Everything is kept for the backward, so memory grows with the square of the number of patches: about 0.7 GB for the
-    small model and 500 patches, 8 GB for 3000. Raises ImageError for what is no image, ValueError for parameters that
-    are not those of `config`.
+    Memory grows with the number of patches: see docs/performance.md. Raises ImageError for what is no image, ValueError
+    for parameters that are not those of `config`.
 
     >>> import musiq_ref as mq
     >>> config = mq.MusiqConfig.preset("tiny")
@@ -309,8 +317,5 @@ def image_gradient(
     """
     pixels, dtype = decode(image), check_params(params, config)
     tokens = tokenize(pixels, config, pixel_dtype) if pixel_dtype else tokens_for(pixels, config, dtype)
-    logits, cache = forward(params, batch([tokens]), config)
-    expected, cache_score = expected_score(logits)
-    dlogits = expected_score_backward(np.ones_like(expected.score), cache_score)
-    dpatches = backward(dlogits, cache).patches[0]
-    return float(expected.score[0]), tokenize_backward(dpatches, pixels.shape[0], pixels.shape[1], config)
+    value, dpatches = patch_gradient(params, tokens, config, threads, progress)
+    return value, tokenize_backward(dpatches, pixels.shape[0], pixels.shape[1], config)

@@ -6,15 +6,19 @@ of its own does so in matrix products alone. BLAS therefore computes with one th
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ContextDecorator
 from contextvars import copy_context
 from functools import cache
 from typing import Any
 
 from threadpoolctl import ThreadpoolController
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # in glibc's malloc.h
 
 
 class OneThreadOfBlas(ContextDecorator):
@@ -129,3 +133,42 @@ def together(work: Callable[[int, threading.Barrier], None], members: int) -> No
                 thread.join()
     if errors:
         raise errors.pop(0)  # kept nowhere else, or its frames would keep their arrays
+
+
+def each(run: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    """[run(item) for item in items], by a team of as many threads as BLAS may use, each item on one of them.
+
+    Where a team is at work already, the caller's thread does it alone.
+
+    >>> each(abs, [-1, 2, -3])
+    [1, 2, 3]
+    """
+    if ONE_THREAD.users:
+        return [run(item) for item in items]
+    results: list[Any] = [None] * len(items)
+    with ONE_THREAD as before:
+        members = max(1, min(before, len(items)))
+
+        def work(member: int, barrier: threading.Barrier) -> None:
+            for i in range(member, len(items), members):
+                if barrier.broken:  # somebody failed
+                    raise threading.BrokenBarrierError
+                results[i] = run(items[i])
+
+        together(work, members)
+    return results
+
+
+@cache
+def keep_memory() -> None:
+    """Up to 256 MiB of freed memory stay with the process for its next arrays, where the C library is glibc.
+
+    By itself glibc gives large arrays back as soon as they are freed, and the kernel zeroes the memory of the next ones
+    anew: for a computation that makes arrays of the same sizes over and over, as a gradient does, that costs as much as
+    its arithmetic. The settings are those of the whole process, from the first call on.
+
+    >>> keep_memory()
+    """
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+        mallopt(M_TRIM_THRESHOLD, 256 * 2**20)
+        mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # arrays from here on are given back: glibc takes no larger value

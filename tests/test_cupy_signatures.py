@@ -17,7 +17,7 @@ import musiq_ref
 
 ROOT = Path(musiq_ref.__file__).parent
 
-HOST_MODULES = {"model/parameters.py", "model/noise.py", "model/folded.py", "model/by_team.py"}
+HOST_MODULES = {f"model/{name}.py" for name in ("parameters", "noise", "folded", "by_team", "gradient_by_team")}
 """Files of ops/ and model/ that work on the host by design: initial values, random numbers, the team of threads."""
 
 HOST_NAMES = {"ndarray", "generic", "dtype", "random.Generator"}

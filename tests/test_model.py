@@ -16,7 +16,6 @@ from strategies import configs, images, seeds
 import musiq_ref as mq
 from musiq_ref.model.noise import Noise
 from musiq_ref.model.parameters import flatten, map_params, parameter_shapes
-from musiq_ref.model.recompute import PATCHES
 from musiq_ref.model.stem import stem, stem_backward
 from musiq_ref.verify import GradientError, check_vjp, deterministic_params, trace, unit
 
@@ -226,11 +225,9 @@ def test_gradient_of_a_batch_is_the_sum_over_its_images():
 
 @settings(max_examples=20)
 @given(configs(), st.integers(2, 9), seeds)
-def test_recomputing_gives_the_same_bits_of_up_to_64_patches(config, n, seed):
-    """What the stem takes at a time; of more, its products are of other sizes and may round otherwise (see below)."""
+def test_recomputing_gives_the_same_bits(config, n, seed):
     params = random_params(config)
     tokens = mq.batch([random_tokens(config, n, seed), random_tokens(config, n + 1, seed)])
-    assert tokens.mask.size <= PATCHES
     results = []
     for recompute in (False, True):
         noise = mq.Noise(np.random.default_rng(1), dropout=0.1, attention_dropout=0.2, stochastic_depth=0.3)
@@ -253,6 +250,50 @@ def test_recomputing_in_chunks_adds_up(monkeypatch):
     assert mq.backward(np.ones_like(logits), cache_again, want_patches=False).patches is None
     with pytest.raises(ValueError, match="nothing is kept to be tapped"):
         mq.forward(params, tokens, SMALL, tap=lambda name, array: array, recompute=True)
+
+
+@pytest.mark.parametrize("conventions", CONVENTIONS)
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_attention_in_blocks_is_attention(conventions, dropout, monkeypatch):
+    """Of two images, one padded, with a random cotangent; in blocks of two queries."""
+    monkeypatch.setattr("musiq_ref.model.attention_in_blocks.WEIGHTS", 23)
+    config = SMALL.replace(conventions=CONVENTIONS[conventions])
+    params, tokens = random_params(config), mq.batch([random_tokens(config, 9, 0), random_tokens(config, 7, 1)])
+    dlogits, results = np.random.default_rng(0).standard_normal((2, 3)), []
+    for recompute in (False, "attention"):
+        noise = Noise(np.random.default_rng(1), 0.1, dropout, 0.2)
+        logits, cache = mq.forward(params, tokens, config, noise=noise, recompute=recompute)
+        gradients = mq.backward(dlogits, cache)
+        results.append({"logits": logits, "patches": gradients.patches, **dict(flatten(gradients.params))})
+    for name, expected in results[0].items():
+        scale = max(np.abs(expected).max(), 1e-3)  # that to the bias of the keys is 0 but for rounding
+        np.testing.assert_allclose(results[1][name] / scale, expected / scale, rtol=0, atol=1e-11, err_msg=name)
+
+
+@pytest.mark.parametrize("fault", ["mask_logits_backward", "softmax_backward"])
+def test_a_fault_planted_into_attention_in_blocks_is_caught(fault, monkeypatch):
+    monkeypatch.setattr(f"musiq_ref.model.attention_in_blocks.{fault}", lambda dy, cache: 0.999 * dy)
+    params, tokens = random_params(SMALL), mq.batch([random_tokens(SMALL, 9, 0)])
+    first, second = (
+        mq.backward(np.ones((1, 3)), mq.forward(params, tokens, SMALL, recompute=how)[1]).patches
+        for how in (False, "attention")
+    )
+    assert relative(second, first) > 1e-6
+
+
+def test_attention_in_blocks_keeps_no_weights():
+    """Of 600 tokens the weights of two blocks with two heads alone are 11 MB."""
+    config = mq.MusiqConfig.preset("tiny", patch_size=4, width=8, heads=2, mlp_width=8, layers=2, stem="linear")
+    params, tokens = mq.init_params(config, dtype="float64"), mq.batch([random_tokens(config, 600, 0)])
+    kept = []
+    for recompute in (False, "attention"):
+        tracemalloc.start()
+        result = mq.forward(params, tokens, config, recompute=recompute)
+        kept.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+        assert result[0].shape == (1, 1)
+    assert kept[0] > 2 * 2 * 601**2 * 8
+    assert kept[1] < kept[0] / 3
 
 
 def test_gradients_of_the_parameters_without_those_of_the_patches():

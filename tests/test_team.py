@@ -1,4 +1,4 @@
-"""Inference by a team of threads: the forward's numbers, whatever the number of threads, and BLAS as it was found."""
+"""Scores and gradients by a team of threads: the text's numbers, whatever their number, and BLAS as it was found."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -23,8 +24,9 @@ from threadpoolctl import threadpool_info, threadpool_limits
 import musiq_ref as mq
 from musiq_ref import team
 from musiq_ref.config import NAMED_CONVENTIONS
-from musiq_ref.model import by_team, inference
+from musiq_ref.model import by_team, gradient_by_team, inference, recompute
 from musiq_ref.model.folded import fold
+from musiq_ref.model.gradient_by_team import patch_gradient
 from musiq_ref.model.parameters import flatten, map_params
 from musiq_ref.team import ONE_THREAD, share, together
 from musiq_ref.training.run import train
@@ -107,7 +109,7 @@ def test_variances_do_not_cancel(run):
 
 def _layer_norm_rho(x):
     rows = x.reshape(-1, x.shape[-1])
-    y = by_team._norm(rows, np.empty_like(rows))
+    y = by_team.normalize(rows, np.empty_like(rows), np.empty_like(rows[:, :1]))
     return y.std(axis=1) / rows.astype("f8").std(axis=1)
 
 
@@ -353,3 +355,149 @@ def test_shares_are_all_rows_and_about_equal():
             parts = [share(rows, member, members) for member in range(members)]
             assert [i for part in parts for i in range(rows)[part]] == list(range(rows))
             assert max(p.stop - p.start for p in parts) - min(p.stop - p.start for p in parts) <= 1
+
+
+# ---- The gradient to an image
+
+
+def text_gradient(params, tokens, config):
+    """The score and its gradient to the patches, by `forward` and `backward`."""
+    logits, cache = mq.forward(params, mq.batch([tokens]), config)
+    expected, cache_score = mq.expected_score(logits)
+    dlogits = mq.expected_score_backward(np.ones_like(expected.score), cache_score)
+    return float(expected.score[0]), mq.backward(dlogits, cache).patches[0]
+
+
+@pytest.mark.parametrize("conventions", NAMED_CONVENTIONS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-4)])
+@pytest.mark.parametrize("threads", [1, 2, 3, 50])
+@pytest.mark.parametrize("kept", [0, 9, 1000])
+def test_a_team_finds_the_gradient_that_the_backward_finds(conventions, dtype, tolerance, threads, kept, monkeypatch):
+    """In float32 a ReLU or a maximum may decide otherwise: measured 2e-6."""
+    for name, size in (("EMBEDDED", 7), ("ROWS", 5)):  # pieces that do not come out even
+        monkeypatch.setattr(by_team, name, size)
+        monkeypatch.setattr(gradient_by_team, name, size)
+    monkeypatch.setattr(gradient_by_team, "PATCHES", 3)
+    monkeypatch.setattr(gradient_by_team, "KEPT", kept)
+    config = SMALL.replace(conventions=NAMED_CONVENTIONS[conventions])
+    params = map_params(lambda a: a.astype(dtype), PARAMS)
+    value, dpatches = patch_gradient(params, TOKENS, config, threads)
+    expected, dexpected = text_gradient(params, TOKENS, config)
+    assert dpatches.dtype == dtype
+    assert value == pytest.approx(expected, rel=tolerance)
+    assert relative(dpatches, dexpected) < tolerance
+    assert (dpatches[~TOKENS.mask] == 0).all()
+
+
+@settings(max_examples=15)
+@given(configs(), st.integers(1, 9), seeds, st.integers(1, 4))
+def test_the_gradient_for_every_configuration_and_random_parameters(config, n, seed, threads):
+    params, tokens = random_params(config), random_tokens(config, n, seed)
+    value, dpatches = patch_gradient(params, tokens, config, threads)
+    expected, dexpected = text_gradient(params, tokens, config)
+    assert value == pytest.approx(expected, rel=1e-9, abs=1e-10)
+    np.testing.assert_allclose(dpatches, dexpected, rtol=1e-7, atol=1e-9 * np.abs(dexpected).max())
+
+
+def with_dq_of_the_wrong_scale(dx, dq, dkeys_values, *rest):
+    real_attend_backward(dx, dq, dkeys_values, *rest)
+    dq *= 1.001
+
+
+def without_the_parts_of_the_values(dx, dq, dkeys_values, *rest):
+    before = dkeys_values[1].copy()
+    real_attend_backward(dx, dq, dkeys_values, *rest)
+    dkeys_values[1] = before
+
+
+def without_the_projection(dy, normed, rho):
+    return (dy - dy.mean(axis=1, keepdims=True)) * rho
+
+
+real_attend_backward = gradient_by_team._attend_backward
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("_attend_backward", with_dq_of_the_wrong_scale),
+        ("_attend_backward", without_the_parts_of_the_values),
+        ("_normalize_backward", without_the_projection),
+        ("_mlp_backward", lambda *a: None),
+    ],
+)
+def test_planted_faults_are_caught(name, wrong, monkeypatch):
+    monkeypatch.setattr(gradient_by_team, name, wrong)
+    _, dpatches = patch_gradient(PARAMS, TOKENS, SMALL, 2)
+    assert relative(dpatches, text_gradient(PARAMS, TOKENS, SMALL)[1]) > 1e-6
+
+
+def test_the_gradient_has_the_same_bits_from_run_to_run_and_nothing_but_rounding_between_teams():
+    image = mq.verify.deterministic_image(3, 90, 130)
+    first = mq.image_gradient(image, PARAMS, SMALL, threads=1)[1]
+    for threads in (2, 3, 7):
+        one, other = (mq.image_gradient(image, PARAMS, SMALL, threads=threads)[1] for _ in range(2))
+        assert np.array_equal(one, other)
+        assert relative(one, first) < 1e-12
+
+
+def test_the_gradients_progress_rises_from_0_to_1():
+    seen = []
+    mq.image_gradient(mq.verify.deterministic_image(3, 90, 130), PARAMS, SMALL, threads=2, progress=seen.append)
+    assert seen == sorted(seen)
+    assert (seen[0], seen[-1]) == (0, 1)
+    assert len(seen) > 5
+
+
+def test_where_blas_cannot_be_limited_the_backward_computes(monkeypatch):
+    monkeypatch.setattr(team, "_blas", lambda: SimpleNamespace(lib_controllers=(), limit=lambda limits: None))
+    monkeypatch.setattr(gradient_by_team, "gradient_by_team", None)
+    assert relative(patch_gradient(PARAMS, TOKENS, SMALL)[1], text_gradient(PARAMS, TOKENS, SMALL)[1]) < 1e-12
+
+
+def test_a_gradient_needs_memory_in_proportion_to_the_image():
+    """Four times the tokens: about four times the memory; attention weights of all pairs would be 16 times as many."""
+    config = mq.MusiqConfig.preset("tiny", patch_size=4, width=8, heads=2, mlp_width=8, longer_sides=(), stem="linear")
+    params = mq.init_params(config)
+    peaks = []
+    for side in (60, 120):
+        tokens = mq.tokenize(np.zeros((side, 4 * side, 3), np.uint8), config)
+        tracemalloc.start()
+        patch_gradient(params, tokens, config, 2)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 5 * peaks[0]
+
+
+# ---- Pieces of the text
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_the_stem_in_pieces_is_the_stem(threads, monkeypatch):
+    monkeypatch.setattr(recompute, "PATCHES", 4)
+    tokens = mq.batch([random_tokens(SMALL, 11, 0), random_tokens(SMALL, 8, 1)])
+    results = []
+    with threadpool_limits(threads, "blas"):
+        for tap in (None, lambda name, array: array):  # a tap sees everything at once
+            logits, cache = mq.forward(PARAMS, tokens, SMALL, tap)
+            dlogits = np.random.default_rng(0).standard_normal(logits.shape)
+            gradients = mq.backward(dlogits, cache, tap)
+            results.append({"logits": logits, "patches": gradients.patches, **dict(flatten(gradients.params))})
+        assert set(blas_threads()) == {threads}
+    for name, expected in results[1].items():
+        scale = max(np.abs(expected).max(), 1e-3)  # that to the bias of the keys is 0 but for rounding
+        np.testing.assert_allclose(results[0][name] / scale, expected / scale, rtol=0, atol=1e-12)
+
+
+def test_each_is_in_order_and_alone_where_a_team_is_at_work():
+    def name(item):
+        return item, threading.current_thread()
+
+    with threadpool_limits(3, "blas"):
+        items, threads = zip(*team.each(name, range(7)), strict=True)
+        assert items == tuple(range(7))
+        assert len(set(threads)) == 3
+        with ONE_THREAD:
+            assert {thread for _, thread in team.each(name, range(7))} == {threading.current_thread()}
+        with pytest.raises(ZeroDivisionError):
+            team.each(lambda item: 1 // (item - 3), range(7))

@@ -127,7 +127,7 @@ def test_recomputing_is_asked_of_the_model(images, monkeypatch):
     )
     for options in ({}, {"recompute": False}, {"recompute": True}):
         batch_gradient(params, tokens, np.zeros(1), CONFIG, **options)
-    assert asked == [False, False, True]
+    assert asked == ["attention", "attention", True]
 
 
 def test_the_log_knows_the_last_validation_as_soon_as_it_is_written(tmp_path):

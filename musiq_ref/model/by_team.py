@@ -48,37 +48,30 @@ def logits_by_team(
     z, keys, values = np.empty((N, D), dtype), np.empty((D, N), dtype), np.empty((N, D), dtype)
     z[0] = params["class_token"]
     members = min(members, N)  # then the first has the class token
-    per_patch, per_token = _costs(folded, N, config)
+    per_patch, per_token = costs(folded, N, config)
     progress(0.0)
 
     def work(member: int, barrier: threading.Barrier) -> None:
-        own, done = share(N, member, members), 0.0
-        x, total = z[own], (own.stop - own.start) * (per_patch + per_token * (config.layers - 1))
-
-        def step(cost: int) -> None:
-            nonlocal done
-            done += cost
-            if barrier.broken:  # somebody failed: stop now, not only at the next meeting
-                raise threading.BrokenBarrierError
-            if member == 0:
-                progress(min(done / total, 1.0))  # the last block is left out: it has one token
+        own = share(N, member, members)
+        total = (own.stop - own.start) * (per_patch + per_token * (config.layers - 1))  # the last block has one token
+        x, step = z[own], steps(barrier, total, progress if member == 0 else None)
 
         patches = slice(max(own.start - 1, 0), own.stop - 1)  # the class token, in front of them, has none
-        embed = _embedding(tokens, folded, config, dtype)
-        for rows in _pieces(patches, EMBEDDED):
+        embed = embedding(tokens, folded, config, dtype)
+        for rows in pieces(patches, EMBEDDED):
             embed(z[1:][rows], kept[rows])
             step(per_patch * (rows.stop - rows.start))
-        q, scratch = np.empty_like(x), _scratch(N, config, dtype)
+        q, scratch = np.empty_like(x), scratch_for(N, config, dtype)
         for block in folded.blocks:
             barrier.wait()  # until nobody reads the keys and values of the block before
-            for rows in _pieces(slice(0, len(x)), ROWS):
-                _project(x[rows], block, q[rows], keys[:, own][:, rows], values[own][rows], scratch)
+            for rows in pieces(slice(0, len(x)), ROWS):
+                project(x[rows], block, q[rows], keys[:, own][:, rows], values[own][rows], scratch)
             barrier.wait()  # until all have written theirs
             if block is folded.blocks[-1]:  # after which only the class token is read
                 x = x[: int(member == 0)]
-            for rows in _pieces(slice(0, len(x)), ROWS):
-                _attend(x[rows], q[rows], keys, values, block, config, scratch)
-                _mlp(x[rows], block, config, scratch)
+            for rows in pieces(slice(0, len(x)), ROWS):
+                attend(x[rows], q[rows], keys, values, block, config, scratch)
+                mlp(x[rows], block, config, scratch)
                 step(per_token * (rows.stop - rows.start))
 
     together(work, members)
@@ -88,7 +81,22 @@ def logits_by_team(
     return linear(y, head["kernel"], head["bias"])[0][0]
 
 
-def _pieces(rows: slice, most: int) -> list[slice]:
+def steps(barrier: threading.Barrier, total: float, progress: Callable[[float], object] | None):
+    """A function that a member calls with the cost of what it has done, of that total."""
+    done = 0.0
+
+    def step(cost: float) -> None:
+        nonlocal done
+        done += cost
+        if barrier.broken:  # somebody failed: stop now, not only at the next meeting
+            raise threading.BrokenBarrierError
+        if progress:
+            progress(min(done / total, 1.0))
+
+    return step
+
+
+def pieces(rows: slice, most: int) -> list[slice]:
     """The rows in parts of about equal length, none longer than `most`."""
     n = rows.stop - rows.start
     count = math.ceil(n / most)
@@ -96,7 +104,7 @@ def _pieces(rows: slice, most: int) -> list[slice]:
     return [slice(rows.start + part.start, rows.start + part.stop) for part in parts]
 
 
-def _costs(folded: Folded, N: int, config: MusiqConfig) -> tuple[int, int]:
+def costs(folded: Folded, N: int, config: MusiqConfig) -> tuple[int, int]:
     """Multiply–accumulates of a patch before the encoder, and of a token in one of its blocks."""
     embedding, stem, block = folded.params["patch_embedding"]["kernel"].size, folded.stem, folded.blocks[0]
     convolutions = 0
@@ -109,16 +117,21 @@ def _costs(folded: Folded, N: int, config: MusiqConfig) -> tuple[int, int]:
 # ---- Before the encoder
 
 
-def _embedding(tokens: Tokens, folded: Folded, config: MusiqConfig, dtype) -> Callable:
-    """A function that writes E_p + E_HSE + E_SCE of the tokens `kept`, at most EMBEDDED, into x.   (Eq. 1 and 2)"""
+def embedding(
+    tokens: Tokens, folded: Folded, config: MusiqConfig, dtype, stem: Callable | None = None, most: int = 0
+) -> Callable:
+    """A function that writes E_p + E_HSE + E_SCE of the tokens `kept`, at most EMBEDDED, into x.   (Eq. 1 and 2)
+
+    stem: a function of at most `most` patches to their features, other than that of `folded`
+    """
     params, p = folded.params, folded.params["patch_embedding"]
     features = np.empty((min(EMBEDDED, len(tokens.mask)), len(p["kernel"])), dtype)
-    run = _stem(folded.stem, config, dtype) if folded.stem else lambda patches: patches.reshape(len(patches), -1)
+    run = stem or (_stem(folded.stem, config, dtype) if folded.stem else lambda patches: patches)
     tables = spatial_table(params, config, features), scale_table(params, config)
 
     def embed(x, kept) -> None:
-        for some in _pieces(slice(0, len(kept)), PATCHES):
-            features[some] = run(tokens.patches[kept[some]])
+        for some in pieces(slice(0, len(kept)), most or PATCHES):
+            features[some] = run(tokens.patches[kept[some]]).reshape(-1, features.shape[1])
         np.matmul(features[: len(kept)], p["kernel"], out=x)
         x += p["bias"]
         for table, index in zip(tables, (tokens.hash_index, tokens.scale_index), strict=True):
@@ -129,7 +142,7 @@ def _embedding(tokens: Tokens, folded: Folded, config: MusiqConfig, dtype) -> Ca
 
 
 def _stem(p: Stem, config: MusiqConfig, dtype) -> Callable:
-    """The stem as a function of at most PATCHES patches (n, P, P, 3) to (n, P/4·P/4·256), with arrays of its own.
+    """The stem as a function of at most PATCHES patches (n, P, P, 3) to (n, P/4, P/4, 256), with arrays of its own.
 
     The affine part of the root's GroupNorm comes after the pooling, which leaves a quarter of the numbers.
     """
@@ -161,7 +174,7 @@ def _stem(p: Stem, config: MusiqConfig, dtype) -> Callable:
         shortcut *= p.scale_proj * _centre(shortcut, BLOCK_EPS)
         x += shortcut
         x += p.shift_sum  # of both GroupNorms at once
-        return _relu(x).reshape(n, -1)
+        return _relu(x)
 
     return run
 
@@ -217,52 +230,58 @@ class Scratch(NamedTuple):
     """One member's arrays for ROWS tokens."""
 
     normed: Any  # (R, D)
+    rho: Any  # (R, 1)
     qkv: Any  # (R, 3·D)
     weights: Any  # (R, N)
+    peak: Any  # (R, H)
+    total: Any  # (R, H)
     head: Any  # (R, D_h)
     heads: Any  # (R, D)
     hidden: Any  # (R, M)
+    added: Any  # (R, D)
 
 
-def _scratch(N: int, config: MusiqConfig, dtype) -> Scratch:
-    D = config.width
-    return Scratch(*(np.empty((ROWS, n), dtype) for n in (D, 3 * D, N, config.head_width, D, config.mlp_width)))
+def scratch_for(N: int, config: MusiqConfig, dtype) -> Scratch:
+    D, H = config.width, config.heads
+    widths = D, 1, 3 * D, N, H, H, config.head_width, D, config.mlp_width, D
+    return Scratch(*(np.empty((ROWS, width), dtype) for width in widths))
 
 
-def _project(x, block: Block, q, keys, values, scratch: Scratch) -> None:
+def project(x, block: Block, q, keys, values, scratch: Scratch) -> None:
     """Writes the queries (n, D), keys (D, n) and values (n, D) of the tokens x."""
     n, D = x.shape
-    qkv = _linear(_norm(x, scratch.normed[:n]), block.qkv, scratch.qkv[:n])
+    qkv = _linear(normalize(x, scratch.normed[:n], scratch.rho[:n]), block.qkv, scratch.qkv[:n])
     q[:], values[:] = qkv[:, :D], qkv[:, 2 * D :]
     keys[:] = qkv[:, D : 2 * D].T  # once here, instead of in every product
 
 
-def _attend(x, q, keys, values, block: Block, config: MusiqConfig, scratch: Scratch) -> None:
+def attend(x, q, keys, values, block: Block, config: MusiqConfig, scratch: Scratch) -> None:
     """x += MSA: the queries of x with the keys and values of all tokens, unmasked because unpadded."""
     n, D_h = len(x), config.head_width
     weights, head, heads = scratch.weights[:n], scratch.head[:n], scratch.heads[:n]
     for h in range(config.heads):
-        one = slice(h * D_h, (h + 1) * D_h)
+        one, peak, total = slice(h * D_h, (h + 1) * D_h), scratch.peak[:n, h : h + 1], scratch.total[:n, h : h + 1]
         np.matmul(q[:, one], keys[one], out=weights)
-        weights -= np.max(weights, axis=1, keepdims=True)
+        weights -= np.max(weights, axis=1, keepdims=True, out=peak)
         np.exp(weights, out=weights)
         np.matmul(weights, values[:, one], out=head)
-        np.divide(head, np.sum(weights, axis=1, keepdims=True), out=heads[:, one])  # D_h numbers instead of N
-    x += _linear(heads, block.out, scratch.normed[:n])
+        np.divide(head, np.sum(weights, axis=1, keepdims=True, out=total), out=heads[:, one])  # D_h numbers, not N
+    x += _linear(heads, block.out, scratch.added[:n])
 
 
-def _mlp(x, block: Block, config: MusiqConfig, scratch: Scratch) -> None:
+def mlp(x, block: Block, config: MusiqConfig, scratch: Scratch) -> None:
     """x += MLP(LN(x))"""
     n = len(x)
-    hidden = _linear(_norm(x, scratch.normed[:n]), block.fc1, scratch.hidden[:n])
+    hidden = _linear(normalize(x, scratch.normed[:n], scratch.rho[:n]), block.fc1, scratch.hidden[:n])
     active, _ = GELU[config.conventions.gelu][0](hidden)
-    x += _linear(active, block.fc2, scratch.normed[:n])
+    x += _linear(active, block.fc2, scratch.added[:n])
 
 
-def _norm(x, out):
-    """LN(x) without its scale and bias, which the next layer has taken over."""
+def normalize(x, out, rho):
+    """LN(x) without its scale and bias, which the next layer has taken over; writes ρ, too."""
     np.subtract(x, np.mean(x, axis=1, keepdims=True), out=out)
-    out *= 1 / np.sqrt(np.einsum("nd,nd->n", out, out)[:, None] / x.shape[1] + NORM_EPS)
+    rho[:] = 1 / np.sqrt(np.einsum("nd,nd->n", out, out)[:, None] / x.shape[1] + NORM_EPS)
+    out *= rho
     return out
 
 

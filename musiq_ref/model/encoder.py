@@ -53,16 +53,20 @@ def mlp_backward(dy, cache, tap: Tap = no_tap):
     return dz, {"fc1": {"kernel": dkernel_1, "bias": dbias_1}, "fc2": {"kernel": dkernel_2, "bias": dbias_2}}
 
 
-def block(z, allowed, params: Params, conventions: Conventions, tap: Tap = no_tap, noise: Noise = NO_NOISE, rate=0.0):
+def block(
+    z, allowed, params: Params, conventions: Conventions, tap: Tap = no_tap, noise: Noise = NO_NOISE, rate=0.0, msa=None
+):
     """z′ = MSA(LN(z)) + z;  z″ = MLP(LN(z′)) + z′                            (Eq. 3 and 4)
 
     z, z″: (B, N, D)
     allowed: boolean (B, 1, N, N)
     rate: chance of dropping a branch (stochastic depth)
+    msa: another pair than that of `attention`
     """
     cache = {}
+    run_msa, cache["msa_backward"] = msa or (attention, attention_backward)
     x, cache["norm1"] = norm(z, params["norm1"])
-    x, cache["attention"] = attention(
+    x, cache["attention"] = run_msa(
         tap("norm1", x), allowed, params["attention"], conventions, within(tap, "attention"), noise
     )
     x, cache["drop"] = drop(x, noise.dropout, noise)
@@ -83,7 +87,7 @@ def block_backward(dz, cache, tap: Tap = no_tap):
     dx, dparams["norm2"] = norm_backward(tap("norm2", dx), cache["norm2"])
     dz = tap("residual1", dz + dx)
     dx = drop_backward(drop_branch_backward(dz, cache["branch1"]), cache["drop"])
-    dx, dparams["attention"] = attention_backward(dx, cache["attention"], within(tap, "attention"))
+    dx, dparams["attention"] = cache["msa_backward"](dx, cache["attention"], within(tap, "attention"))
     dx, dparams["norm1"] = norm_backward(tap("norm1", dx), cache["norm1"])
     return dz + dx, dparams
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
-from musiq_ref.backend import Array, namespace
+from musiq_ref.backend import Array, namespace, on_host
 from musiq_ref.config import MusiqConfig
 from musiq_ref.image.tokenize import Tokens
+from musiq_ref.model.attention_in_blocks import MSA_IN_BLOCKS
 from musiq_ref.model.check import check_tokens
 from musiq_ref.model.embeddings import embed, embed_backward, patch_embedding, patch_embedding_backward
 from musiq_ref.model.encoder import block, block_backward, encoder, encoder_backward
 from musiq_ref.model.head import head, head_backward
 from musiq_ref.model.noise import NO_NOISE, Noise
 from musiq_ref.model.parameters import Params
-from musiq_ref.model.recompute import RECOMPUTED_STEMS, block_recomputed, block_recomputed_backward
+from musiq_ref.model.recompute import IN_PIECES, RECOMPUTED, block_recomputed, block_recomputed_backward
 from musiq_ref.model.stem import STEMS
 from musiq_ref.model.taps import Tap, checked, no_tap, within
 from musiq_ref.reprs import short_table, short_text
@@ -45,11 +47,13 @@ class Parts(NamedTuple):
     block_backward: Any
 
 
-PLAIN = {name: Parts(run, back, block, block_backward) for name, (run, back) in STEMS.items()}
-RECOMPUTED = {
-    name: Parts(run, back, block_recomputed, block_recomputed_backward)
-    for name, (run, back) in RECOMPUTED_STEMS.items()
-}
+def _parts(stem: str, whole: bool, recompute: bool | Literal["attention"]) -> Parts:
+    """whole: what a tap sees must be there at once, and a device has no use for pieces."""
+    if recompute is True:
+        run, back = RECOMPUTED[stem]
+        return Parts(run, back, block_recomputed, block_recomputed_backward)
+    run, back = (STEMS if whole else IN_PIECES)[stem]
+    return Parts(run, back, partial(block, msa=MSA_IN_BLOCKS) if recompute else block, block_backward)
 
 
 def forward(
@@ -58,14 +62,15 @@ def forward(
     config: MusiqConfig,
     tap: Tap | None = None,
     noise: Noise | None = None,
-    recompute: bool = False,
+    recompute: bool | Literal["attention"] = False,
 ) -> tuple[Array, Any]:
     """The logits of a batch, and what `backward` needs                       (Eq. 1–11)
 
     tokens: (B, N, …) from `batch`
     tap: sees and may replace every intermediate
     noise: dropout in training
-    recompute: keep little for the backward and compute the rest again there (then there is nothing to tap)
+    recompute: keep little for the backward and compute the rest again there (then there is nothing to tap);
+        "attention": do so with the N² attention weights alone
     returns logits (B, C), cache
 
     Everything is computed in the dtype of the parameters. Raises ValueError when tokens and model do not fit.
@@ -79,14 +84,14 @@ def forward(
     ((1, 10), (1, 199, 32, 32, 3))
     """
     if recompute and tap:
-        raise ValueError("with recompute=True nothing is kept to be tapped; leave out one of the two")
+        raise ValueError(f"with recompute={recompute!r} nothing is kept to be tapped; leave out one of the two")
     noise = noise or NO_NOISE
     noise.check()
     tap = checked(tap) if tap else no_tap
     dtype = check_tokens(params, tokens, config, axes=2)
     patches = tokens.patches.astype(dtype)
     B, N = tokens.mask.shape
-    parts = RECOMPUTED[config.stem] if recompute else PLAIN[config.stem]
+    parts = _parts(config.stem, tap is not no_tap or not on_host(patches), recompute)
     cache: dict[str, Any] = {"parts": parts, "patches": patches.shape}
 
     features, cache["stem"] = parts.stem(

@@ -9,7 +9,7 @@ from musiq_ref.config import Conventions
 from musiq_ref.model.parameters import Params
 from musiq_ref.model.taps import Tap, no_tap
 from musiq_ref.ops.activation import relu, relu_backward
-from musiq_ref.ops.convolution import convolution, convolution_backward, kernel_gradient
+from musiq_ref.ops.convolution import convolution, convolution_backward, input_gradient, kernel_gradient
 from musiq_ref.ops.group_norm import group_norm, group_norm_backward
 from musiq_ref.ops.max_pool import max_pool, max_pool_backward
 from musiq_ref.ops.weight_standardization import standardize, standardize_backward
@@ -50,12 +50,17 @@ def stem(patches, params: Params, conventions: Conventions, tap: Tap = no_tap):
     return rectify("output", tap("sum", x + shortcut)), cache
 
 
-def stem_backward(dy, cache, tap: Tap = no_tap, want_patches: bool = True):
-    """The lines of `stem` from the last to the first. Returns (dpatches, dparams); dpatches is None if not wanted."""
+def stem_backward(dy, cache, tap: Tap = no_tap, want_patches: bool = True, want_params: bool = True):
+    """The lines of `stem` from the last to the first. Returns (dpatches, dparams); None and {} of what is not wanted.
+
+    Without parameters, nothing but `dpatches` is computed.
+    """
     dparams = {}
 
     def conv_backward(name, dy, want_input=True) -> Any:
         dy = tap(name, dy)
+        if not want_params:
+            return input_gradient(dy, cache[name])
         dx, dkernel = convolution_backward(dy, cache[name]) if want_input else (None, kernel_gradient(dy, cache[name]))
         dkernel = tap(f"{name}/standardized", dkernel)
         dparams[name] = {"kernel": standardize_backward(dkernel, cache[f"{name}/kernel"])}
@@ -63,7 +68,8 @@ def stem_backward(dy, cache, tap: Tap = no_tap, want_patches: bool = True):
 
     def norm_backward(name, dy):
         dx, dscale, dbias = group_norm_backward(tap(name, dy), cache[name])
-        dparams[name] = {"scale": dscale, "bias": dbias}
+        if want_params:
+            dparams[name] = {"scale": dscale, "bias": dbias}
         return dx
 
     def rectify_backward(name, dy):
@@ -90,7 +96,7 @@ def linear_stem(patches, params: Params, conventions: Conventions, tap: Tap = no
     return patches, None
 
 
-def linear_stem_backward(dy, cache, tap: Tap = no_tap, want_patches: bool = True):
+def linear_stem_backward(dy, cache, tap: Tap = no_tap, want_patches: bool = True, want_params: bool = True):
     """Returns (dpatches, dparams); dpatches is None if not wanted, and there are no parameters."""
     return (dy if want_patches else None), {}
 

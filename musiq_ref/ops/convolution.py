@@ -48,15 +48,23 @@ def convolution(x, kernel, stride=1):
 
 def convolution_backward(dy, cache):
     r"""dw[a,b,c,o] = Σ_nij x̃[n, i·s+a, j·s+b, c]·dy[n,i,j,o];  dx̃[n, i·s+a, j·s+b, c] += Σ_o dy[n,i,j,o]·w[a,b,c,o]"""
+    return input_gradient(dy, cache), kernel_gradient(dy, cache)
+
+
+def input_gradient(dy, cache):
+    """The first half of `convolution_backward`, for a kernel that needs no gradient."""
     x, kernel, stride = cache
     xp = namespace(dy)
     size, (N, rows, columns, O) = kernel.shape[0], dy.shape
     dwindows = (dy.reshape(-1, O) @ kernel.reshape(-1, O).T).reshape(N, rows, columns, size, size, -1)
-    dpadded = xp.zeros_like(pad_same(x, size, stride))
+    height, width = (n + sum(same_padding(n, size, stride)) for n in x.shape[1:3])
+    dstrips = xp.zeros((N, height, columns, size, x.shape[-1]), dtype=dy.dtype)  # added up over a, then over b
     for a in range(size):
-        for b in range(size):
-            dpadded[:, a : a + rows * stride : stride, b : b + columns * stride : stride] += dwindows[:, :, :, a, b]
-    return unpad_same(dpadded, x.shape, size, stride), kernel_gradient(dy, cache)
+        dstrips[:, a : a + rows * stride : stride] += dwindows[:, :, :, a]
+    dpadded = xp.zeros((N, height, width, x.shape[-1]), dtype=dy.dtype)
+    for b in range(size):
+        dpadded[:, :, b : b + columns * stride : stride] += dstrips[:, :, :, b]
+    return unpad_same(dpadded, x.shape, size, stride)
 
 
 def kernel_gradient(dy, cache):

@@ -17,9 +17,9 @@ def softmax(x):
     """
     xp = namespace(x)
     peak = xp.max(x, axis=-1, keepdims=True)  # (..., 1)
-    e = xp.exp(x - xp.where(peak == -math.inf, 0, peak))  # (..., N)
-    total = xp.sum(e, axis=-1, keepdims=True)  # (..., 1)
-    y = e / xp.where(total == 0, 1, total)  # (..., N)
+    y = xp.exp(x - xp.where(peak == -math.inf, 0, peak))  # (..., N)
+    total = xp.sum(y, axis=-1, keepdims=True)  # (..., 1)
+    y /= xp.where(total == 0, 1, total)  # in place: a new array of this size costs more than the arithmetic
     return y, y
 
 

@@ -19,7 +19,7 @@ from musiq_ref.losses import LOSSES, ON_LOGITS
 from musiq_ref.model.head import expected_score, expected_score_backward
 from musiq_ref.model.musiq import backward, forward
 from musiq_ref.model.noise import Noise
-from musiq_ref.model.parameters import Params, add_params
+from musiq_ref.model.parameters import Params
 from musiq_ref.team import ONE_THREAD
 
 
@@ -67,7 +67,7 @@ def batch_gradient(
     loss: a name in LOSSES
     micro_batch: images that go through together
     threads: micro-batches that run at a time
-    recompute: see `forward`
+    recompute: keep little for the backward, see `forward`; the attention weights are never kept
     rates, seed: dropout, drawn anew for each micro-batch from (*seed, its first image)
     whole_batch: the batch that this is a piece of, when several processes share one
     first: where in it the piece begins
@@ -87,7 +87,7 @@ def batch_gradient(
         here = slice(start, start + micro_batch)
         noise = Noise(np.random.default_rng((*seed, first + start)), *(rates or ()))
         piece = batch([drop_padding(t) for t in tokens[here]])
-        logits, cache = forward(params, piece, config, noise=noise, recompute=recompute)
+        logits, cache = forward(params, piece, config, noise=noise, recompute=recompute or "attention")
         expected, cache_score = expected_score(logits)
         prediction = logits if loss in ON_LOGITS else expected.score
         value, cache_loss = loss_forward(prediction, targets[here], weight, **(loss_options or {}))
@@ -98,10 +98,17 @@ def batch_gradient(
     total, gradients, scores = 0.0, None, []
     for value, piece_gradients, piece_scores in in_order(run, range(0, len(tokens), micro_batch), threads):
         total += value
-        gradients = piece_gradients if gradients is None else add_params(gradients, piece_gradients)
+        gradients = piece_gradients if gradients is None else _add(gradients, piece_gradients)
         scores.append(piece_scores)
     assert gradients is not None
     return BatchGradient(total, gradients, np.concatenate(scores))
+
+
+def _add(total: Params, more: Params) -> Params:
+    """total += more, in place: the sum of a hundred megabytes and another would be as large again."""
+    for name, value in more.items():
+        total[name] = _add(total[name], value) if isinstance(value, dict) else np.add(total[name], value, total[name])
+    return total
 
 
 def in_order(run: Callable[[Any], Any], items: Sequence[Any], threads: int):
