@@ -8,7 +8,7 @@ that registers its array type with `namespace` and `erf`, and announces a `Backe
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import singledispatch
+from functools import singledispatch, wraps
 from importlib.metadata import entry_points
 from typing import Any, NamedTuple
 
@@ -57,6 +57,26 @@ def namespace(x: Array) -> Any:
 @namespace.register(np.generic)
 def _(x):
     return np
+
+
+def op(readable: Callable[..., Any]) -> Any:
+    """Marks a function of arrays that a backend may have a kernel for: `f.kernels[array_type]`, chosen by the first one.
+
+    The function stays what it is, `f.readable`, for all other arrays, and says what a kernel has to compute.
+
+    >>> double = op(lambda x: 2 * x)
+    >>> double.kernels[complex] = lambda x: x + x
+    >>> double(3), double(1j)
+    (6, 2j)
+    """
+    kernels: dict[type, Callable[..., Any]] = {}
+
+    @wraps(readable)
+    def call(*arrays, **options):
+        return kernels.get(type(arrays[0]) if arrays else object, readable)(*arrays, **options)
+
+    call.__dict__.update(kernels=kernels, readable=readable)
+    return call
 
 
 @singledispatch

@@ -1,0 +1,393 @@
+"""The ops that have a kernel: shapes and memory here, arithmetic in kernels.cu, products in cuBLAS.
+
+`Kernels(array_type, xp, compile).register()` puts its methods in the place of the ops of the same names, for arrays of
+that type. The op stays the specification (tests/test_kernels.py compares every kernel with it), and it is what runs
+where a kernel does not fit: other dtypes than float32 and float64, more channels than a block has threads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+from musiq_ref.ops import activation, convolution, fused, group_norm, layer_norm, max_pool, softmax
+from musiq_ref.ops.convolution import same_padding
+from musiq_ref.ops.group_norm import GROUPS
+from musiq_ref.training import optimizers
+
+SOURCE = files("musiq_ref_cupy").joinpath("kernels.cu").read_text(encoding="utf-8")
+NAMES = """
+    layer_norm layer_norm_backward layer_norm_sums bias_residual_layer_norm softmax softmax_backward gelu gelu_backward
+    group_norm group_norm_backward im2col col2im max_pool max_pool_backward sgd_step adam_step attention
+""".split()
+WARPS, STRIP = 8, 256  # rows that a block takes, of kernels that give each a warp; rows that are added up at a time
+MOST_CHANNELS, WIDEST_HEAD = 1024, 128
+QUADRATIC = 2**28  # bytes of attention weights above which attention goes through them in tiles
+NULL = np.uint64(0)
+
+
+def name_expressions(dtype: np.dtype) -> list[str]:
+    """What to ask a compiler for: every kernel of one dtype.
+
+    >>> name_expressions(np.dtype("float32"))[0]
+    'layer_norm<float>'
+    """
+    T = {"float32": "float", "float64": "double"}[dtype.name]
+    return [f"{name}<{T}>" for name in NAMES] + [f"attention_backward<{T}, {key}>" for key in ("false", "true")]
+
+
+class Kept(tuple):
+    """What a kernel keeps for its backward, which so tells it from the readable op's cache."""
+
+
+class Kernels:
+    """The kernels for one array type.
+
+    xp: its namespace
+    compile: from a list of name expressions to a module as cupy.RawModule is: `get_function(name)(grid, block,
+        arguments, shared_mem=bytes)`
+    """
+
+    OPS = (
+        *(layer_norm.layer_norm, layer_norm.layer_norm_backward, group_norm.group_norm, group_norm.group_norm_backward),
+        *(activation.gelu_tanh, activation.gelu_tanh_backward, activation.gelu_erf, activation.gelu_erf_backward),
+        *(softmax.softmax, softmax.softmax_backward, max_pool.max_pool, max_pool.max_pool_backward),
+        *(convolution.convolution, convolution.convolution_backward, convolution.kernel_gradient),
+        *(fused.masked_softmax, fused.masked_softmax_backward, fused.group_norm_relu, fused.group_norm_relu_backward),
+        *(fused.bias_gelu, fused.bias_gelu_backward, fused.attend, fused.attend_backward),
+        *(fused.bias_residual_layer_norm, fused.bias_residual_layer_norm_backward),
+        *(optimizers.sgd_step, optimizers.adam_step),
+    )
+
+    def __init__(self, array_type: type, xp: Any, compile: Callable[[list[str]], Any]) -> None:
+        self.array_type, self.xp = array_type, xp
+        self.module = cache(lambda dtype: compile(name_expressions(dtype)))  # when a dtype is first used
+
+    def register(self) -> None:
+        for op in self.OPS:
+            op.kernels[self.array_type] = getattr(self, op.__name__)
+
+    def launch(self, name: str, dtype: np.dtype, grid: tuple, block: tuple, *arguments: Any, shared: int = 0) -> None:
+        """Starts a kernel, which runs by itself from here on.
+
+        name: with the type left open: "layer_norm<%s>"
+        arguments: arrays, None, integers (int in C), floats (T in C), NumPy scalars as they are
+        shared: numbers of type T in shared memory
+        """
+        convert = {int: np.int32, bool: np.int32, float: dtype.type, type(None): lambda _: NULL}
+        values = tuple(convert.get(type(a), lambda a: a)(a) for a in arguments)
+        function = self.module(dtype).get_function(name % {"float32": "float", "float64": "double"}[dtype.name])
+        function(grid, block, values, shared_mem=shared * dtype.itemsize)
+
+    def by_row(self, name: str, x: Any, *arguments: Any) -> None:
+        """A kernel that gives a warp to every row of x; after the arrays it takes the number of rows."""
+        rows = x.size // x.shape[-1]
+        place = 1 + max(i for i, a in enumerate(arguments) if isinstance(a, self.array_type) or a is None)
+        arguments = (*arguments[:place], rows, *arguments[place:])
+        self.launch(name, x.dtype, (math.ceil(rows / WARPS),), (32, WARPS), x, *arguments)
+
+    def fit(self, *arrays: Any) -> bool:
+        """Whether kernels can take these: all of one dtype, float32 or float64, and not empty."""
+        first = arrays[0].dtype
+        return first.name in ("float32", "float64") and all(a.dtype == first and a.size for a in arrays)
+
+    def flat(self, *arrays: Any) -> list[Any]:
+        """The arrays in C order; only those that are not are copied."""
+        return [self.xp.ascontiguousarray(a) for a in arrays]
+
+    # ---- LayerNorm
+
+    def layer_norm(self, x, gamma, beta, eps=1e-6):
+        if not self.fit(x, gamma, beta):
+            return layer_norm.layer_norm.readable(x, gamma, beta, eps)
+        x, gamma, beta = self.flat(x, gamma, beta)
+        y, mean, rho = self._like(x)
+        self.by_row("layer_norm<%s>", x, gamma, beta, y, mean, rho, x.shape[-1], float(eps))
+        return y, Kept((x, mean, rho, gamma))
+
+    def layer_norm_backward(self, dy, cache):
+        if not isinstance(cache, Kept):
+            return layer_norm.layer_norm_backward.readable(dy, cache)
+        return self._layer_norm_backward(None, dy, *cache)
+
+    def bias_residual_layer_norm(self, x, bias, residual, gamma, beta, eps=1e-6):
+        if not self.fit(x, bias, residual, gamma, beta):
+            return fused.bias_residual_layer_norm.readable(x, bias, residual, gamma, beta, eps)
+        x, bias, residual, gamma, beta = self.flat(x, bias, residual, gamma, beta)
+        z, (y, mean, rho) = self.xp.empty_like(x), self._like(x)
+        arrays = bias, residual, gamma, beta, z, y, mean, rho
+        self.by_row("bias_residual_layer_norm<%s>", x, *arrays, x.shape[-1], float(eps))
+        return (z, y), Kept((z, mean, rho, gamma))
+
+    def bias_residual_layer_norm_backward(self, dzy, cache):
+        if not isinstance(cache, Kept):
+            return fused.bias_residual_layer_norm_backward.readable(dzy, cache)
+        dx, dgamma, dbeta = self._layer_norm_backward(*dzy, *cache)
+        return dx, self.xp.sum(dx, axis=tuple(range(dx.ndim - 1))), dx, dgamma, dbeta
+
+    def _like(self, x):
+        """Memory for y, mean and rho of rows x."""
+        rows = x.size // x.shape[-1]
+        return self.xp.empty_like(x), self.xp.empty(rows, x.dtype), self.xp.empty(rows, x.dtype)
+
+    def _layer_norm_backward(self, dz, dy, x, mean, rho, gamma):
+        xp, D, rows = self.xp, x.shape[-1], x.size // x.shape[-1]
+        dz, dy = None if dz is None else xp.ascontiguousarray(dz), xp.ascontiguousarray(dy)
+        dx, strips = xp.empty_like(x), math.ceil(rows / STRIP)
+        self.by_row("layer_norm_backward<%s>", dy, x, mean, rho, gamma, dz, dx, D)
+        dgamma, dbeta = xp.empty((strips, D), x.dtype), xp.empty((strips, D), x.dtype)
+        grid, arrays = (math.ceil(D / 32), strips), (dy, x, mean, rho, dgamma, dbeta)
+        self.launch("layer_norm_sums<%s>", x.dtype, grid, (32, WARPS), *arrays, rows, D, STRIP, shared=64 * WARPS)
+        return dx, xp.sum(dgamma, axis=0), xp.sum(dbeta, axis=0)
+
+    # ---- softmax and GELU
+
+    def softmax(self, x):
+        if not self.fit(x):
+            return softmax.softmax.readable(x)
+        y = self._softmax(x, None, False, 0.0)
+        return y, y
+
+    def softmax_backward(self, dy, cache):
+        if not self.fit(dy, cache):
+            return softmax.softmax_backward.readable(dy, cache)
+        return self._softmax_backward(dy, cache, None, False)
+
+    def masked_softmax(self, x, allowed, how, value):
+        B, _, Q, N = (0, 0, 0, 0) if x.ndim != 4 else x.shape
+        if not self.fit(x) or allowed.shape != (B, 1, Q, N) or allowed.dtype != bool:
+            return fused.masked_softmax.readable(x, allowed, how, value)
+        allowed = self.xp.ascontiguousarray(allowed)
+        y = self._softmax(x, allowed, how == "fill", float(value))
+        return y, Kept((y, allowed, how))
+
+    def masked_softmax_backward(self, dy, cache):
+        if not isinstance(cache, Kept):
+            return fused.masked_softmax_backward.readable(dy, cache)
+        y, allowed, how = cache
+        return self._softmax_backward(dy, y, allowed, how == "fill")
+
+    def _softmax(self, x, allowed, fill, value):
+        (x,) = self.flat(x)
+        y, (N, Q, HQ) = self.xp.empty_like(x), _rows_of_masks(x)
+        self.by_row("softmax<%s>", x, allowed, y, N, Q, HQ, fill, value)
+        return y
+
+    def _softmax_backward(self, dy, y, allowed, fill):
+        dy, y = self.flat(dy, y)
+        dx, (N, Q, HQ) = self.xp.empty_like(y), _rows_of_masks(y)
+        self.by_row("softmax_backward<%s>", dy, y, allowed, dx, N, Q, HQ, fill)
+        return dx
+
+    def gelu_tanh(self, x):
+        return (self._gelu(x, None, False), x) if self.fit(x) else activation.gelu_tanh.readable(x)
+
+    def gelu_tanh_backward(self, dy, x):
+        fits = self.fit(dy, x)
+        return self._gelu_backward(dy, x, None, False) if fits else activation.gelu_tanh_backward.readable(dy, x)
+
+    def gelu_erf(self, x):
+        return (self._gelu(x, None, True), x) if self.fit(x) else activation.gelu_erf.readable(x)
+
+    def gelu_erf_backward(self, dy, x):
+        fits = self.fit(dy, x)
+        return self._gelu_backward(dy, x, None, True) if fits else activation.gelu_erf_backward.readable(dy, x)
+
+    def bias_gelu(self, x, bias, form):
+        if not self.fit(x, bias):
+            return fused.bias_gelu.readable(x, bias, form)
+        return self._gelu(x, bias, form == "erf"), Kept((x, bias, form))
+
+    def bias_gelu_backward(self, dy, cache):
+        if not isinstance(cache, Kept):
+            return fused.bias_gelu_backward.readable(dy, cache)
+        x, bias, form = cache
+        dx = self._gelu_backward(dy, x, bias, form == "erf")
+        return dx, self.xp.sum(dx, axis=tuple(range(dx.ndim - 1)))
+
+    def _gelu(self, x, bias, exact):
+        (x,), D = self.flat(x), x.shape[-1]
+        y = self.xp.empty_like(x)
+        self.launch("gelu<%s>", x.dtype, (x.size // D,), (_threads(D),), x, bias, y, D, exact)
+        return y
+
+    def _gelu_backward(self, dy, x, bias, exact):
+        (dy, x), D = self.flat(dy, x), x.shape[-1]
+        dx = self.xp.empty_like(x)
+        self.launch("gelu_backward<%s>", x.dtype, (x.size // D,), (_threads(D),), dy, x, bias, dx, D, exact)
+        return dx
+
+    # ---- the stem
+
+    def group_norm(self, x, gamma, beta, eps, groups=GROUPS):
+        return self._group_norm(group_norm.group_norm, False, x, gamma, beta, eps, groups)
+
+    def group_norm_backward(self, dy, cache):
+        return self._group_norm_backward(group_norm.group_norm_backward, dy, cache)
+
+    def group_norm_relu(self, x, gamma, beta, eps, groups=GROUPS):
+        return self._group_norm(fused.group_norm_relu, True, x, gamma, beta, eps, groups)
+
+    def group_norm_relu_backward(self, dy, cache):
+        return self._group_norm_backward(fused.group_norm_relu_backward, dy, cache)
+
+    def _group_norm(self, op, rectified, x, gamma, beta, eps, groups):
+        N, h, w, C = x.shape
+        if not self.fit(x, gamma, beta) or C > MOST_CHANNELS:
+            return op.readable(x, gamma, beta, eps, groups)
+        x, gamma, beta = self.flat(x, gamma, beta)
+        y, mean, rho = (self.xp.empty(shape, x.dtype) for shape in (x.shape, (N, groups), (N, groups)))
+        block, arrays = _channels_and_slots(C), (x, gamma, beta, y, mean, rho)
+        numbers = h * w, C // groups, rectified, float(eps)
+        self.launch("group_norm<%s>", x.dtype, (N,), block, *arrays, *numbers, shared=math.prod(block))
+        return y, Kept((x, y if rectified else None, mean, rho, gamma))
+
+    def _group_norm_backward(self, op, dy, cache):
+        if not isinstance(cache, Kept):
+            return op.readable(dy, cache)
+        xp, (x, y, mean, rho, gamma) = self.xp, cache
+        N, h, w, C = x.shape
+        (dy,) = self.flat(dy)
+        dx, dgamma, dbeta = (xp.empty(shape, x.dtype) for shape in (x.shape, (N, C), (N, C)))
+        block, arrays = _channels_and_slots(C), (dy, x, y, mean, rho, gamma, dx, dgamma, dbeta)
+        numbers = h * w, C // mean.shape[1]
+        self.launch("group_norm_backward<%s>", x.dtype, (N,), block, *arrays, *numbers, shared=math.prod(block))
+        return dx, xp.sum(dgamma, axis=0), xp.sum(dbeta, axis=0)
+
+    def convolution(self, x, kernel, stride=1):
+        if not self.fit(x, kernel):
+            return convolution.convolution.readable(x, kernel, stride)
+        windows, O = _windows(x.shape, kernel.shape[0], stride), kernel.shape[-1]
+        y = self._columns(x, windows) @ kernel.reshape(-1, O)
+        return y.reshape(x.shape[0], windows[3], windows[4], O), (x, kernel, stride)
+
+    def convolution_backward(self, dy, cache):
+        x, kernel, stride = cache
+        if not self.fit(dy, x, kernel):
+            return convolution.convolution_backward.readable(dy, cache)
+        windows, O = _windows(x.shape, kernel.shape[0], stride), kernel.shape[-1]
+        (dcolumns,) = self.flat(dy.reshape(-1, O) @ kernel.reshape(-1, O).T)
+        if _is_pointwise(windows):
+            return dcolumns.reshape(x.shape), self.kernel_gradient(dy, cache)
+        dx, pixels = self.xp.empty(x.shape, x.dtype), math.prod(x.shape[:3])
+        self.launch("col2im<%s>", x.dtype, (pixels,), (_threads(x.shape[3]),), dcolumns, dx, *windows)
+        return dx, self.kernel_gradient(dy, cache)
+
+    def kernel_gradient(self, dy, cache):
+        x, kernel, stride = cache
+        if not self.fit(dy, x, kernel):
+            return convolution.kernel_gradient.readable(dy, cache)
+        columns = self._columns(x, _windows(x.shape, kernel.shape[0], stride))
+        return (columns.T @ dy.reshape(-1, kernel.shape[-1])).reshape(kernel.shape)
+
+    def _columns(self, x, windows):
+        """(N·h_out·w_out, size·size·C): every window as a row."""
+        (x,), (_, _, C, h_out, w_out, size, *_) = self.flat(x), windows
+        if _is_pointwise(windows):
+            return x.reshape(-1, C)
+        columns = self.xp.empty((x.shape[0] * h_out * w_out, size * size * C), x.dtype)
+        self.launch("im2col<%s>", x.dtype, columns.shape[:1], (_threads(columns.shape[1]),), x, columns, *windows)
+        return columns
+
+    def max_pool(self, x, size=3, stride=2):
+        if not self.fit(x) or size > 15:
+            return max_pool.max_pool.readable(x, size, stride)
+        (x,), windows = self.flat(x), _windows(x.shape, size, stride)
+        shape = x.shape[0], windows[3], windows[4], x.shape[3]
+        y, place = self.xp.empty(shape, x.dtype), self.xp.empty(shape, np.uint8)
+        block = (_threads(shape[3]),)
+        self.launch("max_pool<%s>", x.dtype, (math.prod(shape[:3]),), block, x, y, place, *windows)
+        return y, Kept((place, x.shape, windows))
+
+    def max_pool_backward(self, dy, cache):
+        if not isinstance(cache, Kept):
+            return max_pool.max_pool_backward.readable(dy, cache)
+        (dy,), (place, shape, windows) = self.flat(dy), cache
+        dx, block = self.xp.empty(shape, dy.dtype), (_threads(shape[3]),)
+        self.launch("max_pool_backward<%s>", dy.dtype, (math.prod(shape[:3]),), block, dy, place, dx, *windows)
+        return dx
+
+    # ---- attention
+
+    def attend(self, q, k, v, valid=None):
+        B, H, N, D = q.shape
+        if not self.fit(q, k, v) or D > WIDEST_HEAD or B * H * N * N * q.itemsize <= QUADRATIC:
+            return fused.attend.readable(q, k, v, valid)
+        q, k, v = self.flat(q, k, v)
+        out, lse, (grid, block) = self.xp.empty_like(q), self.xp.empty((B, H, N), q.dtype), _tiles(q.shape)
+        numbers, shared = (N, D, H, 1 / math.sqrt(D)), 64 * (D + 1) + WARPS * D
+        self.launch("attention<%s>", q.dtype, grid, block, q, k, v, valid, out, lse, *numbers, shared=shared)
+        return out, Kept((q, k, v, valid, out, lse))
+
+    def attend_backward(self, dout, cache):
+        if not isinstance(cache, Kept):
+            return fused.attend_backward.readable(dout, cache)
+        q, k, v, valid, out, lse = cache
+        (dout,), (_, H, N, D), (grid, block) = self.flat(dout), q.shape, _tiles(q.shape)
+        delta = self.xp.sum(dout * out, axis=-1)
+        dq, dk, dv = (self.xp.empty_like(a) for a in (q, k, v))
+        rest, shared = (valid, lse, delta), 64 * (D + 1) + 2 * WARPS * D
+        for key, arrays in ("false", (q, dout, k, v, *rest, dq, dv)), ("true", (k, v, q, dout, *rest, dk, dv)):
+            name, numbers = f"attention_backward<%s, {key}>", (N, D, H, 1 / math.sqrt(D))
+            self.launch(name, q.dtype, grid, block, *arrays, *numbers, shared=shared)
+        return dq, dk, dv
+
+    # ---- optimisers
+
+    def sgd_step(self, theta, g, m, eta, decay, momentum, nesterov):
+        if not self.fit(theta, g, m) or not momentum:
+            return optimizers.sgd_step.readable(theta, g, m, eta, decay, momentum, nesterov)
+        numbers = float(eta), float(decay), float(momentum), bool(nesterov)
+        return self._by_element("sgd_step<%s>", (theta, g, m), 2, numbers)
+
+    def adam_step(self, theta, g, m, v, t, eta, decay, beta1, beta2, eps, decoupled):
+        if not self.fit(theta, g, m, v):
+            return optimizers.adam_step.readable(theta, g, m, v, t, eta, decay, beta1, beta2, eps, decoupled)
+        shrink, decay = (1 - eta * decay, 0.0) if decoupled else (1.0, decay)
+        numbers = eta / (1 - beta1**t), shrink, decay, 1 - beta1, beta2, 1 - beta2, math.sqrt(1 - beta2**t), eps
+        return self._by_element("adam_step<%s>", (theta, g, m, v), 3, map(float, numbers))
+
+    def _by_element(self, name, arrays: Sequence[Any], results: int, numbers):
+        arrays = self.flat(*arrays)
+        n, made = arrays[0].size, [self.xp.empty_like(arrays[0]) for _ in range(results)]
+        self.launch(name, arrays[0].dtype, (math.ceil(n / 256),), (256,), *arrays, *made, np.int64(n), *numbers)
+        return tuple(made)
+
+
+def _rows_of_masks(x) -> tuple[int, int, int]:
+    """N, Q and H·Q of logits (B, H, Q, N); of an array with other axes, which has no mask, N alone matters."""
+    Q = x.shape[-2] if x.ndim > 1 else 1
+    return x.shape[-1], Q, Q * (x.shape[-3] if x.ndim > 2 else 1)
+
+
+def _threads(channels: int) -> int:
+    """Of a block that shares out so many channels: whole warps, at most 256."""
+    return min(256, 32 * math.ceil(channels / 32))
+
+
+def _channels_and_slots(C: int) -> tuple[int, int]:
+    """The block of the GroupNorm kernels: a thread a channel, several times if there are few."""
+    return C, max(1, 256 // C)
+
+
+def _windows(shape: tuple[int, ...], size: int, stride: int) -> tuple[int, ...]:
+    """WINDOWS in kernels.cu, for x of that shape (N, h, w, C)."""
+    _, h, w, C = shape
+    padding = same_padding(h, size, stride)[0], same_padding(w, size, stride)[0]
+    return h, w, C, math.ceil(h / stride), math.ceil(w / stride), size, stride, *padding
+
+
+def _is_pointwise(windows: tuple[int, ...]) -> bool:
+    """Whether every window is one pixel and every pixel one window."""
+    return windows[5:7] == (1, 1)
+
+
+def _tiles(shape: tuple[int, ...]) -> tuple[tuple, tuple]:
+    """Grid and block of the attention kernels, for q of that shape (B, H, N, D)."""
+    B, H, N, _ = shape
+    return (math.ceil(N / WARPS), B * H), (32, WARPS)

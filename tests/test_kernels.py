@@ -1,0 +1,308 @@
+"""Every CUDA kernel computes what its readable op says: on the GPU with `make gpu`, else on the CPU (cuda_on_cpu.h).
+
+On the CPU each runs in both orders of its warps, and faults that a GPU would not report are errors. That this finds
+faults is shown by planting some into the source.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import sys
+
+import musiq_ref_cupy.kernels
+import numpy as np
+import pytest
+from cuda_on_cpu import KernelError, compile_on_cpu
+from cupy_double import BACKEND, Double, cp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from musiq_ref_cupy.kernels import SOURCE, Kernels
+
+from musiq_ref.backend import get_backend
+from musiq_ref.ops import activation, convolution, fused, group_norm, layer_norm, max_pool, softmax
+from musiq_ref.training import optimizers
+
+ON_GPU = "cupy" in os.environ.get("MUSIQ_REF_TEST_BACKENDS", "")
+pytestmark = pytest.mark.skipif(
+    not ON_GPU and (not shutil.which("g++") or sys.platform != "linux"), reason="needs g++ on Linux, or a GPU"
+)
+
+
+class Draw:
+    """Arrays of random numbers, and lengths: from Hypothesis, or from a seed."""
+
+    def __init__(self, dtype: str, seed: int, length):
+        self.rng, self.dtype, self.length = np.random.default_rng(seed), dtype, length
+
+    def __call__(self, *shape):
+        return self.rng.standard_normal(shape).astype(self.dtype)
+
+    def lengths(self, *highest):
+        """Numbers from 1 to these."""
+        return [self.length(1, high) for high in highest]
+
+
+def rows(draw):
+    a, b, D = draw.lengths(3, 11, 70)
+    return a, b, D
+
+
+def norm_inputs(draw):
+    *shape, D = rows(draw)
+    return draw(*shape, D) + 3, draw(D), draw(D)
+
+
+def residual_inputs(draw):
+    *shape, D = rows(draw)
+    return draw(*shape, D), draw(D), draw(*shape, D), draw(D), draw(D)
+
+
+def group_inputs(draw):
+    N, h, w, size, groups = draw.lengths(3, 4, 5, 5, 9)
+    return draw(N, h, w, size * groups) + 3, draw(size * groups), draw(size * groups), 1e-4, groups
+
+
+def convolution_inputs(draw):
+    N, h, w, I, O, size, stride = draw.lengths(3, 8, 9, 5, 4, 4, 3)
+    return draw(N, h, w, I), draw(size, size, I, O), stride
+
+
+def pool_inputs(draw):
+    N, h, w, C, size, stride = draw.lengths(3, 8, 9, 40, 4, 3)
+    return np.round(draw(N, h, w, C) * 2), size, stride  # rounded: several of a window are equal
+
+
+def mask_inputs(draw):
+    B, H, Q, N = draw.lengths(3, 4, 5, 70)
+    how, value = [("add", -1e10), ("fill", -1e3), ("add", -math.inf)][draw.lengths(3)[0] - 1]
+    return draw(B, H, Q, N), draw.rng.random((B, 1, Q, N)) < 0.7, how, value
+
+
+def attend_inputs(draw):
+    B, H, N, D, masked = draw.lengths(3, 3, 70, 70, 2)
+    valid = draw.rng.random((B, N)) < 0.7
+    valid[:, -1] = True
+    return draw(B, H, N, D), draw(B, H, N, D), draw(B, H, N, D), valid if masked == 2 else None
+
+
+def sgd_inputs(draw):
+    shape = rows(draw)
+    return draw(*shape), draw(*shape), draw(*shape), 0.1, 0.01, 0.9, bool(draw.lengths(2)[0] - 1)
+
+
+def adam_inputs(draw):
+    shape, (t, decoupled) = rows(draw), draw.lengths(5, 2)
+    v = draw(*shape) ** 2
+    return draw(*shape), draw(*shape), draw(*shape), v, t, 0.1, 0.01, 0.9, 0.999, 1e-8, decoupled == 2
+
+
+def kernel_gradient_forward(x, kernel, stride):
+    return convolution.convolution(x, kernel, stride)
+
+
+def kernel_gradient_backward(dy, cache):
+    return (convolution.kernel_gradient(dy, cache),)
+
+
+def one(op, inputs):
+    """Inputs of one array."""
+    return op, inputs
+
+
+CASES = {
+    "layer_norm": (layer_norm.layer_norm, layer_norm.layer_norm_backward, norm_inputs),
+    "bias_residual_layer_norm": (
+        fused.bias_residual_layer_norm,
+        fused.bias_residual_layer_norm_backward,
+        residual_inputs,
+    ),
+    "softmax": (softmax.softmax, softmax.softmax_backward, lambda draw: (draw(*rows(draw)) * 5,)),
+    "masked_softmax": (fused.masked_softmax, fused.masked_softmax_backward, mask_inputs),
+    "gelu_tanh": (activation.gelu_tanh, activation.gelu_tanh_backward, lambda draw: (draw(*rows(draw)) * 2,)),
+    "gelu_erf": (activation.gelu_erf, activation.gelu_erf_backward, lambda draw: (draw(*rows(draw)) * 2,)),
+    "bias_gelu": (fused.bias_gelu, fused.bias_gelu_backward, lambda draw: (*norm_inputs(draw)[:2], "tanh")),
+    "bias_gelu exact": (fused.bias_gelu, fused.bias_gelu_backward, lambda draw: (*norm_inputs(draw)[:2], "erf")),
+    "group_norm": (group_norm.group_norm, group_norm.group_norm_backward, group_inputs),
+    "group_norm_relu": (fused.group_norm_relu, fused.group_norm_relu_backward, group_inputs),
+    "convolution": (convolution.convolution, convolution.convolution_backward, convolution_inputs),
+    "kernel_gradient": (kernel_gradient_forward, kernel_gradient_backward, convolution_inputs),
+    "max_pool": (max_pool.max_pool, max_pool.max_pool_backward, pool_inputs),
+    "attend": (fused.attend, fused.attend_backward, attend_inputs),
+    "sgd_step": (optimizers.sgd_step, None, sgd_inputs),
+    "adam_step": (optimizers.adam_step, None, adam_inputs),
+}
+TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
+
+
+def leaves(value):
+    return [leaf for part in value for leaf in leaves(part)] if isinstance(value, tuple | list) else [value]
+
+
+def results(case, arguments, cotangents, place=lambda a: a, array_type=np.ndarray):
+    """The op's results and gradients, for arrays that are placed somewhere."""
+    forward, backward, _ = case
+    placed = [place(a) if isinstance(a, np.ndarray) else a for a in arguments]
+    if backward is None:
+        return leaves(forward(*placed))
+    y, cache = forward(*placed)
+    cotangents = tuple(place(c) for c in cotangents)
+    dy = cotangents if isinstance(y, tuple) else cotangents[0]
+    return [*leaves(y), *leaves(backward(dy, cache))]
+
+
+def compare(name, draw, device):
+    """AssertionError where a kernel differs from its op, which is computed by NumPy in float64."""
+    case = CASES[name]
+    arguments = case[2](draw)
+    exact = [a.astype("float64") if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a for a in arguments]
+    y = case[0](*exact)[0] if case[1] else ()
+    cotangents = [draw(*a.shape) for a in leaves(y)]
+    expected = results(case, exact, [c.astype("float64") for c in cotangents])
+    computed = results(case, arguments, cotangents, device.from_numpy)
+    assert len(computed) == len(expected)
+    for mine, right in zip(computed, expected, strict=True):
+        mine = device.to_numpy(mine)
+        assert mine.dtype == draw.dtype
+        scale = max(np.abs(right).max(), 1)
+        np.testing.assert_allclose(mine / scale, right / scale, rtol=0, atol=TOLERANCE[draw.dtype])
+
+
+MODULES = []
+
+
+def compile_all(names, compile=compile_on_cpu):
+    MODULES.append(compile(names))
+    return MODULES[-1]
+
+
+def registered(kernels):
+    """The stand-in for CuPy with these kernels, until the test is over."""
+    kernels.register()
+    yield BACKEND
+    for op in kernels.OPS:
+        del op.kernels[Double]
+
+
+@pytest.fixture(scope="module")
+def device():
+    """CuPy, or its stand-in with the kernels on the CPU."""
+    if ON_GPU:
+        yield get_backend("cupy")
+    else:
+        yield from registered(Kernels(Double, cp, compile_all))
+
+
+@pytest.fixture(autouse=True)
+def _always_in_tiles(monkeypatch):
+    monkeypatch.setattr(musiq_ref_cupy.kernels, "QUADRATIC", 0)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@settings(max_examples=8)
+@given(data=st.data())
+def test_every_kernel_is_its_op(name, dtype, device, data):
+    def length(low, high):
+        return data.draw(st.integers(low, high))
+
+    draw = Draw(dtype, data.draw(st.integers(0, 99)), length)
+    for module in MODULES:
+        module.descending = data.draw(st.booleans())
+    before = sum(module.launches for module in MODULES)
+    compare(name, draw, device)
+    assert ON_GPU or name == "convolution" or name == "kernel_gradient" or sum(m.launches for m in MODULES) > before
+
+
+def test_every_kernel_is_compared():
+    compared = {op.__name__ for case in CASES.values() for op in case[:2] if op}
+    assert {op.__name__ for op in Kernels.OPS} == {n for n in compared if not n.startswith("kernel_g")} | {
+        "kernel_gradient"
+    }
+
+
+def test_what_a_kernel_does_not_take_goes_to_the_op(device):
+    x = device.from_numpy(np.arange(6).reshape(2, 3))
+    assert device.to_numpy(softmax.softmax(x)[0]).sum() == pytest.approx(2)
+    wide = device.from_numpy(np.random.default_rng(0).standard_normal((2, 1, 3, 2048)))
+    ones = device.from_numpy(np.ones(2048))
+    y, cache = group_norm.group_norm(wide, ones, ones, 1e-6)
+    assert not isinstance(cache, musiq_ref_cupy.kernels.Kept)
+    assert group_norm.group_norm_backward(y, cache)[0].shape == wide.shape
+
+
+# ------------------------------------------------------------------------------------------------------ planted faults
+
+FAULTS = {
+    "a barrier removed from the sums of LayerNorm": (
+        "layer_norm",
+        "own[0] = dot; own[1] = sum;\n    __syncthreads();",
+        "own[0] = dot; own[1] = sum;",
+    ),
+    "a barrier for some": (
+        "layer_norm",
+        "own[0] = dot; own[1] = sum;\n    __syncthreads();",
+        "own[0] = dot; own[1] = sum;\n    if (threadIdx.y) __syncthreads();",
+    ),
+    "group means read too early": ("group_norm", "= sum;\n    __syncthreads();\n    int first", "= sum;\n    int first"),
+    "group means overwritten too early": ("group_norm", "__syncthreads(); // until nobody reads what was there", "//"),
+    "a tile read before it is there": (
+        "attend",
+        "load_tile(v + start, values, first, N, D);\n        __syncthreads();",
+        "load_tile(v + start, values, first, N, D);",
+    ),
+    "a tile overwritten while it is read": ("attend", "__syncthreads(); // until nobody reads the last tile", "//"),
+    "a wrong reduction width": ("softmax", "int mask = 16; mask; mask /= 2) x +=", "int mask = 8; mask; mask /= 2) x +="),
+    "a shuffle for some": ("softmax", "peak = warp_max(peak);", "if (threadIdx.x < 20) peak = warp_max(peak);"),
+    "a row too many": ("softmax", "if (row >= rows) return;", "if (row > rows) return;"),
+    "a column too many": ("layer_norm", "d < D; d += 32) sum += x[d];", "d <= D; d += 32) sum += x[d];"),
+    "a channel too many": ("group_norm", "c < first + size; c++", "c <= first + size; c++"),
+    "no mask": ("masked_softmax", "!allowed || allowed[j] ? x[j]", "true ? x[j]"),
+    "the mask of another image": ("masked_softmax", "row / HQ * Q + row % Q", "row % Q"),
+    "no mask of keys": ("attend", "(!valid || valid[first + lane])", "true"),
+    "keys behind the last one": ("attend", "first + lane < N && ", ""),
+    "a sum that is not rescaled": ("attend", "sum[l] *= keep;", "sum[l] *= 1;"),
+    "a query's number in place of a key's": ("attend", "query = KEY ? j : i", "query = i"),
+    "a row of padding too few": ("convolution", "row >= 0 && row < h &&", "row >= 0 && row <= h &&"),
+    "windows that do not begin here": ("convolution", "row % stride || ", ""),
+    "the last of equal ones": ("max_pool", "value > best", "value >= best"),
+    "a column of padding too few": ("max_pool", "column >= w) continue;\n            T value", "column > w) continue;\n            T value"),
+    "a corner of ReLU": ("group_norm_relu", "y && !(y[i] > 0)", "y && !(y[i] >= 0)"),
+    "a parameter too many": ("adam_step", "if (i >= n) return;", "if (i > n) return;"),
+    "another β": ("adam_step", "less2 * slope * slope", "less1 * slope * slope"),
+    "more shared memory than asked for": (
+        "layer_norm",
+        "2 * (threadIdx.y * 32 + threadIdx.x)",
+        "2 * (threadIdx.y * 33 + threadIdx.x)",
+    ),
+}
+
+
+class Piecemeal:
+    """A module that compiles a kernel when it is called for."""
+
+    def __init__(self, source, descending):
+        self.source, self.descending, self.compiled = source, descending, {}
+
+    def get_function(self, name):
+        if name not in self.compiled:
+            self.compiled[name] = compile_on_cpu([name], self.source, "-O0")
+            self.compiled[name].descending = self.descending
+        return self.compiled[name].get_function(name)
+
+
+@pytest.mark.skipif(ON_GPU, reason="a GPU does not report faults")
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_found(fault):
+    name, right, wrong = FAULTS[fault]
+    assert right in SOURCE
+    piecemeal = Piecemeal(SOURCE.replace(right, wrong), False)
+    for device in registered(Kernels(Double, cp, lambda names: piecemeal)):
+        with pytest.raises((AssertionError, KernelError)):
+            for seed in range(6):
+                lengths = np.random.default_rng(seed)
+                for piecemeal.descending in (False, True):
+                    for module in piecemeal.compiled.values():
+                        module.descending = piecemeal.descending
+                    compare(name, Draw("float64", seed, lambda low, high: int(lengths.integers(low, high + 1))), device)
