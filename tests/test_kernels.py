@@ -106,11 +106,6 @@ def kernel_gradient_backward(dy, cache):
     return (convolution.kernel_gradient(dy, cache),)
 
 
-def one(op, inputs):
-    """Inputs of one array."""
-    return op, inputs
-
-
 CASES = {
     "layer_norm": (layer_norm.layer_norm, layer_norm.layer_norm_backward, norm_inputs),
     "bias_residual_layer_norm": (
@@ -140,16 +135,14 @@ def leaves(value):
     return [leaf for part in value for leaf in leaves(part)] if isinstance(value, tuple | list) else [value]
 
 
-def results(case, arguments, cotangents, place=lambda a: a, array_type=np.ndarray):
+def results(case, arguments, cotangents, place=lambda a: a):
     """The op's results and gradients, for arrays that are placed somewhere."""
     forward, backward, _ = case
     placed = [place(a) if isinstance(a, np.ndarray) else a for a in arguments]
     if backward is None:
         return leaves(forward(*placed))
     y, cache = forward(*placed)
-    cotangents = tuple(place(c) for c in cotangents)
-    dy = cotangents if isinstance(y, tuple) else cotangents[0]
-    return [*leaves(y), *leaves(backward(dy, cache))]
+    return [*leaves(y), *leaves(backward(*map(place, cotangents), cache))]
 
 
 def compare(name, draw, device):

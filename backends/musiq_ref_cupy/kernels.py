@@ -124,10 +124,10 @@ class Kernels:
         self.by_row("bias_residual_layer_norm<%s>", x, *arrays, x.shape[-1], float(eps))
         return (z, y), Kept((z, mean, rho, gamma))
 
-    def bias_residual_layer_norm_backward(self, dzy, cache):
+    def bias_residual_layer_norm_backward(self, dz, dy, cache):
         if not isinstance(cache, Kept):
-            return fused.bias_residual_layer_norm_backward.readable(dzy, cache)
-        dx, dgamma, dbeta = self._layer_norm_backward(*dzy, *cache)
+            return fused.bias_residual_layer_norm_backward.readable(dz, dy, cache)
+        dx, dgamma, dbeta = self._layer_norm_backward(dz, dy, *cache)
         return dx, self.xp.sum(dx, axis=tuple(range(dx.ndim - 1))), dx, dgamma, dbeta
 
     def _like(self, x):

@@ -13,7 +13,7 @@ from musiq_ref.ops.group_norm import GROUPS, group_norm, group_norm_backward
 from musiq_ref.ops.layer_norm import layer_norm, layer_norm_backward
 from musiq_ref.ops.softmax import mask_logits, mask_logits_backward, softmax, softmax_backward
 
-WEIGHTS = 2**20  # attention weights that are in memory at a time, on the host
+WEIGHTS = 2**22  # attention weights that are in memory at a time
 
 
 @op
@@ -30,12 +30,8 @@ def bias_residual_layer_norm(x, bias, residual, gamma, beta, eps=1e-6):
 
 
 @op
-def bias_residual_layer_norm_backward(dzy, cache):
-    r"""Returns dx, db, dr, dγ, dβ;  dx = dr = dz + LN's dx,  db = Σ dx
-
-    dzy: the pair (dz, dy)
-    """
-    dz, dy = dzy
+def bias_residual_layer_norm_backward(dz, dy, cache):
+    r"""dx = dr = dz + LN's dx;  db = Σ dx;  returns dx, db, dr, dγ, dβ"""
     dx, dgamma, dbeta = layer_norm_backward(dy, cache)
     dx = dz + dx
     return dx, namespace(dx).sum(dx, axis=tuple(range(dx.ndim - 1))), dx, dgamma, dbeta
@@ -100,8 +96,9 @@ def attend(q, k, v, valid=None):
     q, k, v, y: (B, H, N, D_h)
     valid: boolean (B, N), or None if all are; a query that is not valid has a result that means nothing
     """
-    xp, rows = namespace(q), max(1, WEIGHTS // q.shape[2])
-    blocks = [_weights(q[:, :, i : i + rows], k, valid) @ v for i in range(0, q.shape[2], rows)]
+    B, H, N, _ = q.shape
+    xp, rows = namespace(q), max(1, WEIGHTS // (B * H * N))
+    blocks = [_weights(q[:, :, i : i + rows], k, valid) @ v for i in range(0, N, rows)]
     return xp.concatenate(blocks, axis=2), (q, k, v, valid, rows)
 
 
