@@ -13,12 +13,12 @@ import numpy as np
 import PIL.Image
 from numpy.typing import DTypeLike
 
-from musiq_ref.backend import NUMPY, get_backend
+from musiq_ref.backend import NUMPY, get_backend, namespace, to_host
 from musiq_ref.checkpoint import Checkpoint, load_checkpoint
 from musiq_ref.config import Conventions, MusiqConfig
 from musiq_ref.image.decode import ImageError, ImageLike, decode
 from musiq_ref.image.limits import too_many_patches
-from musiq_ref.image.tokenize import batch, scales_of, tokenize, tokenize_backward, tokens_for
+from musiq_ref.image.tokenize import Tokens, batch, scales_of, tokenize, tokenize_backward, tokens_for
 from musiq_ref.model.folded import fold
 from musiq_ref.model.head import expected_score, expected_score_backward
 from musiq_ref.model.inference import predict
@@ -109,7 +109,8 @@ class Scorer:
             raise ValueError(f"{path}: {error}" if path else str(error)) from None
         except MemoryError:
             name = path or "the image"
-            raise MemoryError(f"{name}: too large for the memory of this machine; reduce it, or use another") from None
+            where = "this machine" if self.device is NUMPY else "the GPU"
+            raise MemoryError(f"{name}: too large for the memory of {where}; reduce it, or use another") from None
         log.debug("%s scores %s", path or "the image", value)
         return Score(value, distribution, path, pixels.shape[0], pixels.shape[1])
 
@@ -290,7 +291,7 @@ def image_gradient(
     """The score of an image and its gradient to every pixel, in the dtype of the parameters.
 
     image: whatever `decode` reads: uint8 or floating in [0, 1] (H, W, 3), a path, a file object
-    params: nested dict of arrays
+    params: nested dict of arrays, of any library: what they are computed with
     config: the MusiqConfig that they belong to
     pixel_dtype: in which the pixels are resized: by default the parameters', but float32 for 8-bit images through the
         authors' filter, which is defined in float32
@@ -309,8 +310,9 @@ def image_gradient(
     """
     pixels, dtype = decode(image), check_params(params, config)
     tokens = tokenize(pixels, config, pixel_dtype) if pixel_dtype else tokens_for(pixels, config, dtype)
-    logits, cache = forward(params, batch([tokens]), config)
+    upload = namespace(params["class_token"]).asarray
+    logits, cache = forward(params, Tokens(*map(upload, batch([tokens]))), config)
     expected, cache_score = expected_score(logits)
     dlogits = expected_score_backward(np.ones_like(expected.score), cache_score)
-    dpatches = backward(dlogits, cache).patches[0]
+    dpatches = to_host(backward(dlogits, cache).patches[0])
     return float(expected.score[0]), tokenize_backward(dpatches, pixels.shape[0], pixels.shape[1], config)

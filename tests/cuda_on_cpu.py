@@ -1,6 +1,6 @@
 """kernels.cu compiled by g++ through cuda_on_cpu.h, as a module like cupy.RawModule, for arrays of the stand-in.
 
-`compile_on_cpu(names, source)` takes a text of its own, so that tests can plant faults into it.
+`compile_variants` compiles several texts at once, each in a namespace of its own, so that tests can plant faults.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from musiq_ref_cupy.kernels import SOURCE
 HEADER = Path(__file__).with_name("cuda_on_cpu.h")
 MAIN = """
 #include "%s"
-#include "kernels.cu"
-static const std::map<std::string, cpu::Runner> kernels = {%s};
+%s
+static const std::map<std::string, cpu::Runner> table = {%s};
 extern "C" const char *run(const char *name, const unsigned *d, size_t shared_bytes, int descending, int count, const cpu::Argument *a) {
     cpu::descending = descending;
-    return cpu::launch(kernels.at(name), {d[0], d[1], d[2]}, {d[3], d[4], d[5]}, shared_bytes, {a, a + count});
+    return cpu::launch(table.at(name), {d[0], d[1], d[2]}, {d[3], d[4], d[5]}, shared_bytes, {a, a + count});
 }
 """
 
@@ -38,8 +38,8 @@ class Argument(ctypes.Structure):
 class Module:
     """What cupy.RawModule is to a GPU. `descending`: the last warp goes first."""
 
-    def __init__(self, library: ctypes.CDLL):
-        self.library, self.descending, self.launches = library, False, 0
+    def __init__(self, library: ctypes.CDLL, namespace: str):
+        self.library, self.namespace, self.descending, self.launches = library, namespace, False, 0
         library.run.restype = ctypes.c_char_p
 
     def get_function(self, name: str) -> Callable[..., None]:
@@ -47,9 +47,8 @@ class Module:
             given = (Argument * len(arguments))(*map(_argument, arguments))
             dims = (ctypes.c_uint * 6)(*(*grid, 1, 1)[:3], *(*block, 1, 1)[:3])
             order, self.launches = ctypes.c_int(self.descending), self.launches + 1
-            said = self.library.run(
-                name.encode(), dims, ctypes.c_size_t(shared_mem), order, ctypes.c_int(len(given)), given
-            )
+            path, size, count = f"{self.namespace}::{name}", ctypes.c_size_t(shared_mem), ctypes.c_int(len(given))
+            said = self.library.run(path.encode(), dims, size, order, count, given)
             if said:
                 raise KernelError(f"{name}: {said.decode()}")
 
@@ -73,17 +72,25 @@ def _address(host: np.ndarray) -> int:
     return host.ctypes.data
 
 
-def compile_on_cpu(names: list[str], source: str = SOURCE, optimisation: str = "-O1") -> Module:
-    """The kernels of these names."""
+def compile_variants(variants: dict[str, tuple[list[str], str]]) -> dict[str, Module]:
+    """{namespace: its module}, from {namespace: (the kernels that are called for, the text)}."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder)
-        (path / "kernels.cu").write_text(source, encoding="utf-8")
-        entries = ", ".join(f'{{"{name}", cpu::runner({name})}}' for name in names)
-        (path / "main.cpp").write_text(MAIN % (HEADER, entries), encoding="utf-8")
-        options = ["-std=c++20", optimisation, "-w", "-shared", "-fPIC", "-U_FORTIFY_SOURCE"]
-        done = subprocess.run(
-            ["g++", *options, "main.cpp", "-o", "kernels.so"], cwd=path, capture_output=True, text=True, check=False
-        )
+        path, includes, entries = Path(folder), [], []
+        for space, (names, source) in variants.items():
+            text = source.replace("extern __shared__ double shared[];", "using ::shared;")
+            (path / f"{space}.cu").write_text(text, encoding="utf-8")
+            includes.append(f'namespace {space} {{\n#include "{space}.cu"\n}}\n#undef WINDOWS\n#undef PIXEL\n')
+            entries += [f'{{"{space}::{name}", cpu::runner({space}::{name})}}' for name in names]
+        (path / "main.cpp").write_text(MAIN % (HEADER, "".join(includes), ",\n".join(entries)), encoding="utf-8")
+        options = ["-std=c++20", "-O0", "-w", "-shared", "-fPIC"]
+        command = ["g++", *options, "main.cpp", "-o", "kernels.so"]
+        done = subprocess.run(command, cwd=path, capture_output=True, text=True, check=False)
         if done.returncode:
             raise KernelError(done.stderr)
-        return Module(ctypes.CDLL(str(path / "kernels.so")))
+        library = ctypes.CDLL(str(path / "kernels.so"))
+        return {space: Module(library, space) for space in variants}
+
+
+def compile_on_cpu(names: list[str]) -> Module:
+    """The kernels of these names, as they are."""
+    return compile_variants({"kernels": (names, SOURCE)})["kernels"]

@@ -14,11 +14,11 @@ import sys
 import musiq_ref_cupy.kernels
 import numpy as np
 import pytest
-from cuda_on_cpu import KernelError, compile_on_cpu
+from cuda_on_cpu import KernelError, compile_on_cpu, compile_variants
 from cupy_double import BACKEND, Double, cp
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from musiq_ref_cupy.kernels import SOURCE, Kernels
+from musiq_ref_cupy.kernels import SOURCE, Kernels, name_expressions
 
 from musiq_ref.backend import get_backend
 from musiq_ref.ops import activation, convolution, fused, group_norm, layer_norm, max_pool, softmax
@@ -165,8 +165,8 @@ def compare(name, draw, device):
 MODULES = []
 
 
-def compile_all(names, compile=compile_on_cpu):
-    MODULES.append(compile(names))
+def compile_all(names):
+    MODULES.append(compile_on_cpu(names))
     return MODULES[-1]
 
 
@@ -272,30 +272,30 @@ FAULTS = {
 }
 
 
-class Piecemeal:
-    """A module that compiles a kernel when it is called for."""
+KERNELS = {"attend": "attention", "masked_softmax": "softmax", "group_norm_relu": "group_norm", "convolution": "im2col"}
+"""The kernels that a case is about begin so; elsewhere, as the case."""
 
-    def __init__(self, source, descending):
-        self.source, self.descending, self.compiled = source, descending, {}
 
-    def get_function(self, name):
-        if name not in self.compiled:
-            self.compiled[name] = compile_on_cpu([name], self.source, "-O0")
-            self.compiled[name].descending = self.descending
-        return self.compiled[name].get_function(name)
+@pytest.fixture(scope="module")
+def faulty():
+    """{fault: the module with it}, all compiled at once."""
+    doubles, variants = name_expressions(np.dtype("float64")), {}
+    for i, (name, right, wrong) in enumerate(FAULTS.values()):
+        assert right in SOURCE
+        begin = (KERNELS.get(name, name), "col2im" if name == "convolution" else KERNELS.get(name, name))
+        names = [expression for expression in doubles if expression.startswith(begin)]
+        variants[f"fault_{i}"] = names, SOURCE.replace(right, wrong)
+    return dict(zip(FAULTS, compile_variants(variants).values(), strict=True))
 
 
 @pytest.mark.skipif(ON_GPU, reason="a GPU does not report faults")
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_planted_fault_is_found(fault):
-    name, right, wrong = FAULTS[fault]
-    assert right in SOURCE
-    piecemeal = Piecemeal(SOURCE.replace(right, wrong), False)
-    for device in registered(Kernels(Double, cp, lambda names: piecemeal)):
+def test_a_planted_fault_is_found(fault, faulty):
+    module = faulty[fault]
+    for device in registered(Kernels(Double, cp, lambda names: module)):
         with pytest.raises((AssertionError, KernelError)):
             for seed in range(6):
-                lengths = np.random.default_rng(seed)
-                for piecemeal.descending in (False, True):
-                    for module in piecemeal.compiled.values():
-                        module.descending = piecemeal.descending
-                    compare(name, Draw("float64", seed, lambda low, high: int(lengths.integers(low, high + 1))), device)
+                for module.descending in (False, True):
+                    lengths = np.random.default_rng(seed)
+                    draw = Draw("float64", seed, lambda low, high, rng=lengths: int(rng.integers(low, high + 1)))
+                    compare(FAULTS[fault][0], draw, device)

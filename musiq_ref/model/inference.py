@@ -66,7 +66,8 @@ def predict(
             if before:
                 folded = params if isinstance(params, Folded) else fold(params, config)
                 return logits_by_team(folded, tokens, config, threads or before, say)
-    return _logits(plain, Tokens(*map(backend.from_numpy, drop_padding(tokens))), config, dtype, say)
+    with backend.guard():
+        return _logits(plain, Tokens(*map(backend.from_numpy, drop_padding(tokens))), config, dtype, say)
 
 
 def _silent(share: float) -> None:
