@@ -65,9 +65,9 @@ def _(x):
 
 
 def op(readable: Callable[..., Any]) -> Any:
-    """Marks a function of arrays that a backend may have a kernel for: `f.kernels[array_type]`, chosen by the first one.
+    """Marks a function of arrays for which a backend may have a kernel: `f.kernels[type of its first argument]`.
 
-    The function stays what it is, `f.readable`, for all other arrays, and says what a kernel has to compute.
+    For all other arrays the function stays what it is, `f.readable`, and it says what a kernel has to compute.
 
     >>> double = op(lambda x: 2 * x)
     >>> double.kernels[complex] = lambda x: x + x

@@ -20,9 +20,9 @@ MAIN = """
 #include "%s"
 %s
 static const std::map<std::string, cpu::Runner> table = {%s};
-extern "C" const char *run(const char *name, const unsigned *d, size_t shared_bytes, int descending, int count, const cpu::Argument *a) {
-    cpu::descending = descending;
-    return cpu::launch(table.at(name), {d[0], d[1], d[2]}, {d[3], d[4], d[5]}, shared_bytes, {a, a + count});
+extern "C" const char *run(const char *name, const unsigned *d, size_t bytes, int order, int count, cpu::Argument *a) {
+    cpu::descending = order;
+    return cpu::launch(table.at(name), {d[0], d[1], d[2]}, {d[3], d[4], d[5]}, bytes, {a, a + count});
 }
 """
 

@@ -154,19 +154,27 @@ class CUDARuntimeError(RuntimeError):
     """As CuPy's."""
 
 
-@pytest.mark.parametrize("way", ["from_numpy", "to_numpy", "predict"])
-def test_a_gpu_that_disappears_is_told_in_a_sentence(monkeypatch, way):
+LOST = CUDARuntimeError("cudaErrorIllegalAddress: an illegal memory access")
+SAID = r"stopped working \(CUDARuntimeError: cudaErrorIllegalAddress.*nvidia-smi.*start again"
+
+
+@pytest.mark.parametrize(("way", "function"), [("from_numpy", "asarray"), ("to_numpy", "asnumpy")])
+def test_a_gpu_that_disappears_is_told_in_a_sentence(monkeypatch, way, function):
     plant(monkeypatch)
-    backend, lost = get_backend("cupy"), CUDARuntimeError("cudaErrorIllegalAddress: an illegal memory access")
-    monkeypatch.setattr(inference, "_logits", lambda *_: failing(lost)())
-    with pytest.raises(BackendError, match=r"stopped working \(CUDARuntimeError: cudaErrorIll.*nvidia-smi.*start again"):
-        if way == "predict":
-            tokens, device = mq.tokenize(np.zeros((40, 50, 3), np.uint8), TINY), BACKEND._replace(guard=backend.guard)
-            mq.predict(map_params(device.from_numpy, mq.init_params(TINY)), tokens, TINY, device)
-        else:
-            monkeypatch.setitem(sys.modules["cupy"].__dict__, "asarray", failing(lost))
-            monkeypatch.setitem(sys.modules["cupy"].__dict__, "asnumpy", failing(lost))
-            getattr(get_backend("cupy"), way)(np.ones(2))
+    monkeypatch.setitem(sys.modules["cupy"].__dict__, function, failing(LOST))
+    move = getattr(get_backend("cupy"), way)
+    with pytest.raises(BackendError, match=SAID):
+        move(np.ones(2))
+
+
+def test_a_gpu_that_disappears_while_it_scores_is_told_in_a_sentence(monkeypatch):
+    plant(monkeypatch)
+    monkeypatch.setattr(inference, "_logits", failing(LOST))
+    device = BACKEND._replace(guard=get_backend("cupy").guard)
+    tokens, params = mq.tokenize(np.zeros((40, 50, 3), np.uint8), TINY), mq.init_params(TINY)
+    params = map_params(device.from_numpy, params)
+    with pytest.raises(BackendError, match=SAID):
+        mq.predict(params, tokens, TINY, device)
 
 
 @pytest.mark.parametrize("text", ["cudaErrorMemoryAllocation: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"])
@@ -176,7 +184,7 @@ def test_a_lack_of_memory_on_the_gpu_is_a_memory_error(text):
 
 
 def test_other_errors_pass_the_guard():
-    with pytest.raises(RuntimeError, match="^mine$"), guard():
+    with pytest.raises(RuntimeError, match=r"^mine$"), guard():
         raise RuntimeError("mine")
 
 
@@ -184,7 +192,7 @@ def test_the_score_of_an_image_too_large_for_the_gpu_is_a_sentence(monkeypatch):
     monkeypatch.setattr("musiq_ref.scoring.get_backend", lambda name: BACKEND)
     one = mq.scorer(mq.Checkpoint(mq.init_params(TINY), TINY, "native", None), backend="cupy")
     monkeypatch.setattr(inference, "_logits", failing(MemoryError("Out of memory allocating 9,000,000,000 bytes")))
-    with pytest.raises(MemoryError, match="^the image: too large for the memory of the GPU; reduce it"):
+    with pytest.raises(MemoryError, match=r"^the image: too large for the memory of the GPU; reduce it"):
         one(np.zeros((40, 50, 3), np.uint8))
 
 

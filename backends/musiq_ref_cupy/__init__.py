@@ -120,7 +120,8 @@ def _check_device(cupy: Any) -> None:
             raise BackendError(f"CuPy cannot ask the NVIDIA driver for a GPU ({_first_line(error)})") from error
     if devices == 0 and os.environ.get(VISIBLE):
         raise BackendError(
-            f"CuPy finds no NVIDIA GPU {os.environ[VISIBLE]} ({VISIBLE}, or --device); `nvidia-smi -L` lists those there are"
+            f"CuPy finds no NVIDIA GPU {os.environ[VISIBLE]} ({VISIBLE}, or --device); "
+            "`nvidia-smi -L` lists those that there are"
         )
     if devices == 0:
         raise BackendError("CuPy finds no NVIDIA GPU on this machine; use the backend 'numpy'")

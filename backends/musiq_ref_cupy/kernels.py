@@ -21,10 +21,12 @@ from musiq_ref.ops.group_norm import GROUPS
 from musiq_ref.training import optimizers
 
 SOURCE = files("musiq_ref_cupy").joinpath("kernels.cu").read_text(encoding="utf-8")
-NAMES = """
-    layer_norm layer_norm_backward layer_norm_sums bias_residual_layer_norm softmax softmax_backward gelu gelu_backward
-    group_norm group_norm_backward im2col col2im max_pool max_pool_backward sgd_step adam_step attention
-""".split()
+NAMES = (
+    *("layer_norm", "layer_norm_backward", "layer_norm_sums", "bias_residual_layer_norm", "softmax"),
+    *("softmax_backward", "gelu", "gelu_backward", "group_norm", "group_norm_backward"),
+    *("im2col", "col2im", "max_pool", "max_pool_backward", "sgd_step"),
+    *("adam_step", "attention"),
+)
 WARPS, STRIP = 8, 256  # rows that a block takes, of kernels that give each a warp; rows that are added up at a time
 MOST_CHANNELS, WIDEST_HEAD = 1024, 128
 QUADRATIC = 2**28  # bytes of attention weights above which attention goes through them in tiles

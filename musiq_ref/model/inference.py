@@ -94,7 +94,7 @@ def _logits(params: Params, tokens: Tokens, config: MusiqConfig, dtype, say: Cal
 
 
 def _patch_embeddings(patches, params: Params, config: MusiqConfig, dtype, say: Callable[[float], object]):
-    """Stem and patch embedding, chunk by chunk, in smaller chunks if memory does not suffice.  (N, P, P, 3) -> (N, D)"""
+    """Stem and patch embedding, chunk by chunk, in smaller ones if memory does not suffice.  (N, P, P, 3) -> (N, D)"""
     stem, _ = STEMS[config.stem]
     size, start, chunks = PATCHES if on_host(patches) else PATCHES_ON_DEVICE, 0, []
     while start < len(patches):

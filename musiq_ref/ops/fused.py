@@ -91,7 +91,7 @@ def group_norm_relu_backward(dy, cache):
 
 @op
 def attend(q, k, v, valid=None):
-    r"""y = softmax(q·kᵀ/√D_h)·v over the valid keys, a block of queries at a time: N² weights are never in memory (Eq. 7–8)
+    r"""y = softmax(q·kᵀ/√D_h)·v over the valid keys, some queries at a time, so not all N² weights at once  (Eq. 7–8)
 
     q, k, v, y: (B, H, N, D_h)
     valid: boolean (B, N), or None if all are; a query that is not valid has a result that means nothing
