@@ -156,6 +156,7 @@ inline const char *launch(const Runner &run, dim3 grid, dim3 block, size_t share
 #define __global__
 #define __device__
 #define __shared__
+#define __launch_bounds__(threads)
 #define __syncthreads() cpu::pause(cpu::AT_BARRIER, __LINE__)
 #define __shfl_sync(mask, value, source) cpu::shuffle(value, source, __LINE__)
 #define __shfl_xor_sync(mask, value, other) cpu::shuffle(value, cpu::lane() ^ (other), __LINE__)

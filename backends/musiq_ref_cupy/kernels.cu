@@ -164,7 +164,7 @@ template <class T> __device__ T group_mean(T sum, int size, int positions) {
 }
 
 // x, y: (N, positions, C); mean, rho: (N, C/size)
-template <class T> __global__ void group_norm(const T *x, const T *gamma, const T *beta, T *y, T *mean, T *rho, int positions, int size,
+template <class T> __global__ void __launch_bounds__(1024) group_norm(const T *x, const T *gamma, const T *beta, T *y, T *mean, T *rho, int positions, int size,
                                               int rectified, T eps) {
     int C = blockDim.x, c = threadIdx.x;
     x += (Index)blockIdx.x * positions * C + c; y += (Index)blockIdx.x * positions * C + c;
@@ -184,7 +184,7 @@ template <class T> __global__ void group_norm(const T *x, const T *gamma, const 
 }
 
 // y: the rectified result, or null; dgamma, dbeta: (N, C), of every image by itself
-template <class T> __global__ void group_norm_backward(const T *dy, const T *x, const T *y, const T *mean, const T *rho, const T *gamma,
+template <class T> __global__ void __launch_bounds__(1024) group_norm_backward(const T *dy, const T *x, const T *y, const T *mean, const T *rho, const T *gamma,
                                                        T *dx, T *dgamma, T *dbeta, int positions, int size) {
     int C = blockDim.x, c = threadIdx.x, group = (blockIdx.x * C + c) / size;
     Index start = (Index)blockIdx.x * positions * C + c;

@@ -30,6 +30,8 @@ NAMES = (
 WARPS, STRIP = 8, 256  # rows that a block takes, of kernels that give each a warp; rows that are added up at a time
 MOST_CHANNELS, WIDEST_HEAD = 1024, 128
 QUADRATIC = 2**28  # bytes of attention weights above which attention goes through them in tiles
+SHARED = 48 << 10  # bytes of shared memory that a block has on every GPU
+C_NAMES = {"float32": "float", "float64": "double"}
 NULL = np.uint64(0)
 
 
@@ -39,7 +41,7 @@ def name_expressions(dtype: np.dtype) -> list[str]:
     >>> name_expressions(np.dtype("float32"))[0]
     'layer_norm<float>'
     """
-    T = {"float32": "float", "float64": "double"}[dtype.name]
+    T = C_NAMES[dtype.name]
     return [f"{name}<{T}>" for name in NAMES] + [f"attention_backward<{T}, {key}>" for key in ("false", "true")]
 
 
@@ -68,7 +70,8 @@ class Kernels:
 
     def __init__(self, array_type: type, xp: Any, compile: Callable[[list[str]], Any]) -> None:
         self.array_type, self.xp = array_type, xp
-        self.module = cache(lambda dtype: compile(name_expressions(dtype)))  # when a dtype is first used
+        module = cache(lambda dtype: compile(name_expressions(dtype)))  # when a dtype is first used
+        self.function = cache(lambda name, dtype: module(dtype).get_function(name % C_NAMES[dtype.name]))
 
     def register(self) -> None:
         for op in self.OPS:
@@ -83,14 +86,10 @@ class Kernels:
         """
         convert = {int: np.int32, bool: np.int32, float: dtype.type, type(None): lambda _: NULL}
         values = tuple(convert.get(type(a), lambda a: a)(a) for a in arguments)
-        function = self.module(dtype).get_function(name % {"float32": "float", "float64": "double"}[dtype.name])
-        function(grid, block, values, shared_mem=shared * dtype.itemsize)
+        self.function(name, dtype)(grid, block, values, shared_mem=shared * dtype.itemsize)
 
-    def by_row(self, name: str, x: Any, *arguments: Any) -> None:
-        """A kernel that gives a warp to every row of x; after the arrays it takes the number of rows."""
-        rows = x.size // x.shape[-1]
-        place = 1 + max(i for i, a in enumerate(arguments) if isinstance(a, self.array_type) or a is None)
-        arguments = (*arguments[:place], rows, *arguments[place:])
+    def by_row(self, name: str, rows: int, x: Any, *arguments: Any) -> None:
+        """Starts a kernel that gives a warp to every row of x."""
         self.launch(name, x.dtype, (math.ceil(rows / WARPS),), (32, WARPS), x, *arguments)
 
     def fit(self, *arrays: Any) -> bool:
@@ -108,8 +107,8 @@ class Kernels:
         if not self.fit(x, gamma, beta):
             return layer_norm.layer_norm.readable(x, gamma, beta, eps)
         x, gamma, beta = self.flat(x, gamma, beta)
-        y, mean, rho = self._like(x)
-        self.by_row("layer_norm<%s>", x, gamma, beta, y, mean, rho, x.shape[-1], float(eps))
+        (y, mean, rho), (rows, D) = self._like(x), _rows(x)
+        self.by_row("layer_norm<%s>", rows, x, gamma, beta, y, mean, rho, rows, D, float(eps))
         return y, Kept((x, mean, rho, gamma))
 
     def layer_norm_backward(self, dy, cache):
@@ -121,9 +120,9 @@ class Kernels:
         if not self.fit(x, bias, residual, gamma, beta):
             return fused.bias_residual_layer_norm.readable(x, bias, residual, gamma, beta, eps)
         x, bias, residual, gamma, beta = self.flat(x, bias, residual, gamma, beta)
-        z, (y, mean, rho) = self.xp.empty_like(x), self._like(x)
-        arrays = bias, residual, gamma, beta, z, y, mean, rho
-        self.by_row("bias_residual_layer_norm<%s>", x, *arrays, x.shape[-1], float(eps))
+        z, (y, mean, rho), (rows, D) = self.xp.empty_like(x), self._like(x), _rows(x)
+        arrays = x, bias, residual, gamma, beta, z, y, mean, rho
+        self.by_row("bias_residual_layer_norm<%s>", rows, *arrays, rows, D, float(eps))
         return (z, y), Kept((z, mean, rho, gamma))
 
     def bias_residual_layer_norm_backward(self, dz, dy, cache):
@@ -134,14 +133,14 @@ class Kernels:
 
     def _like(self, x):
         """Memory for y, mean and rho of rows x."""
-        rows = x.size // x.shape[-1]
+        rows, _ = _rows(x)
         return self.xp.empty_like(x), self.xp.empty(rows, x.dtype), self.xp.empty(rows, x.dtype)
 
     def _layer_norm_backward(self, dz, dy, x, mean, rho, gamma):
-        xp, D, rows = self.xp, x.shape[-1], x.size // x.shape[-1]
+        xp, (rows, D) = self.xp, _rows(x)
         dz, dy = None if dz is None else xp.ascontiguousarray(dz), xp.ascontiguousarray(dy)
         dx, strips = xp.empty_like(x), math.ceil(rows / STRIP)
-        self.by_row("layer_norm_backward<%s>", dy, x, mean, rho, gamma, dz, dx, D)
+        self.by_row("layer_norm_backward<%s>", rows, dy, x, mean, rho, gamma, dz, dx, rows, D)
         dgamma, dbeta = xp.empty((strips, D), x.dtype), xp.empty((strips, D), x.dtype)
         grid, arrays = (math.ceil(D / 32), strips), (dy, x, mean, rho, dgamma, dbeta)
         self.launch("layer_norm_sums<%s>", x.dtype, grid, (32, WARPS), *arrays, rows, D, STRIP, shared=64 * WARPS)
@@ -176,14 +175,14 @@ class Kernels:
 
     def _softmax(self, x, allowed, fill, value):
         (x,) = self.flat(x)
-        y, (N, Q, HQ) = self.xp.empty_like(x), _rows_of_masks(x)
-        self.by_row("softmax<%s>", x, allowed, y, N, Q, HQ, fill, value)
+        y, (rows, N), (Q, HQ) = self.xp.empty_like(x), _rows(x), _queries(x)
+        self.by_row("softmax<%s>", rows, x, allowed, y, rows, N, Q, HQ, fill, value)
         return y
 
     def _softmax_backward(self, dy, y, allowed, fill):
         dy, y = self.flat(dy, y)
-        dx, (N, Q, HQ) = self.xp.empty_like(y), _rows_of_masks(y)
-        self.by_row("softmax_backward<%s>", dy, y, allowed, dx, N, Q, HQ, fill)
+        dx, (rows, N), (Q, HQ) = self.xp.empty_like(y), _rows(y), _queries(y)
+        self.by_row("softmax_backward<%s>", rows, dy, y, allowed, dx, rows, N, Q, HQ, fill)
         return dx
 
     def gelu_tanh(self, x):
@@ -318,7 +317,9 @@ class Kernels:
 
     def attend(self, q, k, v, valid=None):
         B, H, N, D = q.shape
-        if not self.fit(q, k, v) or D > WIDEST_HEAD or B * H * N * N * q.itemsize <= QUADRATIC:
+        room = (64 * (D + 1) + 2 * WARPS * D) * q.itemsize  # that the backward needs
+        few = B * H * N * N * q.itemsize <= QUADRATIC
+        if not self.fit(q, k, v) or D > WIDEST_HEAD or room > SHARED or few:
             return fused.attend.readable(q, k, v, valid)
         q, k, v = self.flat(q, k, v)
         out, lse, (grid, block) = self.xp.empty_like(q), self.xp.empty((B, H, N), q.dtype), _tiles(q.shape)
@@ -361,10 +362,14 @@ class Kernels:
         return tuple(made)
 
 
-def _rows_of_masks(x) -> tuple[int, int, int]:
-    """N, Q and H·Q of logits (B, H, Q, N); of an array with other axes, which has no mask, N alone matters."""
-    Q = x.shape[-2] if x.ndim > 1 else 1
-    return x.shape[-1], Q, Q * (x.shape[-3] if x.ndim > 2 else 1)
+def _rows(x) -> tuple[int, int]:
+    """How many rows, and how long."""
+    return x.size // x.shape[-1], x.shape[-1]
+
+
+def _queries(x) -> tuple[int, int]:
+    """Q and H·Q of logits (B, H, Q, N), which say which mask is whose; of other arrays, which have none, any."""
+    return (x.shape[2], x.shape[1] * x.shape[2]) if x.ndim == 4 else (1, 1)
 
 
 def _threads(channels: int) -> int:
