@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from cupy_double import Double
-from musiq_ref_cupy.kernels import SOURCE
+from musiq_ref_cupy.launch import SOURCE
 
 HEADER = Path(__file__).with_name("cuda_on_cpu.h")
 MAIN = """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from musiq_ref_cupy.kernels import SOURCE, name_expressions
+from musiq_ref_cupy.launch import SOURCE, name_expressions
 
 pytestmark = pytest.mark.frameworks("nvidia")
 

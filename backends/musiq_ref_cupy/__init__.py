@@ -2,7 +2,7 @@
 
 CuPy offers NumPy's functions under NumPy's names, so a backend is three answers: which library a `cupy.ndarray` belongs
 to, where its error function is, and how an array gets to the GPU and back. Memory comes from CuPy's default pool. Some
-ops have kernels here, which do in one launch what would be several (kernels.py, kernels.cu).
+ops have kernels here, which do in one launch what would be several (kernels.cu; kernels.py and stem.py start them).
 Importing this package touches neither CuPy nor a GPU; `backend()` does, and says in one sentence what is missing.
 """
 
@@ -37,7 +37,8 @@ def backend() -> Backend:
     _check_device(cupy)
     namespace.register(cupy.ndarray)(lambda x: cupy)
     erf.register(cupy.ndarray)(special.erf)
-    from musiq_ref_cupy.kernels import SOURCE, Kernels  # here, as it imports all of the ops
+    from musiq_ref_cupy.kernels import Kernels  # here, as it imports all of the ops
+    from musiq_ref_cupy.launch import SOURCE
 
     def compile(names: list[str]) -> Any:
         return cupy.RawModule(code=SOURCE, options=("--std=c++17",), name_expressions=names)

@@ -8,54 +8,23 @@ where a kernel does not fit: other dtypes than float32 and float64, more channel
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from functools import cache
-from importlib.resources import files
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from musiq_ref.ops import activation, convolution, fused, group_norm, layer_norm, max_pool, softmax
-from musiq_ref.ops.convolution import same_padding
-from musiq_ref.ops.group_norm import GROUPS
 from musiq_ref.training import optimizers
+from musiq_ref_cupy.launch import WARPS, Kept, threads
+from musiq_ref_cupy.stem import StemKernels
 
-SOURCE = files("musiq_ref_cupy").joinpath("kernels.cu").read_text(encoding="utf-8")
-NAMES = (
-    *("layer_norm", "layer_norm_backward", "layer_norm_sums", "bias_residual_layer_norm", "softmax"),
-    *("softmax_backward", "gelu", "gelu_backward", "group_norm", "group_norm_backward"),
-    *("im2col", "col2im", "max_pool", "max_pool_backward", "sgd_step"),
-    *("adam_step", "attention"),
-)
-WARPS, STRIP = 8, 256  # rows that a block takes, of kernels that give each a warp; rows that are added up at a time
-MOST_CHANNELS, WIDEST_HEAD = 1024, 128
+STRIP = 256  # rows whose gradients to γ and β one block adds up
+WIDEST_HEAD, SHARED = 128, 48 << 10  # for tiles: what lanes can hold; bytes of shared memory that every GPU has
 QUADRATIC = 2**28  # bytes of attention weights above which attention goes through them in tiles
-SHARED = 48 << 10  # bytes of shared memory that a block has on every GPU
-C_NAMES = {"float32": "float", "float64": "double"}
-NULL = np.uint64(0)
 
 
-def name_expressions(dtype: np.dtype) -> list[str]:
-    """What to ask a compiler for: every kernel of one dtype.
-
-    >>> name_expressions(np.dtype("float32"))[0]
-    'layer_norm<float>'
-    """
-    T = C_NAMES[dtype.name]
-    return [f"{name}<{T}>" for name in NAMES] + [f"attention_backward<{T}, {key}>" for key in ("false", "true")]
-
-
-class Kept(tuple):
-    """What a kernel keeps for its backward, which so tells it from the readable op's cache."""
-
-
-class Kernels:
-    """The kernels for one array type.
-
-    xp: its namespace
-    compile: from a list of name expressions to a module as cupy.RawModule is: `get_function(name)(grid, block,
-        arguments, shared_mem=bytes)`
-    """
+class Kernels(StemKernels):
+    """All kernels, as methods with the names and arguments of their ops; those of the stem are inherited."""
 
     OPS = (
         *(layer_norm.layer_norm, layer_norm.layer_norm_backward, group_norm.group_norm, group_norm.group_norm_backward),
@@ -68,38 +37,9 @@ class Kernels:
         *(optimizers.sgd_step, optimizers.adam_step),
     )
 
-    def __init__(self, array_type: type, xp: Any, compile: Callable[[list[str]], Any]) -> None:
-        self.array_type, self.xp = array_type, xp
-        module = cache(lambda dtype: compile(name_expressions(dtype)))  # when a dtype is first used
-        self.function = cache(lambda name, dtype: module(dtype).get_function(name % C_NAMES[dtype.name]))
-
     def register(self) -> None:
         for op in self.OPS:
             op.kernels[self.array_type] = getattr(self, op.__name__)
-
-    def launch(self, name: str, dtype: np.dtype, grid: tuple, block: tuple, *arguments: Any, shared: int = 0) -> None:
-        """Starts a kernel, which runs by itself from here on.
-
-        name: with the type left open: "layer_norm<%s>"
-        arguments: arrays, None, integers (int in C), floats (T in C), NumPy scalars as they are
-        shared: numbers of type T in shared memory
-        """
-        convert = {int: np.int32, bool: np.int32, float: dtype.type, type(None): lambda _: NULL}
-        values = tuple(convert.get(type(a), lambda a: a)(a) for a in arguments)
-        self.function(name, dtype)(grid, block, values, shared_mem=shared * dtype.itemsize)
-
-    def by_row(self, name: str, rows: int, x: Any, *arguments: Any) -> None:
-        """Starts a kernel that gives a warp to every row of x."""
-        self.launch(name, x.dtype, (math.ceil(rows / WARPS),), (32, WARPS), x, *arguments)
-
-    def fit(self, *arrays: Any) -> bool:
-        """Whether kernels can take these: all of one dtype, float32 or float64, and not empty."""
-        first = arrays[0].dtype
-        return first.name in ("float32", "float64") and all(a.dtype == first and a.size for a in arrays)
-
-    def flat(self, *arrays: Any) -> list[Any]:
-        """The arrays in C order; only those that are not are copied."""
-        return [self.xp.ascontiguousarray(a) for a in arrays]
 
     # ---- LayerNorm
 
@@ -214,103 +154,13 @@ class Kernels:
     def _gelu(self, x, bias, exact):
         (x,), D = self.flat(x), x.shape[-1]
         y = self.xp.empty_like(x)
-        self.launch("gelu<%s>", x.dtype, (x.size // D,), (_threads(D),), x, bias, y, D, exact)
+        self.launch("gelu<%s>", x.dtype, (x.size // D,), (threads(D),), x, bias, y, D, exact)
         return y
 
     def _gelu_backward(self, dy, x, bias, exact):
         (dy, x), D = self.flat(dy, x), x.shape[-1]
         dx = self.xp.empty_like(x)
-        self.launch("gelu_backward<%s>", x.dtype, (x.size // D,), (_threads(D),), dy, x, bias, dx, D, exact)
-        return dx
-
-    # ---- the stem
-
-    def group_norm(self, x, gamma, beta, eps, groups=GROUPS):
-        return self._group_norm(group_norm.group_norm, False, x, gamma, beta, eps, groups)
-
-    def group_norm_backward(self, dy, cache):
-        return self._group_norm_backward(group_norm.group_norm_backward, dy, cache)
-
-    def group_norm_relu(self, x, gamma, beta, eps, groups=GROUPS):
-        return self._group_norm(fused.group_norm_relu, True, x, gamma, beta, eps, groups)
-
-    def group_norm_relu_backward(self, dy, cache):
-        return self._group_norm_backward(fused.group_norm_relu_backward, dy, cache)
-
-    def _group_norm(self, op, rectified, x, gamma, beta, eps, groups):
-        N, h, w, C = x.shape
-        if not self.fit(x, gamma, beta) or C > MOST_CHANNELS:
-            return op.readable(x, gamma, beta, eps, groups)
-        x, gamma, beta = self.flat(x, gamma, beta)
-        y, mean, rho = (self.xp.empty(shape, x.dtype) for shape in (x.shape, (N, groups), (N, groups)))
-        block, arrays = _channels_and_slots(C), (x, gamma, beta, y, mean, rho)
-        numbers = h * w, C // groups, rectified, float(eps)
-        self.launch("group_norm<%s>", x.dtype, (N,), block, *arrays, *numbers, shared=math.prod(block))
-        return y, Kept((x, y if rectified else None, mean, rho, gamma))
-
-    def _group_norm_backward(self, op, dy, cache):
-        if not isinstance(cache, Kept):
-            return op.readable(dy, cache)
-        xp, (x, y, mean, rho, gamma) = self.xp, cache
-        N, h, w, C = x.shape
-        (dy,) = self.flat(dy)
-        dx, dgamma, dbeta = (xp.empty(shape, x.dtype) for shape in (x.shape, (N, C), (N, C)))
-        block, arrays = _channels_and_slots(C), (dy, x, y, mean, rho, gamma, dx, dgamma, dbeta)
-        numbers = h * w, C // mean.shape[1]
-        self.launch("group_norm_backward<%s>", x.dtype, (N,), block, *arrays, *numbers, shared=math.prod(block))
-        return dx, xp.sum(dgamma, axis=0), xp.sum(dbeta, axis=0)
-
-    def convolution(self, x, kernel, stride=1):
-        if not self.fit(x, kernel):
-            return convolution.convolution.readable(x, kernel, stride)
-        windows, O = _windows(x.shape, kernel.shape[0], stride), kernel.shape[-1]
-        y = self._columns(x, windows) @ kernel.reshape(-1, O)
-        return y.reshape(x.shape[0], windows[3], windows[4], O), (x, kernel, stride)
-
-    def convolution_backward(self, dy, cache):
-        x, kernel, stride = cache
-        if not self.fit(dy, x, kernel):
-            return convolution.convolution_backward.readable(dy, cache)
-        windows, O = _windows(x.shape, kernel.shape[0], stride), kernel.shape[-1]
-        (dcolumns,) = self.flat(dy.reshape(-1, O) @ kernel.reshape(-1, O).T)
-        if _is_pointwise(windows):
-            return dcolumns.reshape(x.shape), self.kernel_gradient(dy, cache)
-        dx, pixels = self.xp.empty(x.shape, x.dtype), math.prod(x.shape[:3])
-        self.launch("col2im<%s>", x.dtype, (pixels,), (_threads(x.shape[3]),), dcolumns, dx, *windows)
-        return dx, self.kernel_gradient(dy, cache)
-
-    def kernel_gradient(self, dy, cache):
-        x, kernel, stride = cache
-        if not self.fit(dy, x, kernel):
-            return convolution.kernel_gradient.readable(dy, cache)
-        columns = self._columns(x, _windows(x.shape, kernel.shape[0], stride))
-        return (columns.T @ dy.reshape(-1, kernel.shape[-1])).reshape(kernel.shape)
-
-    def _columns(self, x, windows):
-        """(N·h_out·w_out, size·size·C): every window as a row."""
-        (x,), (_, _, C, h_out, w_out, size, *_) = self.flat(x), windows
-        if _is_pointwise(windows):
-            return x.reshape(-1, C)
-        columns = self.xp.empty((x.shape[0] * h_out * w_out, size * size * C), x.dtype)
-        self.launch("im2col<%s>", x.dtype, columns.shape[:1], (_threads(columns.shape[1]),), x, columns, *windows)
-        return columns
-
-    def max_pool(self, x, size=3, stride=2):
-        if not self.fit(x) or size > 15:
-            return max_pool.max_pool.readable(x, size, stride)
-        (x,), windows = self.flat(x), _windows(x.shape, size, stride)
-        shape = x.shape[0], windows[3], windows[4], x.shape[3]
-        y, place = self.xp.empty(shape, x.dtype), self.xp.empty(shape, np.uint8)
-        block = (_threads(shape[3]),)
-        self.launch("max_pool<%s>", x.dtype, (math.prod(shape[:3]),), block, x, y, place, *windows)
-        return y, Kept((place, x.shape, windows))
-
-    def max_pool_backward(self, dy, cache):
-        if not isinstance(cache, Kept):
-            return max_pool.max_pool_backward.readable(dy, cache)
-        (dy,), (place, shape, windows) = self.flat(dy), cache
-        dx, block = self.xp.empty(shape, dy.dtype), (_threads(shape[3]),)
-        self.launch("max_pool_backward<%s>", dy.dtype, (math.prod(shape[:3]),), block, dy, place, dx, *windows)
+        self.launch("gelu_backward<%s>", x.dtype, (x.size // D,), (threads(D),), dy, x, bias, dx, D, exact)
         return dx
 
     # ---- attention
@@ -370,28 +220,6 @@ def _rows(x) -> tuple[int, int]:
 def _queries(x) -> tuple[int, int]:
     """Q and H·Q of logits (B, H, Q, N), which say which mask is whose; of other arrays, which have none, any."""
     return (x.shape[2], x.shape[1] * x.shape[2]) if x.ndim == 4 else (1, 1)
-
-
-def _threads(channels: int) -> int:
-    """Of a block that shares out so many channels: whole warps, at most 256."""
-    return min(256, 32 * math.ceil(channels / 32))
-
-
-def _channels_and_slots(C: int) -> tuple[int, int]:
-    """The block of the GroupNorm kernels: a thread a channel, several times if there are few."""
-    return C, max(1, 256 // C)
-
-
-def _windows(shape: tuple[int, ...], size: int, stride: int) -> tuple[int, ...]:
-    """WINDOWS in kernels.cu, for x of that shape (N, h, w, C)."""
-    _, h, w, C = shape
-    padding = same_padding(h, size, stride)[0], same_padding(w, size, stride)[0]
-    return h, w, C, math.ceil(h / stride), math.ceil(w / stride), size, stride, *padding
-
-
-def _is_pointwise(windows: tuple[int, ...]) -> bool:
-    """Whether every window is one pixel and every pixel one window."""
-    return windows[5:7] == (1, 1)
 
 
 def _tiles(shape: tuple[int, ...]) -> tuple[tuple, tuple]:
