@@ -87,7 +87,8 @@ def mask_inputs(draw):
 
 
 def attend_inputs(draw):
-    B, H, N, D, masked = draw.lengths(2, 3, 45, 70, 2)
+    B, H, N, D, masked = draw.lengths(2, 3, 45, 40, 2)
+    D = D if draw.dtype == "float64" else 3 * D  # shared memory has room for that
     valid = draw.rng.random((B, N)) < 0.7
     valid[:, -1] = True
     return draw(B, H, N, D), draw(B, H, N, D), draw(B, H, N, D), valid if masked == 2 else None
@@ -199,7 +200,10 @@ def device():
     if ON_GPU:
         yield get_backend("cupy")
     else:
-        yield from registered(Kernels(Double, cp, compile_all))
+        kernels = Kernels(Double, cp, compile_all)
+        for dtype in TOLERANCE:
+            kernels.function("softmax<%s>", np.dtype(dtype))  # compiles all of that dtype
+        yield from registered(kernels)
 
 
 @pytest.fixture(autouse=True)
@@ -216,8 +220,9 @@ def test_every_kernel_is_its_op(name, dtype, device, data):
         return data.draw(st.integers(low, high))
 
     draw = Draw(dtype, data.draw(st.integers(0, 99)), length)
+    descending = data.draw(st.booleans())
     for module in MODULES:
-        module.descending = data.draw(st.booleans())
+        module.descending = descending
     before = launches()
     compare(name, draw, device)
     assert ON_GPU or "convolution" in name or "gradient" in name or launches() > before  # 1 × 1 needs none
