@@ -84,6 +84,7 @@ def theirs(config: mq.MusiqConfig, cuda: bool) -> Contender:
     model.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
     model.to(where)
     trained = TorchMusiq(config).to(where)
+    trained.load_state_dict(model.state_dict())
     optimizer = torch.optim.AdamW(trained.parameters(), 1e-5)
 
     def upload(tokens):
@@ -152,8 +153,7 @@ def measure(backend: str, quick: bool) -> list[dict[str, Any]]:
         for contender, mine, memory in zip(contenders, seconds, peaks, strict=True):
             record |= {f"{contender.name}_seconds": median(mine), f"{contender.name}_bytes": memory}
         record["ratio"] = median(a / b for a, b in zip(*seconds, strict=True))
-        if kind == "scores":
-            record["score_difference"] = float(np.abs(np.subtract(*results)).max() / np.abs(results[0]).max())
+        record["difference"] = float(np.abs(np.subtract(*results)).max() / np.abs(results[0]).max())  # scores or losses
         records.append(record)
     return records
 
