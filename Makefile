@@ -6,7 +6,8 @@
 # make tutorials      executes all chapters of the course and writes their notebooks
 # make tutorials-lab  opens the course in Jupyter
 # make docs   the documentation site, in docs/_build/html
-# make gpu    the tests of the array code on a GPU (CUDA=12 or 13)
+# make gpu    the tests of the array code on a GPU (CUDA=12 or 13), and its times beside PyTorch's; with
+#             PYTHON=python3 INSTALL=no on what is installed there, without network: CuPy, PyTorch, pytest, Hypothesis
 # make torture  damaged inputs, killed commands, full disks: COUNT=30000 of them, in about ten minutes (Linux)
 # make bench  how fast this machine is, beside PyTorch; writes the documentation's tables (BENCH=--quick: in minutes)
 #
@@ -71,8 +72,30 @@ docs: $(VENV)/docs
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	$(BIN)/python docs/check.py docs/_build/html
 
-gpu: $(VENV)/gpu$(CUDA)
-	MUSIQ_REF_TEST_BACKENDS=numpy,cupy $(BIN)/python -m pytest tests/test_ops.py tests/test_model.py tests/test_cupy_backend.py
+ifeq ($(INSTALL),no)
+GPU = build/gpu/musiq_ref.dist-info
+GPU_PYTHON = $(PYTHON)
+gpu: export PYTHONPATH = .:backends:build/gpu
+else
+GPU = $(VENV)/gpu$(CUDA)
+GPU_PYTHON = $(BIN)/python
+endif
+GPU_TESTS = -m pytest -p no:cacheprovider $(patsubst %,tests/test_%.py,kernels device ops model cupy_backend)
+SANITIZER = $(shell command -v compute-sanitizer)
+
+gpu: export MUSIQ_REF_TEST_BACKENDS = cupy
+gpu: $(GPU)
+	$(GPU_PYTHON) $(GPU_TESTS)
+	$(if $(SANITIZER),$(SANITIZER) --tool memcheck --error-exitcode 1 $(GPU_PYTHON) $(GPU_TESTS) -k whole_model_through)
+	$(if $(SANITIZER),$(SANITIZER) --tool racecheck --error-exitcode 1 $(GPU_PYTHON) $(GPU_TESTS) -k whole_model_through)
+	$(GPU_PYTHON) benchmarks/gpu.py -o gpu.json
+
+# What an installation would say of the package: where its backend is.
+build/gpu/musiq_ref.dist-info: pyproject.toml
+	@mkdir -p $@
+	@printf 'Metadata-Version: 2.1\nName: musiq_ref\nVersion: 0\n' > $@/METADATA
+	@printf '[musiq_ref.backends]\ncupy = musiq_ref_cupy:backend\n' > $@/entry_points.txt
+	@touch $@
 
 torture: $(VENV)/test
 	$(BIN)/python -m tests.torture --count $(COUNT) --seed $(SEED)

@@ -24,6 +24,7 @@ FRAMEWORKS = {
     "cupy": "CuPy",
     "mpi4py": "MPI",
     "pandas": "pandas",
+    "nvidia": "NVRTC",
 }
 FILES = {  # that cannot be imported, or have no example that runs, without a package
     "torch": [
@@ -45,7 +46,7 @@ def _framework(package: str):
     return pytest.fixture(lambda: __import__(package), scope="session", name=package)
 
 
-torch, jax, onnxruntime, cupy, mpi4py, pandas = map(_framework, FRAMEWORKS)
+torch, jax, onnxruntime, cupy, mpi4py, pandas, nvidia = map(_framework, FRAMEWORKS)
 
 
 def frameworks_of(item: pytest.Item) -> set[str]:

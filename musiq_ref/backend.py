@@ -7,8 +7,10 @@ that registers its array type with `namespace` and `erf`, and announces a `Backe
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from functools import singledispatch
+from contextlib import AbstractContextManager, nullcontext
+from functools import singledispatch, wraps
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, NamedTuple
 
@@ -31,6 +33,8 @@ class BackendError(RuntimeError):
 class Backend(NamedTuple):
     """Where arrays live: a name, the way there from NumPy, and the way back.
 
+    guard: makes a `with` block in which a device that fails is a BackendError, one without memory a MemoryError
+
     >>> backend = get_backend("numpy")
     >>> backend.to_numpy(backend.from_numpy(np.ones(2)))
     array([1., 1.])
@@ -39,6 +43,7 @@ class Backend(NamedTuple):
     name: str
     from_numpy: Callable[[np.ndarray], Array]
     to_numpy: Callable[[Array], np.ndarray]
+    guard: Callable[[], AbstractContextManager] = nullcontext
 
 
 @singledispatch
@@ -57,6 +62,26 @@ def namespace(x: Array) -> Any:
 @namespace.register(np.generic)
 def _(x):
     return np
+
+
+def op(readable: Callable[..., Any]) -> Any:
+    """Marks a function of arrays for which a backend may have a kernel: `f.kernels[type of its first argument]`.
+
+    For all other arrays the function stays what it is, `f.readable`, and it says what a kernel has to compute.
+
+    >>> double = op(lambda x: 2 * x)
+    >>> double.kernels[complex] = lambda x: x + x
+    >>> double(3), double(1j)
+    (6, 2j)
+    """
+    kernels: dict[type, Callable[..., Any]] = {}
+
+    @wraps(readable)
+    def call(*arrays, **options):
+        return kernels.get(type(arrays[0]) if arrays else object, readable)(*arrays, **options)
+
+    call.__dict__.update(kernels=kernels, readable=readable)
+    return call
 
 
 @singledispatch
@@ -84,6 +109,15 @@ def on_host(x: Array) -> bool:
     return isinstance(x, np.ndarray)
 
 
+def to_host(x: Array) -> np.ndarray:
+    """The values of an array of any library, in host memory; a device is waited for.
+
+    >>> to_host(np.ones(2))
+    array([1., 1.])
+    """
+    return x if on_host(x) else namespace(x).asnumpy(x)
+
+
 ROWS = 64
 """Rows that `rowwise` takes at a time: a block of 64 rows of 1152 float32 values stays in a core's cache."""
 
@@ -108,6 +142,29 @@ def rowwise(f: Callable[..., Array], x: Array, *others: Array) -> Array:
 
 
 NUMPY = Backend("numpy", np.asarray, np.asarray)
+
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+"""The variable of the environment that says which GPUs a process sees."""
+
+
+def use_device(number: int) -> None:
+    """From here on this process and its children see one GPU alone; to be called before a backend is first used.
+
+    number: counted from 0 among the GPUs that were visible up to now
+
+    Raises BackendError if there are fewer; those that CUDA itself counts, it counts later.
+
+    >>> use_device(-1)
+    Traceback (most recent call last):
+    musiq_ref.backend.BackendError: there is no GPU -1; they are counted from 0
+    """
+    if number < 0:
+        raise BackendError(f"there is no GPU {number}; they are counted from 0")
+    visible = [name.strip() for name in os.environ.get(VISIBLE, "").split(",") if name.strip()]
+    if visible and number >= len(visible):
+        raise BackendError(f"there is no GPU {number}: {VISIBLE} is {','.join(visible)}, and counting begins at 0")
+    os.environ[VISIBLE] = visible[number] if visible else str(number)
 
 
 def get_backend(name: str = "numpy") -> Backend:

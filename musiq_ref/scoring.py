@@ -109,7 +109,8 @@ class Scorer:
             raise ValueError(f"{path}: {error}" if path else str(error)) from None
         except MemoryError:
             name = path or "the image"
-            raise MemoryError(f"{name}: too large for the memory of this machine; reduce it, or use another") from None
+            where = "this machine" if self.device is NUMPY else "the GPU"
+            raise MemoryError(f"{name}: too large for the memory of {where}; reduce it, or use another") from None
         log.debug("%s scores %s", path or "the image", value)
         return Score(value, distribution, path, pixels.shape[0], pixels.shape[1])
 
@@ -296,7 +297,7 @@ def image_gradient(
     """The score of an image and its gradient to every pixel, in the dtype of the parameters.
 
     image: whatever `decode` reads: uint8 or floating in [0, 1] (H, W, 3), a path, a file object
-    params: nested dict of arrays
+    params: nested dict of arrays, of any library: what they are computed with
     config: the MusiqConfig that they belong to
     pixel_dtype: in which the pixels are resized: by default the parameters', but float32 for 8-bit images through the
         authors' filter, which is defined in float32

@@ -121,6 +121,8 @@ WAIT = {"nonzero", "flatnonzero", "argwhere", "unique", "extract", "bincount", "
 """Functions whose result's shape depends on the values, so that CuPy must wait for them."""
 TRUTH = {"array_equal", "allclose"}
 """Functions that return a bool in NumPy and an array in CuPy."""
+UNWRITTEN = {"empty", "empty_like"}
+"""Functions that return memory as it is: full of NaN, here."""
 TAKE = {"take", "take_along_axis"}
 NOT_MODELLED = {"default_rng", "Generator", "RandomState"}
 """Random generators: CuPy's have other methods and other numbers than NumPy's; draw with NumPy and upload."""
@@ -179,6 +181,8 @@ class Function:
         result = self.host(*arguments, **keywords)
         if self.name in TRUTH:
             result = np.bool_(result)
+        if self.name in UNWRITTEN:
+            result.fill(np.nan if result.dtype.kind == "f" else np.iinfo(result.dtype).max)
         out = kwargs.get("out") if not isinstance(self.real, cupy.ufunc) else kwargs.get("out", *args[self.nin :][:1])
         return out if isinstance(out, Double) else _wrap(result)
 

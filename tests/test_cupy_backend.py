@@ -1,15 +1,26 @@
 """The CuPy backend: how it is found, what it registers, and one clear sentence for everything that can be missing."""
 
+import os
 import re
 import subprocess
 import sys
+from importlib.resources import files
 from types import ModuleType, SimpleNamespace
 
 import musiq_ref_cupy
 import numpy as np
 import pytest
+from cupy_double import BACKEND
+from musiq_ref_cupy import guard
+from musiq_ref_cupy.kernels import Kernels
 
-from musiq_ref.backend import BackendError, erf, get_backend, namespace
+import musiq_ref as mq
+from musiq_ref.backend import VISIBLE, BackendError, erf, get_backend, namespace, use_device
+from musiq_ref.cli import main
+from musiq_ref.model import inference
+from musiq_ref.model.parameters import map_params
+
+TINY = mq.MusiqConfig.preset("tiny")
 
 
 def plant(monkeypatch, device_count=lambda: 1, driver=12090, version="14.2.0", exp=np.exp):
@@ -26,6 +37,7 @@ def plant(monkeypatch, device_count=lambda: 1, driver=12090, version="14.2.0", e
         asnumpy=np.asarray,
         ones=np.ones,
         exp=exp,
+        RawModule=lambda **options: None,
         cuda=SimpleNamespace(
             runtime=SimpleNamespace(getDeviceCount=device_count, driverGetVersion=lambda: driver),
         ),
@@ -39,9 +51,9 @@ def plant(monkeypatch, device_count=lambda: 1, driver=12090, version="14.2.0", e
     return FakeArray
 
 
-def failing(message):
+def failing(error):
     def fail(*args):
-        raise RuntimeError(message)
+        raise error if isinstance(error, Exception) else RuntimeError(error)
 
     return fail
 
@@ -65,6 +77,12 @@ def test_a_working_cupy_is_registered_and_moves_arrays(monkeypatch):
     assert namespace(x) is sys.modules["cupy"]
     assert erf(x) == "the GPU's erf"
     np.testing.assert_array_equal(backend.to_numpy(x), [0, 1, 2])
+
+
+def test_the_kernels_are_those_of_cupys_arrays_alone(monkeypatch):
+    array_type = plant(monkeypatch)
+    get_backend("cupy")
+    assert all(array_type in op.kernels and np.ndarray not in op.kernels for op in Kernels.OPS)
 
 
 def test_without_cupy_the_message_names_the_extras(monkeypatch):
@@ -130,6 +148,75 @@ def test_the_installed_cupy_works_or_says_why_not():
 def test_importing_the_package_does_not_import_cupy():
     code = "import sys, musiq_ref_cupy; sys.exit('cupy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class CUDARuntimeError(RuntimeError):
+    """As CuPy's."""
+
+
+LOST = CUDARuntimeError("cudaErrorIllegalAddress: an illegal memory access")
+SAID = r"stopped working \(CUDARuntimeError: cudaErrorIllegalAddress.*nvidia-smi.*start again"
+
+
+@pytest.mark.parametrize(("way", "function"), [("from_numpy", "asarray"), ("to_numpy", "asnumpy")])
+def test_a_gpu_that_disappears_is_told_in_a_sentence(monkeypatch, way, function):
+    plant(monkeypatch)
+    monkeypatch.setitem(sys.modules["cupy"].__dict__, function, failing(LOST))
+    move = getattr(get_backend("cupy"), way)
+    with pytest.raises(BackendError, match=SAID):
+        move(np.ones(2))
+
+
+def test_a_gpu_that_disappears_while_it_scores_is_told_in_a_sentence(monkeypatch):
+    plant(monkeypatch)
+    monkeypatch.setattr(inference, "_logits", failing(LOST))
+    device = BACKEND._replace(guard=get_backend("cupy").guard)
+    tokens, params = mq.tokenize(np.zeros((40, 50, 3), np.uint8), TINY), mq.init_params(TINY)
+    params = map_params(device.from_numpy, params)
+    with pytest.raises(BackendError, match=SAID):
+        mq.predict(params, tokens, TINY, device)
+
+
+@pytest.mark.parametrize("text", ["cudaErrorMemoryAllocation: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"])
+def test_a_lack_of_memory_on_the_gpu_is_a_memory_error(text):
+    with pytest.raises(MemoryError), guard():
+        raise CUDARuntimeError(text)
+
+
+def test_other_errors_pass_the_guard():
+    with pytest.raises(RuntimeError, match=r"^mine$"), guard():
+        raise RuntimeError("mine")
+
+
+def test_the_score_of_an_image_too_large_for_the_gpu_is_a_sentence(monkeypatch):
+    monkeypatch.setattr("musiq_ref.scoring.get_backend", lambda name: BACKEND)
+    one = mq.scorer(mq.Checkpoint(mq.init_params(TINY), TINY, "native", None), backend="cupy")
+    monkeypatch.setattr(inference, "_logits", failing(MemoryError("Out of memory allocating 9,000,000,000 bytes")))
+    with pytest.raises(MemoryError, match=r"^the image: too large for the memory of the GPU; reduce it"):
+        one(np.zeros((40, 50, 3), np.uint8))
+
+
+def test_a_device_is_one_of_those_that_are_visible(monkeypatch):
+    monkeypatch.setenv(VISIBLE, "")
+    use_device(1)
+    assert os.environ[VISIBLE] == "1"
+    monkeypatch.setenv(VISIBLE, "2, GPU-5c3f")
+    use_device(1)
+    assert os.environ[VISIBLE] == "GPU-5c3f"
+    with pytest.raises(BackendError, match=r"no GPU 1: CUDA_VISIBLE_DEVICES is GPU-5c3f"):
+        use_device(1)
+
+
+def test_a_device_that_is_not_there_is_named(monkeypatch, capsys):
+    monkeypatch.setenv(VISIBLE, "")
+    plant(monkeypatch, failing("cudaErrorNoDevice: no CUDA-capable device is detected"))
+    photograph = str(files("musiq_ref") / "data" / "photographs" / "coffee.png")
+    assert main(["score", photograph, "--backend", "cupy", "--device", "7"]) == 2
+    assert "CuPy finds no NVIDIA GPU 7" in capsys.readouterr().err
+    assert os.environ[VISIBLE] == "7"  # the test's own, restored by monkeypatch
+    with pytest.raises(SystemExit):
+        main(["score", photograph, "--device", "first"])
+    assert "'first' is no GPU's number" in capsys.readouterr().err
 
 
 def test_an_unknown_backend_names_the_known_ones():

@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 
 import musiq_ref as mq
+from musiq_ref.model import inference
 from musiq_ref.model.parameters import flatten, map_params
+from musiq_ref.training import step as step_module
+from musiq_ref.training.optimizers import OPTIMIZERS, clip_by_global_norm
+from musiq_ref.training.step import batch_gradient
 
 DEVICE = cupy_double.BACKEND
 CONVENTIONS = {"official": mq.OFFICIAL, "pyiqa": mq.PYIQA, "paper": mq.PAPER}
@@ -102,6 +106,74 @@ def test_inference_uploads_the_tokens_once_and_never_waits(conventions, dtype, t
     logits = mq.predict(params_there, tokens, config, DEVICE)
     assert counted() == (0, len(tokens))
     assert_equal(logits, expected, tolerance)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("loss", ["l1", "huber"])
+def test_a_training_step_waits_only_for_its_loss(optimizer, loss):
+    config, params, _ = model(mq.OFFICIAL, "float64")
+    tokens, targets = [mq.tokenize(image, config, "float64") for image in IMAGES], np.array([2.0, 4.5])
+    begin, step = OPTIMIZERS[optimizer]
+
+    def train(params, count=lambda: None):
+        state = begin(params)
+        for _ in range(2):
+            count()
+            result = batch_gradient(params, tokens, targets, config, loss)
+            count()
+            clipped, _ = clip_by_global_norm(result.gradients, 1.0)
+            params, state = step(params, clipped, state, 0.01)
+        count()
+        return params, result
+
+    counts = []
+    there = map_params(DEVICE.from_numpy, params)
+    cupy_double.counters.reset()
+    trained_there, result_there = train(there, lambda: counts.append(counted()))
+    uploads = len(IMAGES) * (len(mq.Tokens._fields) + 1)  # four arrays and the targets of each image
+    gradient = np.diff([(0, 0), *counts], axis=0)
+    assert gradient[1].tolist() == gradient[3].tolist() == [len(IMAGES), len(IMAGES) + uploads]  # and each one's loss
+    assert gradient[2].tolist() == gradient[4].tolist() == [0, 0]  # clipping and the optimiser
+
+    trained, result = train(params)
+    assert result_there.loss == pytest.approx(result.loss, rel=1e-12)
+    assert_equal(result_there.scores, result.scores, 1e-12)
+    for path, array in flatten(trained):
+        assert_equal(dict(flatten(trained_there))[path], array, 1e-12)
+
+
+def test_the_loss_is_read_after_all_images_have_been_started(monkeypatch):
+    config, params, _ = model(mq.OFFICIAL, "float64")
+    tokens, waits = [mq.tokenize(image, config, "float64") for image in IMAGES], []
+    real = step_module.backward
+
+    def watched(*args, **options):
+        waits.append(cupy_double.counters.synchronisations)
+        return real(*args, **options)
+
+    monkeypatch.setattr(step_module, "backward", watched)
+    params = map_params(DEVICE.from_numpy, params)
+    cupy_double.counters.reset()
+    batch_gradient(params, tokens, np.array([2.0, 4.5]), config)
+    assert waits == [0, 0]
+
+
+def test_where_memory_does_not_suffice_the_stem_takes_fewer_patches_at_a_time(monkeypatch):
+    config, params, _ = model(mq.OFFICIAL, "float64")
+    tokens = mq.tokenize(mq.verify.deterministic_image(3, 20, 70), config, "float64")
+    expected, seen, (stem, stem_backward) = mq.predict(params, tokens, config), [], inference.STEMS["resnet"]
+
+    def limited(patches, *others):
+        seen.append(len(patches))
+        if len(patches) > 2:
+            raise MemoryError("Out of memory allocating 1,000,000 bytes")
+        return stem(patches, *others)
+
+    monkeypatch.setattr(inference, "STEMS", {"resnet": (limited, stem_backward)})
+    there = map_params(DEVICE.from_numpy, params)
+    assert_equal(mq.predict(there, tokens, config, DEVICE), expected, 1e-12)
+    assert max(seen) > 2
+    assert seen[-1] <= 2
 
 
 def test_a_sinusoidal_table_is_uploaded_once_a_forward():

@@ -153,8 +153,9 @@ def test_batching_and_padding_do_not_change_a_score(config, pictures, seed):
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
 def test_inference_in_many_blocks_equals_the_forward(device, conventions, dtype, tolerance, monkeypatch):
     """The way of arrays of other libraries, and of NumPy's where BLAS cannot be limited (by a team: test_team)."""
-    monkeypatch.setattr("musiq_ref.model.inference.SCORES", 100)  # blocks of a few queries
+    monkeypatch.setattr("musiq_ref.ops.fused.WEIGHTS", 100)  # blocks of a few queries
     monkeypatch.setattr("musiq_ref.model.inference.PATCHES", 5)
+    monkeypatch.setattr("musiq_ref.model.inference.PATCHES_ON_DEVICE", 5)
     monkeypatch.setattr("musiq_ref.team._blas", lambda: SimpleNamespace(lib_controllers=(), limit=lambda limits: None))
     config = SMALL.replace(conventions=CONVENTIONS[conventions])
     tokens, params, seen = random_tokens(config, 41, 0), deterministic_params(config, 3, dtype), []

@@ -102,7 +102,7 @@ def test_a_file_system_without_locks_is_a_sentence(error, said, tmp_path, monkey
         Path(lock.lock_file).touch()
         raise error
 
-    monkeypatch.setattr("musiq_ref.training.folder.FileLock.acquire", refuse)
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
     message = rf"run cannot be made, written to or locked \({said}\); name another$"
     with pytest.raises(TrainingError, match=message), claimed(tmp_path / "run"):
         pass

@@ -1,16 +1,21 @@
 """The CuPy backend: the same functions of musiq_ref on an NVIDIA GPU.
 
 CuPy offers NumPy's functions under NumPy's names, so a backend is three answers: which library a `cupy.ndarray` belongs
-to, where its error function is, and how an array gets to the GPU and back. Memory comes from CuPy's default pool.
+to, where its error function is, and how an array gets to the GPU and back. Memory comes from CuPy's default pool. Some
+ops have kernels here, which do in one launch what would be several (kernels.cu; kernels.py and stem.py start them).
 Importing this package touches neither CuPy nor a GPU; `backend()` does, and says in one sentence what is missing.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
-from musiq_ref.backend import Backend, BackendError, erf, namespace
+from musiq_ref.backend import VISIBLE, Backend, BackendError, erf, namespace
 from musiq_ref.extras import needs
 
 OLDEST = 14  # major version of CuPy with NumPy 2's type promotion, which keeps float32 models in float32
@@ -32,7 +37,44 @@ def backend() -> Backend:
     _check_device(cupy)
     namespace.register(cupy.ndarray)(lambda x: cupy)
     erf.register(cupy.ndarray)(special.erf)
-    return Backend("cupy", cupy.asarray, cupy.asnumpy)
+    from musiq_ref_cupy.kernels import Kernels  # here, as it imports all of the ops
+    from musiq_ref_cupy.launch import SOURCE
+
+    def compile(names: list[str]) -> Any:
+        return cupy.RawModule(code=SOURCE, options=("--std=c++17",), name_expressions=names)
+
+    Kernels(cupy.ndarray, cupy, compile).register()
+    return Backend("cupy", _guarded(cupy.asarray), _guarded(cupy.asnumpy), guard)
+
+
+@contextmanager
+def guard() -> Iterator[None]:
+    """In its block an error of the driver, or of a library on the GPU, is a BackendError; a lack of memory MemoryError.
+
+    >>> with guard():
+    ...     print("nothing goes wrong")
+    nothing goes wrong
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not type(error).__name__.startswith(("CUDA", "CUBLAS")):
+            raise
+        if "MemoryAllocation" in str(error) or "ALLOC_FAILED" in str(error):
+            raise MemoryError(_first_line(error)) from error
+        raise BackendError(
+            f"the GPU stopped working ({_first_line(error)}); `nvidia-smi` shows whether it is still there; "
+            "then start again: this process cannot use it any more"
+        ) from error
+
+
+def _guarded(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    @wraps(function)
+    def call(array: Any) -> Any:
+        with guard():
+            return function(array)
+
+    return call
 
 
 def _import_cupy() -> tuple[Any, Any]:
@@ -77,6 +119,11 @@ def _check_device(cupy: Any) -> None:
             ) from error
         else:
             raise BackendError(f"CuPy cannot ask the NVIDIA driver for a GPU ({_first_line(error)})") from error
+    if devices == 0 and os.environ.get(VISIBLE):
+        raise BackendError(
+            f"CuPy finds no NVIDIA GPU {os.environ[VISIBLE]} ({VISIBLE}, or --device); "
+            "`nvidia-smi -L` lists those that there are"
+        )
     if devices == 0:
         raise BackendError("CuPy finds no NVIDIA GPU on this machine; use the backend 'numpy'")
     try:

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from musiq_ref.checkpoint.catalogue import CATALOGUE, Release, cache_folder, download_command
@@ -87,6 +86,8 @@ def _is_there(target: Path, release: Release, again: str) -> bool:
 @contextlib.contextmanager
 def _alone(part: Path) -> Iterator[None]:
     """Nobody else works on a partial file meanwhile; it, its tag and its lock are plain files, or are made."""
+    from filelock import FileLock, Timeout  # here: what is not downloaded does without it
+
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(part.with_name(f".{part.name}.lock"))

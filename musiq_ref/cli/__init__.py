@@ -56,6 +56,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with _terminable():
             args = _parser().parse_args(argv)
+            if getattr(args, "device", None) is not None:
+                from musiq_ref.backend import use_device
+
+                use_device(args.device)
             with _limited(getattr(args, "threads", None)):
                 return args.run(args)
     except BrokenPipeError:  # whoever reads our output, `head` say, has had enough

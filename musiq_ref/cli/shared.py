@@ -26,6 +26,7 @@ def add_scoring(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser)
     parser.add_argument("--conventions", choices=NAMED_CONVENTIONS, help="default: those the checkpoint was made for")
     parser.add_argument("--backend", default="numpy", help="numpy (default) or cupy")
+    parser.add_argument("--device", type=_device, metavar="N", help="which GPU, counted from 0 (default: the first)")
     parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
     add_threads(parser)
 
@@ -52,6 +53,12 @@ def add_max_pixels(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="accept images of up to N pixels (default: 50 million, fewer in a file too small for a photograph)",
     )
+
+
+def _device(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no GPU's number; give 0 or more, as `nvidia-smi -L` lists them")
+    return int(text)
 
 
 def _number_of(things: str) -> Callable[[str], int]:

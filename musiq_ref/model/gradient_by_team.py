@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from musiq_ref.backend import namespace, on_host, to_host
 from musiq_ref.config import MusiqConfig
 from musiq_ref.image.tokenize import Tokens, batch
 from musiq_ref.model.by_team import (
@@ -55,7 +56,7 @@ def patch_gradient(
 ) -> tuple[float, np.ndarray]:
     """The score of one image, and its gradient to the patches (N, P, P, 3), which is 0 where they are masked.
 
-    params: NumPy arrays
+    params: nested dict of arrays; those of other libraries than NumPy compute with them, and know no team
     tokens: (N, …) from `tokenize`
     threads: that compute; None for as many as BLAS may use
     progress: called with the share that is done, 0 … 1
@@ -70,13 +71,15 @@ def patch_gradient(
     (199, 32, 32, 3)
     """
     check_tokens(params, tokens, config, axes=1)
-    with ONE_THREAD as before:
-        if before:
-            return gradient_by_team(fold(params, config), tokens, config, threads or before, progress)
-    logits, cache = forward(params, batch([tokens]), config)
+    if on_host(params["class_token"]):
+        with ONE_THREAD as before:
+            if before:
+                return gradient_by_team(fold(params, config), tokens, config, threads or before, progress)
+    upload = namespace(params["class_token"]).asarray
+    logits, cache = forward(params, Tokens(*map(upload, batch([tokens]))), config)
     expected, cache_score = expected_score(logits)
     dlogits = expected_score_backward(np.ones_like(expected.score), cache_score)
-    return float(expected.score[0]), backward(dlogits, cache).patches[0]
+    return float(expected.score[0]), to_host(backward(dlogits, cache).patches[0])
 
 
 class Kept(NamedTuple):

@@ -1,20 +1,20 @@
 """Scoring without gradients: the same functions of the same parameters, arranged to need little memory and time.
 
 Nothing is kept for a backward, padded tokens are left out (they are masked, so nothing depends on them), the stem works
-through the patches in chunks, and attention through the queries in blocks, one head after the other. NumPy arrays go
-through `model.by_team`, faster; those of other libraries, and NumPy's where BLAS does not let its threads be counted,
-through the functions below.
+through the patches in chunks, and attention through the queries in blocks. NumPy arrays go through `model.by_team`,
+faster; those of other libraries, and NumPy's where BLAS does not let its threads be counted, through the functions
+below, which call the fused ops that a GPU has kernels for.
 `model.musiq.forward` says what is computed; the tests compare the two.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
-from musiq_ref.backend import NUMPY, Array, Backend, namespace, on_host, rowwise
+from musiq_ref.backend import NUMPY, Array, Backend, namespace, on_host
 from musiq_ref.config import Conventions, MusiqConfig
 from musiq_ref.image.tokenize import Tokens, drop_padding
+from musiq_ref.model.attention import project
 from musiq_ref.model.by_team import logits_by_team
 from musiq_ref.model.check import check_tokens
 from musiq_ref.model.embeddings import embed, patch_embedding
@@ -23,13 +23,12 @@ from musiq_ref.model.folded import Folded, fold
 from musiq_ref.model.head import head
 from musiq_ref.model.parameters import Params
 from musiq_ref.model.stem import STEMS
-from musiq_ref.ops.activation import GELU
+from musiq_ref.ops.fused import attend, bias_gelu, bias_residual_layer_norm
 from musiq_ref.ops.layer_norm import layer_norm
-from musiq_ref.ops.linear import linear
 from musiq_ref.team import ONE_THREAD
 
 PATCHES = 32  # patches that the stem takes at a time
-SCORES = 2**20  # attention weights that are in memory at a time
+PATCHES_ON_DEVICE = 512  # the same on a device, where starting a kernel costs more than a small one takes
 
 
 def predict(
@@ -67,7 +66,8 @@ def predict(
             if before:
                 folded = params if isinstance(params, Folded) else fold(params, config)
                 return logits_by_team(folded, tokens, config, threads or before, say)
-    return _logits(plain, Tokens(*map(backend.from_numpy, drop_padding(tokens))), config, dtype, say)
+    with backend.guard():
+        return _logits(plain, Tokens(*map(backend.from_numpy, drop_padding(tokens))), config, dtype, say)
 
 
 def _silent(share: float) -> None:
@@ -75,63 +75,56 @@ def _silent(share: float) -> None:
 
 
 def _logits(params: Params, tokens: Tokens, config: MusiqConfig, dtype, say: Callable[[float], object]) -> Array:
-    """As `predict`, in any array library."""
-    names = block_names(params["encoder"])
+    """As `predict`, in any array library. Biases are added where the next op has a kernel that does it in passing."""
+    encoder, names = params["encoder"], block_names(params["encoder"])
     steps = 1 + len(names)
     x = _patch_embeddings(tokens.patches, params, config, dtype, lambda share: say(share / steps))  # (N, D)
-    z, _ = embed(x[None], tokens.hash_index[None], tokens.scale_index[None], params, config)
-    z, encoder = z[0], params["encoder"]  # (1 + N, D)
+    z, _ = embed(x[None], tokens.hash_index[None], tokens.scale_index[None], params, config)  # (1, 1 + N, D)
+    y, _ = layer_norm(z, *_affine(encoder[names[0]]["norm1"]))
     for i, name in enumerate(names, 1):
-        p = encoder[name]
-        z = z + _attention(_norm(z, p["norm1"]), p["attention"], lambda share, i=i: say((i + share) / steps))
-        z = z + _mlp(_norm(z, p["norm2"]), p["mlp"], config.conventions)
-    logits, _ = head(_norm(z[:1], encoder["norm"])[None], params["head"])
+        say(i / steps)
+        p, norm = encoder[name], encoder[names[i]]["norm1"] if i < len(names) else encoder["norm"]
+        x, bias = _attention(y, p["attention"])
+        (z, y), _ = bias_residual_layer_norm(x, bias, z, *_affine(p["norm2"]))
+        x, bias = _mlp(y, p["mlp"], config.conventions)
+        (z, y), _ = bias_residual_layer_norm(x, bias, z, *_affine(norm))
+    logits, _ = head(y[:, :1], params["head"])
     say(1.0)
     return logits[0]
 
 
 def _patch_embeddings(patches, params: Params, config: MusiqConfig, dtype, say: Callable[[float], object]):
-    """Stem and patch embedding, chunk by chunk.  (N, P, P, 3) -> (N, D)"""
-    chunks, (stem, _) = [], STEMS[config.stem]
-    for start in range(0, len(patches), PATCHES):
+    """Stem and patch embedding, chunk by chunk, in smaller ones if memory does not suffice.  (N, P, P, 3) -> (N, D)"""
+    stem, _ = STEMS[config.stem]
+    size, start, chunks = PATCHES if on_host(patches) else PATCHES_ON_DEVICE, 0, []
+    while start < len(patches):
         say(start / len(patches))
-        chunk = patches[start : start + PATCHES].astype(dtype)
-        features, _ = stem(chunk, params.get("stem", {}), config.conventions)
-        chunks.append(patch_embedding(features, params["patch_embedding"])[0])
+        try:
+            chunk = patches[start : start + size].astype(dtype)
+            features, _ = stem(chunk, params.get("stem", {}), config.conventions)
+            chunks.append(patch_embedding(features, params["patch_embedding"])[0])
+            start += size
+        except MemoryError:
+            if size == 1:
+                raise
+            size //= 2
     return namespace(patches).concatenate(chunks)
 
 
-def _norm(z, params: Params):
-    """LN of (N, D), row by row."""
-    return rowwise(lambda rows: layer_norm(rows, params["scale"], params["bias"])[0], z)
+def _affine(norm: Params):
+    return norm["scale"], norm["bias"]
 
 
 def _mlp(z, params: Params, conventions: Conventions):
-    """MLP of (N, D)."""
-    hidden, _ = linear(z, params["fc1"]["kernel"], params["fc1"]["bias"])
-    active, _ = GELU[conventions.gelu][0](hidden)
-    return linear(active, params["fc2"]["kernel"], params["fc2"]["bias"])[0]
+    """MLP of (1, N, D) but for its last bias, and that."""
+    active, _ = bias_gelu(z @ params["fc1"]["kernel"], params["fc1"]["bias"], conventions.gelu)
+    return active @ params["fc2"]["kernel"], params["fc2"]["bias"]
 
 
-def _attention(z, params: Params, say: Callable[[float], object]):
-    """MSA of (N, D), unmasked because unpadded; the weights of one head and one block of queries at a time."""
-    xp = namespace(z)
-    D, H, D_h = params["query"]["kernel"].shape
-    q, k, v = (
-        linear(z, params[name]["kernel"].reshape(D, -1), params[name]["bias"].reshape(-1))[0]
-        for name in ("query", "key", "value")
-    )  # (N, H·D_h)
-    q *= 1 / math.sqrt(D_h)
-    heads = xp.empty_like(q)
-    rows = max(1, SCORES // len(z))
-    for h in range(H):
-        one = slice(h * D_h, (h + 1) * D_h)
-        keys, values = xp.ascontiguousarray(k[:, one].T), xp.ascontiguousarray(v[:, one])  # (D_h, N), (N, D_h)
-        for start in range(0, len(z), rows):
-            say((h + start / len(z)) / H)
-            weights = xp.ascontiguousarray(q[start : start + rows, one]) @ keys  # (rows, N)
-            weights -= xp.max(weights, axis=-1, keepdims=True)
-            xp.exp(weights, out=weights)
-            weights /= xp.sum(weights, axis=-1, keepdims=True)
-            heads[start : start + rows, one] = weights @ values
-    return linear(heads, params["out"]["kernel"].reshape(-1, D), params["out"]["bias"])[0]
+def _attention(z, params: Params):
+    """MSA of (1, N, D) but for its last bias, and that; unmasked because unpadded."""
+    q, k, v = (project(z, params[name])[0] for name in ("query", "key", "value"))  # (1, H, N, D_h)
+    heads, _ = attend(q, k, v)
+    H, D_h, D = params["out"]["kernel"].shape
+    side_by_side = heads.swapaxes(1, 2).reshape(1, -1, H * D_h)  # (1, N, H·D_h)
+    return side_by_side @ params["out"]["kernel"].reshape(-1, D), params["out"]["bias"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from musiq_ref.backend import erf, namespace, rowwise
+from musiq_ref.backend import erf, namespace, op, rowwise
 
 SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
 CUBIC = 0.044715
@@ -26,6 +26,7 @@ def relu_backward(dy, cache):
     return dy * (y > 0)
 
 
+@op
 def gelu_tanh(x):
     r"""y = x/2·(1 + tanh u),  u = √(2/π)·(x + 0.044715·x³)                  (MLP in Eq. 4, official)
 
@@ -34,6 +35,7 @@ def gelu_tanh(x):
     return rowwise(_gelu_tanh, x), x
 
 
+@op
 def gelu_tanh_backward(dy, cache):
     r"""dx = dy·[(1 + t)/2 + x/2·(1 − t²)·u′],  t = tanh u,  u′ = √(2/π)·(1 + 3·0.044715·x²)"""
     return rowwise(_gelu_tanh_backward, dy, cache)
@@ -50,6 +52,7 @@ def _gelu_tanh_backward(dy, x):
     return dy * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * du)
 
 
+@op
 def gelu_erf(x):
     r"""y = x·Φ(x),  Φ(x) = (1 + erf(x/√2))/2, the standard normal's distribution function   (MLP in Eq. 4, pyiqa)
 
@@ -58,6 +61,7 @@ def gelu_erf(x):
     return rowwise(_gelu_erf, x), x
 
 
+@op
 def gelu_erf_backward(dy, cache):
     r"""dx = dy·[Φ(x) + x·φ(x)],  φ(x) = exp(−x²/2)/√(2π), the standard normal's density"""
     return rowwise(_gelu_erf_backward, dy, cache)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from musiq_ref.backend import namespace
+from musiq_ref.backend import namespace, op
 
 
 def same_padding(n: int, size: int, stride: int) -> tuple[int, int]:
@@ -33,6 +33,7 @@ def windows(x, size, stride):
     return view.transpose(0, 1, 2, 4, 5, 3)
 
 
+@op
 def convolution(x, kernel, stride=1):
     r"""y[n,i,j,o] = Σ_abc x̃[n, i·s+a, j·s+b, c]·w[a,b,c,o],  x̃ = x zero-padded "SAME"      (stem, SPEC 4)
 
@@ -46,6 +47,7 @@ def convolution(x, kernel, stride=1):
     return y.reshape(*columns.shape[:3], kernel.shape[-1]), (x, kernel, stride)
 
 
+@op
 def convolution_backward(dy, cache):
     r"""dw[a,b,c,o] = Σ_nij x̃[n, i·s+a, j·s+b, c]·dy[n,i,j,o];  dx̃[n, i·s+a, j·s+b, c] += Σ_o dy[n,i,j,o]·w[a,b,c,o]"""
     return input_gradient(dy, cache), kernel_gradient(dy, cache)
@@ -67,6 +69,7 @@ def input_gradient(dy, cache):
     return unpad_same(dpadded, x.shape, size, stride)
 
 
+@op
 def kernel_gradient(dy, cache):
     """The second half of `convolution_backward`, for a convolution whose input needs no gradient."""
     x, kernel, stride = cache

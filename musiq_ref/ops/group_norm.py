@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from musiq_ref.backend import namespace
+from musiq_ref.backend import namespace, op
 
 GROUPS = 32
 
 
+@op
 def group_norm(x, gamma, beta, eps, groups=GROUPS):
     r"""y = γ·x̂ + β,  x̂ = (x − μ)·ρ,  ρ = (σ² + ε)^−½; μ, σ² per example and group   (stem, SPEC 4)
 
@@ -23,6 +24,7 @@ def group_norm(x, gamma, beta, eps, groups=GROUPS):
     return y, (xhat, rho, gamma, groups)
 
 
+@op
 def group_norm_backward(dy, cache):
     r"""dx = ρ·(dx̂ − mean(dx̂) − x̂·mean(dx̂·x̂)), means per example and group,  dx̂ = dy·γ;  dγ = Σ dy·x̂;  dβ = Σ dy
 

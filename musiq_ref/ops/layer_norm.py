@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from musiq_ref.backend import namespace
+from musiq_ref.backend import namespace, op
 
 
+@op
 def layer_norm(x, gamma, beta, eps=1e-6):
     r"""y = γ·x̂ + β,  x̂ = (x − μ)·ρ,  ρ = (σ² + ε)^−½                       (LN in Eq. 3–5)
 
@@ -18,6 +19,7 @@ def layer_norm(x, gamma, beta, eps=1e-6):
     return gamma * xhat + beta, (xhat, rho, gamma)
 
 
+@op
 def layer_norm_backward(dy, cache):
     r"""dx = ρ·(dx̂ − mean(dx̂) − x̂·mean(dx̂·x̂)),  dx̂ = dy·γ;  dγ = Σ dy·x̂;  dβ = Σ dy"""
     xhat, rho, gamma = cache

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
-from musiq_ref.backend import namespace
+from musiq_ref.backend import namespace, op
 from musiq_ref.ops.convolution import pad_same, unpad_same
 
 
+@op
 def max_pool(x, size=3, stride=2):
     r"""y[n,i,j,c] = max_ab x̃[n, i·s+a, j·s+b, c],  x̃ = x padded "SAME" with −inf            (stem, SPEC 4)
 
@@ -22,6 +23,7 @@ def max_pool(x, size=3, stride=2):
     return y, (padded, y, x.shape, size, stride)
 
 
+@op
 def max_pool_backward(dy, cache):
     r"""dx̃ += dy at the place of the maximum; of several equal ones, the first in row-major order"""
     padded, y, shape, size, stride = cache

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
-from musiq_ref.backend import namespace
+from musiq_ref.backend import namespace, op
 
 
+@op
 def softmax(x):
     r"""y = exp(x) / Σ exp(x) over the last axis                             (Eq. 7)
 
@@ -23,6 +24,7 @@ def softmax(x):
     return y, y
 
 
+@op
 def softmax_backward(dy, cache):
     r"""dx = y·(dy − Σ dy·y)"""
     y = cache

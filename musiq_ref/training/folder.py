@@ -8,8 +8,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from filelock import FileLock, Timeout
-
 from musiq_ref.outputs import clear_parts, is_ours, sync_folder
 from musiq_ref.training.log import read_lines
 from musiq_ref.training.state import TrainingError
@@ -81,6 +79,8 @@ def claimed(folder: Path, names: Iterable[str] = ()) -> Iterator[None]:
     True
     False
     """
+    from filelock import FileLock, Timeout  # here: scoring does without it
+
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     lock = FileLock(folder / LOCK, timeout=PATIENCE)
     try:

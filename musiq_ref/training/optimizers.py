@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from musiq_ref.backend import Array, namespace, on_host
+from musiq_ref.backend import Array, namespace, on_host, op
 from musiq_ref.model.parameters import Params, flatten, map_params, nest
 from musiq_ref.training.groups import Groups, group_settings
 
@@ -43,13 +43,19 @@ def sgd(params, grads, state, lr, *, momentum=0.0, nesterov=False, weight_decay=
     """
 
     def update(theta, g, eta, decay, m):
-        g = g + decay * theta
-        if not momentum:
-            return theta - eta * g, m
-        m = momentum * m + g
-        return theta - eta * (g + momentum * m if nesterov else m), m
+        return sgd_step(theta, g, m, eta, decay, momentum, nesterov)
 
     return _update(update, params, grads, state, ("momentum",), lr, weight_decay, groups)
+
+
+@op
+def sgd_step(theta, g, m, eta, decay, momentum, nesterov):
+    """The equation of `sgd` for one array; returns (θ, m)."""
+    g = g + decay * theta
+    if not momentum:
+        return theta - eta * g, m
+    m = momentum * m + g
+    return theta - eta * (g + momentum * m if nesterov else m), m
 
 
 def adam_init(params: Params) -> Params:
@@ -77,16 +83,22 @@ def adam(params, grads, state, lr, *, beta1=0.9, beta2=0.999, eps=1e-8, weight_d
     t = int(state["step"]) + 1
 
     def update(theta, g, eta, decay, m, v):
-        if decoupled:
-            theta = theta * (1 - eta * decay)
-        else:
-            g = g + decay * theta
-        m = m + (1 - beta1) * (g - m)
-        v = beta2 * v + (1 - beta2) * g * g
-        root = namespace(v).sqrt(v) / math.sqrt(1 - beta2**t)
-        return theta - eta / (1 - beta1**t) * m / (root + eps), m, v
+        return adam_step(theta, g, m, v, t, eta, decay, beta1, beta2, eps, decoupled)
 
     return _update(update, params, grads, state, ("mean", "square"), lr, weight_decay, groups)
+
+
+@op
+def adam_step(theta, g, m, v, t, eta, decay, beta1, beta2, eps, decoupled):
+    """The equation of `adam` or `adamw` for one array; returns (θ, m, v)."""
+    if decoupled:
+        theta = theta * (1 - eta * decay)
+    else:
+        g = g + decay * theta
+    m = m + (1 - beta1) * (g - m)
+    v = beta2 * v + (1 - beta2) * g * g
+    root = namespace(v).sqrt(v) / math.sqrt(1 - beta2**t)
+    return theta - eta / (1 - beta1**t) * m / (root + eps), m, v
 
 
 def adamw(params, grads, state, lr, *, weight_decay=0.01, **options):

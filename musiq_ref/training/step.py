@@ -2,7 +2,8 @@
 
 Every micro-batch (by default one image, without padding) goes forward and backward by itself on one thread; the
 gradients are added in the order of the images. So neither the number of threads nor how they happen to run changes a
-bit of the sum, and the memory is that of the micro-batches in flight, whatever the batch.
+bit of the sum, and the memory is that of the micro-batches in flight, whatever the batch. Images and targets go to
+where the parameters are; on a device nothing is waited for until the last micro-batch has been started.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from musiq_ref.backend import Array, namespace
 from musiq_ref.config import MusiqConfig
 from musiq_ref.image.tokenize import Tokens, batch, drop_padding
 from musiq_ref.losses import LOSSES, ON_LOGITS
@@ -28,12 +30,12 @@ class BatchGradient(NamedTuple):
 
     loss: of the batch
     gradients: to the parameters
-    scores: (B,), what the model predicted
+    scores: (B,), what the model predicted; an array of the parameters' library, as the gradients are
     """
 
     loss: float
     gradients: Params
-    scores: np.ndarray
+    scores: Array
 
 
 class Rates(NamedTuple):
@@ -80,34 +82,37 @@ def batch_gradient(
     (2.0, array([0., 0.], dtype=float32))
     """
     loss_forward, loss_backward = LOSSES[loss]
-    weight = 1 / (whole_batch or len(tokens))
+    weight, xp = 1 / (whole_batch or len(tokens)), namespace(params["class_token"])
 
     @np.errstate(over="ignore", invalid="ignore")  # a loss or gradient that is not finite is for the caller to notice
     def run(start: int):
         here = slice(start, start + micro_batch)
         noise = Noise(np.random.default_rng((*seed, first + start)), *(rates or ()))
-        piece = batch([drop_padding(t) for t in tokens[here]])
+        piece = Tokens(*map(xp.asarray, batch([drop_padding(t) for t in tokens[here]])))
         logits, cache = forward(params, piece, config, noise=noise, recompute=recompute or "attention")
         expected, cache_score = expected_score(logits)
         prediction = logits if loss in ON_LOGITS else expected.score
-        value, cache_loss = loss_forward(prediction, targets[here], weight, **(loss_options or {}))
+        value, cache_loss = loss_forward(prediction, xp.asarray(targets[here]), weight, **(loss_options or {}))
         dprediction = loss_backward(1.0, cache_loss)
         dlogits = dprediction if loss in ON_LOGITS else expected_score_backward(dprediction, cache_score)
-        return float(value), backward(dlogits, cache, want_patches=False).params, expected.score
+        return value, backward(dlogits, cache, want_patches=False).params, expected.score
 
-    total, gradients, scores = 0.0, None, []
+    values, gradients, scores = [], None, []
     for value, piece_gradients, piece_scores in in_order(run, range(0, len(tokens), micro_batch), threads):
-        total += value
+        values.append(value)
         gradients = piece_gradients if gradients is None else _add(gradients, piece_gradients)
         scores.append(piece_scores)
     assert gradients is not None
-    return BatchGradient(total, gradients, np.concatenate(scores))
+    return BatchGradient(sum(map(float, values)), gradients, xp.concatenate(scores))
 
 
 def _add(total: Params, more: Params) -> Params:
     """total += more, in place: the sum of a hundred megabytes and another would be as large again."""
     for name, value in more.items():
-        total[name] = _add(total[name], value) if isinstance(value, dict) else np.add(total[name], value, total[name])
+        if isinstance(value, dict):
+            _add(total[name], value)
+        else:
+            namespace(value).add(total[name], value, out=total[name])
     return total
 
 

@@ -1,0 +1,71 @@
+"""The whole library on a device gives the golden values and NumPy's numbers; with `make gpu`, on a GPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from agreement import MODELS, PADDED, golden
+
+import musiq_ref as mq
+from musiq_ref.model.parameters import flatten, map_params
+from musiq_ref.training.optimizers import OPTIMIZERS, clip_by_global_norm
+from musiq_ref.training.step import batch_gradient
+from musiq_ref.verify import bits, deterministic_image, deterministic_params, unit
+
+SMALL = mq.MusiqConfig(
+    layers=2, width=24, mlp_width=20, heads=2, outputs=3, patch_size=8, grid_size=3, longer_sides=(32,)
+)
+TOLERANCE = {"float64": 1e-12, "float32": 2e-5}
+
+
+def close(here, there, tolerance):
+    return np.linalg.norm(there - here) <= tolerance * max(np.linalg.norm(here), 1e-3)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_golden_logits(device, model, dtype):
+    (outputs, seed), expected = MODELS[model], golden("model", f"{model}/")
+    config = mq.MusiqConfig.preset("tiny", outputs=outputs)
+    mask = np.ones((1, 24), bool)
+    mask[0, PADDED] = False
+    hashes, scales = bits(seed, "tokens/hash", 24)[None] % 100, bits(seed, "tokens/scale", 24)[None] % 3
+    tokens = mq.Tokens(unit(seed, "tokens/patches", (1, 24, 32, 32, 3)).astype(dtype), hashes, scales, mask)
+    params = map_params(device.from_numpy, deterministic_params(config, seed, dtype))
+    logits, _ = mq.forward(params, mq.Tokens(*map(device.from_numpy, tokens)), config)
+    assert close(expected["logits"], device.to_numpy(logits)[0], TOLERANCE[dtype])
+    predicted = mq.predict(params, mq.Tokens(*(a[0] for a in tokens)), config, device)
+    assert close(expected["logits"], device.to_numpy(predicted), TOLERANCE[dtype])
+
+
+def test_the_gradient_of_a_score_to_the_pixels(device):
+    params, image = deterministic_params(SMALL, 1, "float64"), deterministic_image(2, 30, 41)
+    value, dimage = mq.image_gradient(image, params, SMALL, "float64")
+    value_there, dimage_there = mq.image_gradient(image, map_params(device.from_numpy, params), SMALL, "float64")
+    assert value_there == pytest.approx(value, rel=1e-12)
+    assert close(dimage, dimage_there, 1e-10)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_training_run(device, optimizer):
+    images = [deterministic_image(i, 20 + 5 * i, 44 - 7 * i) for i in range(4)]
+    tokens, targets = [mq.tokenize(image, SMALL, "float64") for image in images], np.array([1.0, 1.5, 2.5, 3.0])
+    begin, step = OPTIMIZERS[optimizer]
+
+    def run(params):
+        state, losses = begin(params), []
+        for i in range(6):
+            some = slice(2 * (i % 2), 2 * (i % 2) + 2)
+            result = batch_gradient(params, tokens[some], targets[some], SMALL, "huber")
+            params, state = step(params, clip_by_global_norm(result.gradients, 1.0)[0], state, 0.01)
+            losses.append(result.loss)
+        return params, losses
+
+    start = deterministic_params(SMALL, 4, "float64")
+    trained, losses = run(start)
+    trained_there, losses_there = run(map_params(device.from_numpy, start))
+    np.testing.assert_allclose(losses_there, losses, rtol=1e-9)
+    assert losses[-1] != losses[1]
+    there = dict(flatten(trained_there))
+    # Softmax ignores the key biases: their gradients are rounding, which Adam makes as large as all others.
+    assert all(close(a, device.to_numpy(there[path]), 1e-7) for path, a in flatten(trained) if "key/bias" not in path)
