@@ -38,7 +38,7 @@ FILES = {  # that cannot be imported, or have no example that runs, without a pa
     "nbclient": ["tests/test_tutorials.py"],
     "resource": ["tests/torture/*.py", "tests/test_torture.py"],  # which Windows does not have
 }
-FILES["mlx"] = ["tests/mlx_port.py"]
+FILES |= {"mlx": ["tests/mlx_port.py"], "flax": ["tests/flax_port.py"]}
 collect_ignore_glob = [pattern for package in FILES if not find_spec(package) for pattern in FILES[package]]
 
 

@@ -164,13 +164,24 @@ def block(z, p, heads, mask, see):
     return z
 
 
+def leaves(tree, path=""):
+    for name, value in tree.items():
+        yield from leaves(value, f"{path}{name}/") if isinstance(value, dict) else [(path + name, value)]
+
+
 def run(image, params, config):
-    """{stage name: array} of one image; params: nested dicts of tensors."""
-    stages = {}
+    """{stage name: array} of one image; params: nested dicts of tensors.
+
+    Where the parameters require gradients, those of the score to them, and to what is seen on its way, come as well.
+    """
+    stages, seen = {}, {}
 
     def see(name, array):
         tokenwise = name.startswith(("encoder", "patches", "hash", "scale_", "mask", "patch_", "spatial", "head"))
         stages[name] = (array[None] if tokenwise else array).detach().numpy().copy()
+        if array.requires_grad:
+            array.retain_grad()
+            seen[name] = array, tokenwise
 
     patches, cells, numbers, mask = tokens(image, config, see)
     see("hash_index", cells), see("scale_index", numbers), see("mask", mask)
@@ -195,7 +206,13 @@ def run(image, params, config):
     logits = dense(token, params["head"])
     see("head/logits", logits)
     p = logits.softmax(dim=-1)
-    stages["probabilities"] = p[None].numpy()
+    stages["probabilities"] = p[None].detach().numpy()
     score = (p * torch.arange(1, config.outputs + 1)).sum()
-    stages["score"] = score[None].numpy()
+    stages["score"] = score[None].detach().numpy()
+    if score.requires_grad:
+        score.backward()
+        for name, (array, tokenwise) in reversed(seen.items()):
+            if array.grad is not None:  # not a view that is only looked at
+                stages[f"gradient/{name}"] = (array.grad[None] if tokenwise else array.grad).numpy()
+        stages |= {f"dparams/{name}": p.grad.numpy() for name, p in leaves(params) if p.grad is not None}
     return stages

@@ -19,12 +19,14 @@ class Fault(NamedTuple):
     edits: (line as it is, line as it becomes)
     named: what the name of a right finding matches
     useful: what a description matches that leads there; "" for the same as named
+    back: whether it is in the gradients
     """
 
     title: str
     edits: tuple[tuple[str, str], ...]
     named: str
     useful: str = ""
+    back: bool = False
 
 
 def fault(title, old, new, named, useful=""):
@@ -49,13 +51,13 @@ def faulty(edits):
     return module.run
 
 
-def stages_of(fixture, edits):
+def stages_of(fixture, edits, back=False):
     import torch
 
     from musiq_ref.model.parameters import map_params
 
-    params = map_params(lambda a: torch.from_numpy(a.astype(np.float32)), fixture.params)
-    with torch.no_grad():
+    params = map_params(lambda a: torch.from_numpy(a.astype(np.float32)).requires_grad_(back), fixture.params)
+    with torch.set_grad_enabled(back):
         return faulty(edits)(fixture.image, params, fixture.config)
 
 

@@ -17,8 +17,11 @@ from musiq_ref.model.parameters import map_params
 from musiq_ref.verify import build_fixture, compare
 from musiq_ref.verify.ladder.stages import run_stages
 from musiq_ref.verify.mistakes.catalogue import LISTS, MISTAKES
-from musiq_ref.verify.mistakes.patterns import coarse, patterns
+from musiq_ref.verify.mistakes.patterns import patterns
 from musiq_ref.verify.mistakes.plant import run_planted
+from musiq_ref.verify.mistakes.pointwise import coarse
+from musiq_ref.verify.mistakes.structure import of_picture, of_weights
+from musiq_ref.verify.mistakes.wiring import rows_added
 
 fingerprint = partial(verify.fingerprint, budget=600.0)  # a slow machine finds as much as a fast one
 FIXTURE = build_fixture()
@@ -140,6 +143,7 @@ def test_the_budget_holds_and_what_was_not_tried_is_said():
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(2, 6, 5, 4)).astype(np.float32)
+TURN = np.random.default_rng(1).normal(size=(4, 4))
 BIAS, OTHER = RNG.normal(size=4), RNG.normal(size=X.shape)
 CHANGES = {  # what a hint says: the change
     "it is 0.5 times": lambda x: x * 0.5,
@@ -170,8 +174,21 @@ CHANGES = {  # what a hint says: the change
     "it looks like bfloat16": lambda x: x * (1 + 2e-3 * RNG.uniform(-1, 1, x.shape)),
     "it looks like float16 or TF32": lambda x: x * (1 + 2e-4 * RNG.uniform(-1, 1, x.shape)),
     "it is zero everywhere": lambda x: 0 * x,
+    "what is below -0.7 or above 1.1 is cut off": lambda x: np.clip(x, -0.7, 1.1),
+    "it was rounded to": lambda x: np.rint(x * 20) / 20,
+    "it is 0.99 times what it should be without bias, which is right": lambda x: 0.99 * (x - BIAS) + BIAS,
+    "every channel is a mixture of the right ones": lambda x: x @ TURN[:, ::-1] + 1,
+    "every vector along channel has the right length, but another direction": lambda x: turned(x),
     "1 of 240 values are not finite": lambda x: changed(x, (0, 0, 0, 0), np.nan),
 }
+
+
+def turned(x):
+    """Pairs of channels turned by an angle that grows along the rows, as a rotary embedding does."""
+    angle = 0.3 * np.arange(x.shape[1])[None, :, None, None]
+    one, two = x[..., :2], x[..., 2:]
+    parts = one * np.cos(angle) - two * np.sin(angle), one * np.sin(angle) + two * np.cos(angle)
+    return np.concatenate(parts, axis=-1)
 
 
 def changed(x, at, value):
@@ -209,3 +226,82 @@ def test_a_mistake_is_found_from_its_own_stage_alone():
     """The stages before it, which could exclude others, are not needed."""
     name = "features flattened channel first"
     assert fingerprint(FIXTURE, {"patch_embedding": planted(name)["patch_embedding"]}).names == [name]
+
+
+BLOCK = "encoder/block_01/"
+REWIRED = [  # a stage, what is there instead, what is told
+    ("mlp/fc1", lambda run: linear(run["encoder/block_01/residual1"], **fc1(1)), "residual1 for its input"),
+    ("mlp/fc1", lambda run: linear(run["encoder/block_01/norm2"], **fc1(0)), "parameters of encoder/block_00/mlp/fc1"),
+    ("mlp/fc1", lambda run: linear(run["encoder/block_01/norm2"], **fc1(1) | {"b": fc1(0)["b"]}), "00/mlp/fc1/bias"),
+    ("norm2", lambda run: normalised(run["encoder/block_00/output"] + run["encoder/block_01/norm1"]), "for its input"),
+]  # fmt: skip
+
+
+def fc1(k):
+    return {"W": SINGLE["encoder"][f"block_{k:02d}"]["mlp"]["fc1"]["kernel"],
+            "b": SINGLE["encoder"][f"block_{k:02d}"]["mlp"]["fc1"]["bias"]}  # fmt: skip
+
+
+def linear(x, W, b):
+    return x @ W + b
+
+
+def normalised(x):
+    p = SINGLE["encoder"]["block_01"]["norm2"]
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * p["scale"] + p["bias"]
+
+
+@pytest.mark.parametrize(("stage", "instead", "told"), REWIRED)
+def test_a_layer_with_another_input_or_other_parameters_is_told(stage, instead, told):
+    mine = PLAIN | {BLOCK + stage: instead(PLAIN)}
+    kept = {n: mine[n] for n in list(PLAIN)[: list(PLAIN).index(BLOCK + stage) + 1]}
+    [hint, *_] = verify.fingerprint(FIXTURE, kept, budget=0.0).hints
+    assert told in hint, hint
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda a: np.where(np.tri(a.shape[-1]), a, 0), "every key after the query (a causal mask)"),
+        (lambda a: np.where(np.eye(a.shape[-1]), 0, a), "every token from itself"),
+        (lambda a: np.where(np.arange(a.shape[-1]) == 5, 0, a), "keys [5] from all"),
+        (lambda a: 0.5 * a, "rows do not sum to 1 but to 0.5"),
+        (lambda a: np.where(a > 0, 0.9 * a, 0.1 / 5), "padded tokens are seen"),
+    ],
+)
+def test_attention_weights_are_told_by_their_pairs(change, told):
+    right, valid = PLAIN["encoder/block_00/attention/weights"], np.r_[True, PLAIN["mask"][0] > 0]
+    assert any(told in hint for hint in of_weights(right, change(right), valid))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda x: ((x + 1) / 2) ** 2.2 * 2 - 1, "another brightness curve"),
+        (lambda x: (x + np.roll(x, 1, 0) + np.roll(x, -1, 0)) / 3, "it is softer"),
+        (lambda x: 1.4 * x - 0.2 * (np.roll(x, 1, 0) + np.roll(x, -1, 0)), "it is sharper"),
+    ],
+)
+def test_pictures_are_told_by_brightness_and_sharpness(change, told):
+    y, x = np.mgrid[:40, :60]
+    picture = (np.sin(x / 9) * np.cos(y / 7))[..., None] * [0.6, 0.7, 0.5] + 0.2 * RNG.normal(size=(40, 60, 3))
+    picture = np.clip(picture, -1, 1)
+    [hint] = of_picture(picture, change(picture))
+    assert told in hint
+
+
+def test_the_rows_of_a_table_that_were_added_are_told():
+    table, index = SINGLE["scale_embedding"]["table"], PLAIN["scale_index"]
+    mine = PLAIN["spatial_embedding"] + table[np.minimum(index + 1, 2)]
+    [hint] = rows_added("scale_embedding", mine, PLAIN, SINGLE)
+    assert "rows 1, 1, " in hint
+    assert "instead of 0, 0, " in hint
+
+
+def test_a_port_with_fewer_tokens_is_told_once():
+    """What has another shape only because an earlier stage has is no finding of its own."""
+    fewer = {n: a[:, :-3] if n in ("hash_index", "scale_index", "mask", "patches") else a for n, a in PLAIN.items()}
+    fewer = {n: a for n, a in fewer.items() if n in ("hash_index", "scale_index", "mask", "patches")}
+    found = verify.fingerprint(FIXTURE, fewer, budget=0.0).findings
+    assert [f.stage for f in found] == ["hash_index"]
+    assert "along token" in found[0].about

@@ -17,6 +17,7 @@ from musiq_ref.verify.torch_adapter import propose_hooks, pyiqa_hooks, torch_por
 from musiq_ref.verify.torch_port import TorchMusiq
 
 FIXTURE = build_fixture(conventions="pyiqa")
+EYE = torch.eye(FIXTURE.image.shape[1]).bfloat16()
 PARAMETERS = len(list(flatten(FIXTURE.params)))
 HABITS = [
     "", "mha", "mha, sequence first", "class last", "valid only, chunks", "chunks", "tuple", "dataclass", "checkpoint",
@@ -102,6 +103,28 @@ def test_other_precisions_are_compared(dtype):
     assert len(compared(result, "dparams/")) == PARAMETERS
     rungs = {r.name: r for r in result.rungs}
     assert all(rungs[n].distance.cosine > 0.97 for n in ("stem/output", "encoder/block_01/output", "score"))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("habits", ["", "mha"])
+def test_a_right_port_in_half_precision_passes_with_its_gradients(habits, dtype):
+    """It gets a float32 image, so that its own resize does not lose more than its products do."""
+    module = port_with(habits).to(getattr(torch, dtype))
+    result = compare_port(FIXTURE, torch_port(module, call), precision=dtype, diagnose=False)
+    assert result.passed, str(result)
+    assert len(compared(result, "dparams/")) == PARAMETERS
+    assert not result.notes
+
+
+def test_half_precision_code_that_takes_no_float32_image_gets_its_own():
+    module = TorchMusiq(FIXTURE.config).bfloat16()
+
+    def score(params, image):
+        return torch.func.functional_call(module, params, image * params["conv_root.weight"].new_ones(()) @ EYE)
+
+    params = {name: torch.from_numpy(np.array(a)).bfloat16() for name, a in to_pyiqa(FIXTURE.params).items()}
+    result = compare_port(FIXTURE, torch_port(params, score, names=None), precision="bfloat16", diagnose=False)
+    assert any("takes no float32 image" in note for note in result.notes)
 
 
 def test_the_meta_device():

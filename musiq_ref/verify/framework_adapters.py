@@ -17,6 +17,16 @@ from musiq_ref.verify.proposal import Hook, HookMap, propose
 from musiq_ref.verify.recognition import as_numbers, match_parameters
 
 
+def takes_tap(function: Callable[..., Any]) -> bool:
+    """Whether the fourth parameter of a function is the tap: one called so, or one without a default.
+
+    >>> takes_tap(lambda params, image, config, tap=None: {}), takes_tap(lambda params, image, config, eps=1e-6: {})
+    (True, False)
+    """
+    fourth = list(inspect.signature(function).parameters.values())[3:4]
+    return any(p.name == "tap" or (p.kind == p.POSITIONAL_OR_KEYWORD and p.default is p.empty) for p in fourth)
+
+
 def jax_port(
     function: Callable[..., Mapping[str, Any]],
     hooks: Mapping[str, Hook] | None = None,
@@ -46,7 +56,7 @@ def jax_port(
         def run(params, image):
             return dict(function(params, image, fixture.config))
 
-        if len(inspect.signature(function).parameters) > 3 and not jit:
+        if takes_tap(function) and not jit:
             found = function(params, image, fixture.config, tap)
         else:
             found = (jax.jit(run) if jit else run)(params, image)

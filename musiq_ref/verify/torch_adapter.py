@@ -66,7 +66,8 @@ def torch_port(
 ) -> Port:
     """A module, or a function of tensors, as a port for `compare_port`, `single_step` and `bisect`.
 
-    module: runs in its own dtype and on its own device, with the fixture's weights; {name: tensor} for functional code
+    module: runs in its own dtype and on its own device, with the fixture's weights; {name: tensor} for functional code.
+        In half precision it gets a float32 image, and its submodules what comes of it cast to their dtype
     call: (module, image (1, 3, H, W) in [0, 1]) -> score (1,). A third parameter, if it has one, is the tap:
         x = tap(stage, x, layout) shows a tensor of any place in the code
     hooks: {submodule: (stage, layout)}; "name:1" is an item of a tuple, dict or dataclass, "name#1" the second call.
@@ -220,12 +221,26 @@ class _Run:
         return hook
 
     def __call__(self, gradients: bool, backward: bool = True) -> tuple[dict[str, Any], torch.Tensor]:
-        """The score and the gradients to the image and the stages; the image."""
+        """The score and the gradients to the image and the stages; the image.
+
+        A port in half precision gets a float32 image, so that it can make its patches as the others do; one that
+        cannot take it gets the image in its own dtype.
+        """
+        if self.parts.half:
+            try:
+                return self._run(gradients, backward, torch.float32)
+            except RuntimeError as error:
+                if "type" not in str(error) or INFERENCE in str(error):
+                    raise
+            self.notes.append(f"the port takes no float32 image: it gets one in {self.parts.dtype}, rounded already")
+        return self._run(gradients, backward, self.parts.dtype)
+
+    def _run(self, gradients: bool, backward: bool, dtype: torch.dtype) -> tuple[dict[str, Any], torch.Tensor]:
         self.watches, self.back = {}, False
-        parts, image = self.parts, self.parts.image(self.fixture)
+        parts, image = self.parts, self.parts.image(self.fixture, dtype)
         image.requires_grad_(gradients)
         parts.begin(gradients)
-        handles = []
+        handles = parts.narrowing() if dtype != parts.dtype else []
         for place, (stage, layout) in self.hooks.items():
             submodule = parts.submodule(place.partition("#")[0].partition(":")[0])
             handles.append(hooked(submodule, self.hook(place, stage, layout)))

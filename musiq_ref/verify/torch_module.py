@@ -21,6 +21,8 @@ WRAPPERS = (
     "module",
 )  # what torch.compile, DataParallel and DistributedDataParallel call the module inside
 
+HALF = (torch.float16, torch.bfloat16)
+
 
 class TorchParts:
     """A module, or {name: tensor}, without its wrappers.
@@ -48,10 +50,30 @@ class TorchParts:
             raise ValueError(f"the module has no submodule {name!r}; adjust the hooks")
         return found
 
-    def image(self, fixture: Fixture) -> torch.Tensor:
-        """The fixture's image (1, 3, H, W) in [0, 1], where the module is."""
+    @property
+    def half(self) -> bool:
+        """Whether the parameters are in float16 or bfloat16."""
+        return self.dtype in HALF
+
+    def image(self, fixture: Fixture, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """The fixture's image (1, 3, H, W) in [0, 1], where the module is, in its dtype if no other is named."""
         pixels = torch.from_numpy(fixture.image.copy()).permute(2, 0, 1)[None]
-        return pixels.to(self.device).to(self.dtype) / 255
+        return pixels.to(self.device).to(dtype or self.dtype) / 255
+
+    def narrowing(self) -> list[Any]:
+        """Handles of hooks by which modules with half-precision parameters take float32 arrays as if cast to theirs."""
+
+        def narrow(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+            dtype = next(module.parameters(recurse=False)).dtype
+            wide = [isinstance(x, torch.Tensor) and x.dtype == torch.float32 for x in inputs]
+            return tuple(x.to(dtype) if w else x for x, w in zip(inputs, wide, strict=True))
+
+        own = [
+            m for m in self.submodules.values() if next(iter(m.parameters(recurse=False)), torch.zeros(1)).dtype in HALF
+        ]
+        return [
+            m.register_forward_pre_hook(cast(Any, torch.compiler.disable(narrow))) for m in own if m is not self.module
+        ]
 
     def load(self, fixture: Fixture, names: str | None) -> list[str]:
         """Gives every parameter whose name and shape fit the fixture's value; what does not fit, in sentences.

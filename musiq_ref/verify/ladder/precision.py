@@ -34,7 +34,8 @@ PRODUCTS += ("*/heads", "*/out", "*/fc[12]", "head/logits")
 """What a product gives, whose gradients enter one on the way back."""
 MARGIN, MARGIN_BACK, RUNS = 4, 6, 4  # wider than those of float32: single ReLUs decide otherwise more often
 COARSE = 3e-3  # median errors from which a fault of a percent is looked for in the gain, which rounding hardly moves
-GAIN_FLOOR = 2e-3
+GAIN_FLOOR, GAIN_FLOOR_BACK = 2e-3, 2e-2  # single ReLUs that decide otherwise move gradients along themselves
+GAIN_OF_INT8 = 3  # times wider: one step for a whole array moves the gain of softmax weights, in some runs much
 FEW_UNITS = 8  # of one rounding, for the error of a few numbers, which three runs say little about
 
 
@@ -80,7 +81,7 @@ def at_precision(fixture: Fixture, precision: str, back: bool = True) -> Fixture
     back = back and precision != "int8"
     runs = [rounded_run(fixture, precision, seed, back) for seed in range(RUNS)]
     stages = {
-        name: _measured(stage, fixture, runs, UNIT[precision])
+        name: _measured(stage, fixture, runs, precision)
         for name, stage in fixture.stages.items()
         if precision != "int8" or not name.startswith(BACK)
     }
@@ -125,9 +126,9 @@ def _is_rounded(path: str, precision: str) -> bool:
     return precision in HALF or (path.endswith("kernel") and not path.startswith("stem/"))
 
 
-def _measured(stage: Stage, fixture: Fixture, runs: list[dict[str, np.ndarray]], unit_error: float) -> Stage:
+def _measured(stage: Stage, fixture: Fixture, runs: list[dict[str, np.ndarray]], precision: str) -> Stage:
     """The stage with a larger tolerance, where rounding asks for it."""
-    old = stage.tolerance
+    old, unit_error = stage.tolerance, UNIT[precision]
     if stage.name not in runs[0] or stage.array.dtype.kind != "f":
         return stage
     valid = sampled_validity(stage, fixture)
@@ -142,7 +143,9 @@ def _measured(stage: Stage, fixture: Fixture, runs: list[dict[str, np.ndarray]],
     least = unit_error * (FEW_UNITS if stage.array.size < FEW else 1) if norm > unit_error / 16 else 0.0
     allowed = max(margin * min(bulk, 1.0), least, old.bulk), max(margin * min(norm, 1.0), 2 * least, old.norm)
     coarse = allowed[0] > COARSE and stage.array.size >= FEW
-    return stage._replace(tolerance=Tolerance(*allowed, None, bulk, max(margin * gain, GAIN_FLOOR) if coarse else None))
+    gain *= margin * (GAIN_OF_INT8 if precision == "int8" else 1)
+    floor = GAIN_FLOOR_BACK if stage.name.startswith(BACK) else GAIN_FLOOR
+    return stage._replace(tolerance=Tolerance(*allowed, None, bulk, max(gain, floor) if coarse else None))
 
 
 def _sampled(array: np.ndarray, stage: Stage) -> np.ndarray:

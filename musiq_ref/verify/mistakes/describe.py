@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
+from fnmatch import fnmatch
 
 import numpy as np
 
@@ -13,6 +15,8 @@ from musiq_ref.verify.ladder.layouts import LayoutError
 from musiq_ref.verify.ladder.stages import BACK, SEQUENCE, axes_of
 from musiq_ref.verify.mistakes.evidence import Evidence
 from musiq_ref.verify.mistakes.patterns import patterns
+from musiq_ref.verify.mistakes.structure import made_of, of_picture, of_weights, scale_and_bias, tokens_in_words
+from musiq_ref.verify.mistakes.wiring import rewired, rows_added
 
 NEAR = 4  # tolerances within which numbers are the same
 
@@ -23,19 +27,32 @@ def described(examined: Evidence, here: str) -> list[str]:
     try:
         given, distance = examined.fitted(stage)
     except LayoutError:
-        return [f"its shape is {np.shape(examined.mine[here])}, the reference's {stage.shape}", between(examined, here)]
+        return [shapes(np.shape(examined.mine[here]), stage.shape, axes_of(here)), between(examined, here)]
     if stage.sample and here in examined.exact:
         right, mine = np.asarray(examined.exact[here]), np.asarray(examined.mine[here])
         if mine.size == right.size:  # the port gives all of it, not the sample alone
             given, stage = examined.fitted(stage._replace(array=right, sample=None))[0], stage._replace(array=right)
     right, mine, axes = stage.array, given, axes_of(here) if stage.array.ndim > 1 else ("value",)
     if right.dtype.kind in "iub":
-        return [*integers(right, mine, axes), between(examined, here)]
+        return [*integers(right, mine, axes), *where(examined, here, right != mine), between(examined, here)]
     keep = valid_places(examined, here, right.shape)
     others = relatives(examined, here, right.shape, keep)
     near = NEAR * max(stage.tolerance.norm, stage.tolerance.bulk)
-    found = patterns(right[keep], mine[keep], others, near, axes, factors(examined.fixture.config))
-    hints = list(itertools.islice(found, 3))
+    numbers = factors(examined.fixture.config)
+    x, y = right[keep], mine[keep]
+    valid = np.r_[True, np.asarray(examined.frame(examined.stages).mask).astype(bool)]
+    hints = list(of_weights(right, mine, valid)) if fnmatch(here, "encoder/*/attention/weights") else []
+    hints += rows_added(here, mine, examined.exact, examined.fixture.params)
+    hints += itertools.islice(rewirings(examined, here, y, keep, near), 1)
+    hints += [] if hints else itertools.islice(patterns(x, y, others, near, axes, numbers), 3)
+    if not hints and here.startswith("pixels/"):
+        hints = list(of_picture(x, y))
+    if not hints and (affine := scale_and_bias(here, examined.fixture.params)):
+        gamma, beta = affine
+        found = patterns((x - beta) / gamma, (y - beta) / gamma, {}, 10 * near, axes, numbers)
+        found = (words for words in found if "rotated" not in words)  # a norm's vectors always have one length
+        hints = [f"before scale and bias {words}" for words in itertools.islice(found, 1)]
+    hints = [*where(examined, here, np.abs(mine - right) > 10 * near * float(np.sqrt((x * x).mean()))), *hints]
     if not hints:
         hints = [f"it is off by {distance.norm:.2g} of its length, at all places, like nothing simple"]
         if abs(distance.cosine) < 0.2:
@@ -43,10 +60,56 @@ def described(examined: Evidence, here: str) -> list[str]:
     return [*hints, between(examined, here)]
 
 
+def rewirings(
+    examined: Evidence, here: str, mine: np.ndarray, keep: tuple[np.ndarray, ...], near: float
+) -> Iterator[str]:
+    """Other inputs or parameters with which the stage's layer gives the port's numbers."""
+    right, length = np.asarray(examined.exact.get(here, ())), float(np.linalg.norm(mine))
+    if right.ndim != len(keep) or here not in examined.order or not length:
+        return
+
+    def fits(array: np.ndarray) -> bool:
+        return array.shape == right.shape and float(np.linalg.norm(array[keep] - mine)) <= near * length
+
+    if np.isfinite(mine).all() and not fits(right):
+        order, fixture = list(examined.order), examined.fixture
+        yield from rewired(here, examined.exact, order, fixture.params, fixture.config, fits)
+
+
 def between(examined: Evidence, here: str) -> str:
     """Where to look: between the last stage that agrees and this one."""
-    agreed = examined.agreed(here)
-    return f"look between {agreed[-1]} and {here}" if agreed else f"look at all that leads to {here}"
+    agreed, made = examined.agreed(here), made_of(here)
+    place = f"look between {agreed[-1]} and {here}" if agreed else f"look at all that leads to {here}"
+    return f"{place}, which is {made}" if made else place
+
+
+def shapes(mine: tuple[int, ...], right: tuple[int, ...], axes: tuple[str, ...]) -> str:
+    """Two shapes in words.
+
+    >>> shapes((1, 16), (1, 19), ("batch", "token"))
+    "its shape is (1, 16), the reference's (1, 19): 16 instead of 19 along token"
+    """
+    said = f"its shape is {mine}, the reference's {right}"
+    off = [(m, r, axis) for m, r, axis in zip(mine, right, axes, strict=False) if m != r]
+    if len(mine) != len(right) or len(right) != len(axes) or not off:
+        return said
+    return f"{said}: " + ", ".join(f"{m} instead of {r} along {axis}" for m, r, axis in off)
+
+
+def where(examined: Evidence, here: str, wrong: np.ndarray) -> list[str]:
+    """Which scales the wrong places are of, if they are not of all."""
+    height, width = examined.fixture.image.shape[:2]
+    labels = axes_of(here)[: wrong.ndim]
+    axis = next((k for k, label in enumerate(labels) if label.startswith(("token", SEQUENCE))), None)
+    if axis is None:
+        return []
+    tokens = np.asarray(wrong.any(axis=tuple(k for k in range(wrong.ndim) if k != axis)))
+    tokens = tokens[1:] if labels[axis].startswith(SEQUENCE) else tokens
+    mask = np.asarray(examined.frame(examined.stages).mask).astype(bool)
+    if len(tokens) != len(mask):
+        return []
+    words = tokens_in_words(tokens & mask, mask, height, width, examined.fixture.config)
+    return [words] if words else []
 
 
 def integers(right: np.ndarray, mine: np.ndarray, axes: tuple[str, ...]) -> list[str]:
@@ -82,8 +145,11 @@ def relatives(
     same = {n: np.asarray(examined.exact[n])[keep] for n in near if n != here and np.shape(examined.exact[n]) == shape}
     floats = {n: a for n, a in same.items() if a.dtype.kind == "f"}
     if back:
-        return floats
+        own = dict(flatten(examined.fixture.params)).get(here.removeprefix("dparams/"))
+        return floats if own is None else floats | {"the parameter itself (weight decay)": own}
     for path, array in flatten(examined.fixture.params):
+        if path.endswith("_embedding/table") and here == "encoder/input":
+            floats |= {f"row {k} of {path}": array[k] for k in range(min(len(array), 3))}
         if array.ndim == 1 and len(shape) > 1 and array.shape[0] == shape[-1]:
             floats[path] = array
         elif array.ndim == 2 and path.endswith("bias") and len(shape) == 4 and array.shape == (shape[1], shape[3]):

@@ -116,8 +116,9 @@ def fingerprint(
         findings += [finding([m], stage) for m, stage in together]
         examined = after(examined, [m for m, _ in together])
     rough: set[str] = set()  # stages where planting gives a finding's numbers but for rounding
+    misshapen = False  # whether an unexplained stage has another shape, which those after it only follow
     while (here := examined.first_difference()) and len(findings) < MOST:
-        if general(here) in rough:
+        if general(here) in rough or (misshapen and examined.misshapen(here)):
             examined = after(examined, [], here)
             continue
         found = [] if general(here) in map(general, hints) else examined.explain(here)
@@ -125,6 +126,7 @@ def fingerprint(
             examined = after(examined, [], here)
             continue
         if not found or not strong(found, examined, here):
+            misshapen = misshapen or examined.misshapen(here)
             hints[here] = [*coincidences(found), *described(examined, here)][:4]
             findings = joined(findings, Finding("no known mistake", here, UNEXPLAINED, "; ".join(hints[here])))
             examined = after(examined, [], here)
@@ -189,7 +191,9 @@ def general(stage: str) -> str:
 def joined(findings: Sequence[Finding], new: Finding) -> list[Finding]:
     """Findings and a new one; what is like an earlier one in another block is told there."""
     for k, old in enumerate(findings):
-        if old.name == new.name and (old.kind != UNEXPLAINED or general(old.stage) == general(new.stage)):
+        alike = old.about.partition("; ")[0] == new.about.partition("; ")[0]
+        alike = alike and old.stage.startswith(BACK) and new.stage.startswith(BACK)
+        if old.name == new.name and (old.kind != UNEXPLAINED or general(old.stage) == general(new.stage) or alike):
             about = f"{old.about}{', ' if '; also at ' in old.about else '; also at '}{new.stage}"
             return [*findings[:k], replace(old, about=about), *findings[k + 1 :]]
     return [*findings, new]

@@ -16,7 +16,7 @@ from musiq_ref.ops.layer_norm import layer_norm
 from musiq_ref.ops.linear import linear
 from musiq_ref.verify.mistakes.attention import BLOCKS, dropped, looks_dropped
 from musiq_ref.verify.mistakes.mistake import Mistake, at, family, latest
-from musiq_ref.verify.mistakes.patterns import coarse
+from musiq_ref.verify.mistakes.pointwise import coarse
 from musiq_ref.verify.mistakes.weights import blocks, changed, everywhere, without
 
 # --- embeddings ------------------------------------------------------------------------------------------------------
@@ -61,9 +61,12 @@ def class_token_placed(x, hash_index, scale_index, params, config, tap=no_tap, n
 # --- blocks ----------------------------------------------------------------------------------------------------------
 
 
-def normalised(x, eps=1e-6, ddof=0, axis=-1, root_then_eps=False, centre=True):
+def normalised(x, eps=1e-6, ddof=0, axis=-1, root_then_eps=False, centre=True, root=True):
     centred = x - x.mean(axis=axis, keepdims=True) if centre else x
-    variance = (centred * centred).sum(axis=axis, keepdims=True) / max(x.shape[axis] - ddof, 1)
+    variance = (centred * centred).sum(axis=axis, keepdims=True)
+    variance = variance / max(x.size // variance.size - ddof, 1)
+    if not root:
+        return centred / (variance + eps)
     return centred / (np.sqrt(variance) + eps if root_then_eps else np.sqrt(variance + eps))
 
 
@@ -131,6 +134,16 @@ def parallel_block(z, allowed, params, conventions, tap=no_tap, noise=NO_NOISE, 
     return tap("output", residual + x), None
 
 
+def mlp_first_block(z, allowed, params, conventions, tap=no_tap, noise=NO_NOISE, rate=0.0):
+    """z′ = MLP(LN2(z)) + z;  z″ = MSA(LN1(z′)) + z′; the names are those of the layers, not of the order."""
+    n, _ = norm(z, params["norm2"])
+    x, _ = mlp(n, params["mlp"], conventions, within(tap, "mlp"))
+    z = z + x
+    n, _ = norm(z, params["norm1"])
+    x, _ = attention(tap("norm1", n), allowed, params["attention"], conventions, within(tap, "attention"))
+    return tap("output", tap("residual1", z + x)), None
+
+
 # --- activations -----------------------------------------------------------------------------------------------------
 
 
@@ -153,6 +166,7 @@ ACTIVATIONS = {
     "hard swish in the MLP": lambda x: x * np.clip(x + 3, 0, 6) / 6,
     "GELU with 1.7 for √(2/π)": lambda x: x / 2 * (1 + np.tanh(1.7 * (x + 0.044715 * x**3))),
     "GELU with 0.0044715": lambda x: x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.0044715 * x**3))),
+    "GELU with 0.0447": lambda x: x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.0447 * x**3))),
     "GELU without its half": lambda x: x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
     "GELU twice": lambda x: gelu_tanh(gelu_tanh(x)[0])[0], "exact GELU twice": lambda x: gelu_erf(gelu_erf(x)[0])[0],
 }  # fmt: skip
@@ -204,6 +218,7 @@ MISTAKES = [
     *family("features flattened {}", "flatten the stem's output as row, column, channel", {
                 "channel first": lambda f: np.moveaxis(f, -1, -3), "column by column": lambda f: f.swapaxes(-2, -3),
                 "channel, column, row": lambda f: f.swapaxes(-1, -3), "upside down": lambda f: f[..., ::-1, :, :],
+                "turned by 180°": lambda f: f[..., ::-1, ::-1, :],
                 "row, channel, column": lambda f: f.swapaxes(-1, -2),
             }, "patch_embedding", flattened, "patch_embedding"),
     *family("{} spatial embedding", "add the hash-based spatial embedding", {
@@ -238,6 +253,7 @@ MISTAKES = [
     Mistake("post-norm", "normalise before each branch, not after", "block", post_norm_block, BLOCKS + "norm1"),
     Mistake("attention and MLP in parallel", "the MLP reads what the attention has been added to",
             "block", parallel_block, BLOCKS + "norm2"),
+    Mistake("MLP before the attention", "attention first, then the MLP", "block", mlp_first_block, BLOCKS + "norm1"),
     *family("{} reads what is not normalised", "norm1 before the attention, norm2 before the MLP",
             {"attention": "zn", "MLP": "nz"}, "block", lambda reads: wired(reads=reads), BLOCKS + "[am]*"),
     *family("{} before fc2", "MLP(z) = GELU(z·W_1 + b_1)·W_2 + b_2", {
@@ -250,8 +266,13 @@ MISTAKES = [
     Mistake("LayerNorm with ε 1e-12", "ε is 1e-6", "layer_norm", norm_with_eps(1e-12)),
     Mistake("LayerNorm with ε beside the root", "add ε to the variance, not to the standard deviation",
             "layer_norm", norm_with(root_then_eps=True)),
+    *family("LayerNorm with ε {} beside the root", "add ε, 1e-6, to the variance, not to the standard deviation",
+            ("1e-5", "1e-4", "1e-3", "1e-2"), "layer_norm", lambda eps: lambda x, gamma, beta, _=1e-6: (
+                gamma * normalised(x, float(eps), root_then_eps=True) + beta, None), NORM, "eps"),
     *family("LayerNorm {}", "y = γ·x̂ + β with mean and variance over the width, the variance divided by D", {
                 "with unbiased variance": {"ddof": 1}, "over the tokens": {"axis": -2},
+                "over tokens and width": {"axis": (-2, -1)},
+                "divided by the variance, not by its root": {"root": False},
                 "without the mean (RMS norm)": {"centre": False},
                 "without γ and β": {"scale": np.ones_like, "shift": np.zeros_like},
                 "without γ": {"scale": np.ones_like}, "without β": {"shift": np.zeros_like},
@@ -269,6 +290,8 @@ MISTAKES = [
     *family("{}", "add the branch once to its unnormalised input", {
                 "residual taken from the norm": lambda z, n, x: n + x,
             }, "block", lambda f: wired(f, f), BLOCKS + "residual1"),
+    Mistake("first residual taken from the norm", "add the branch once to its unnormalised input", "block",
+            wired(lambda z, n, x: n + x), BLOCKS + "residual1"),
     *family("first residual {}", "add the attention branch once to its input", {
                 "missing": lambda z, x: x, "of half the branch": lambda z, x: z + x / 2,
                 "of twice the branch": lambda z, x: z + 2 * x,
@@ -306,6 +329,8 @@ MISTAKES = [
                 "one block too few": lambda names: names[:-1], "blocks run in reverse order": lambda names: names[::-1],
                 "first block skipped": lambda names: names[1:],
                 "only the first block run": lambda names: names[:1],
+                "first block run twice": lambda names: names[:1] + names,
+                "last block run twice": lambda names: names + names[-1:],
             }, "block_names", lambda order: lambda params: order(block_names(params)), "encoder/*",
             when=lambda config: config.layers > 1),
     *family("blocks {}", "run all encoder blocks once, in the order of their numbers", {

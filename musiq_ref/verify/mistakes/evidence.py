@@ -91,6 +91,14 @@ class Evidence:
         given = (n for n in stages if n in self.mine and n not in self.taken)
         return next((n for n in given if self.excess(stages, n) > 1), "")
 
+    def misshapen(self, here: str) -> bool:
+        """Whether the port's array of a stage has a shape that no layout makes the reference's."""
+        try:
+            self.fitted(self.stages[here])
+        except LayoutError:
+            return True
+        return False
+
     def weak(self, here: str) -> bool:
         """Whether a difference may be rounding after all, which what was found amplifies more than is known."""
         return self.stages is not self.fixture.stages and self.excess(self.stages, here) < WEAK
@@ -128,9 +136,13 @@ class Evidence:
 
         def one(name: str, stage: Stage) -> Stage:
             tolerance = stage.tolerance
-            if name not in rough or stage.array.dtype.kind != "f" or tolerance.absolute is not None:
+            if name not in rough or stage.array.dtype.kind != "f":
                 return stage
             d = fit(stage, rough[name], self.frame(stages))[2]
+            if tolerance.absolute is not None:  # of what cancels, which it may not do with a mistake
+                return stage._replace(
+                    tolerance=tolerance._replace(absolute=max(tolerance.absolute, MARGIN_BACK * d.rms))
+                )
             bulk, norm = max(tolerance.bulk, MARGIN_BACK * d.bulk), max(tolerance.norm, MARGIN_BACK * d.norm)
             return stage._replace(tolerance=tolerance._replace(bulk=bulk, norm=norm))
 
@@ -140,8 +152,9 @@ class Evidence:
         self, more: Sequence[Mistake], here: str, given: Mapping[str, Any], dtype: str = "float64"
     ) -> dict[str, Stage] | None:
         """The stages up to one with more mistakes, going on from those given; None where they cannot be combined."""
+        until = "mask" if here in ("hash_index", "scale_index") else here  # which says how many tokens there are
         try:
-            run = self.reference.run([*self.mistakes, *more], dtype, here, given=given)
+            run = self.reference.run([*self.mistakes, *more], dtype, until, given=given)
         except IMPOSSIBLE:
             return None
         return as_stages(self._replaced, run) if here in run else None

@@ -110,9 +110,12 @@ class Examination(Evidence):
         matches, later = [], []
         for k, (far, mistake) in enumerate(itertools.chain(possible, later)):
             self.clock.progress(here, min(k, len(possible)), len(possible))
-            if self.clock.over(end) or (far and matches and self.size(here) > FEW):
-                self.clock.untried += 0 if matches else max(len(possible) - k, 0) + len(later)
+            if self.clock.over(end):
+                few = self.size(here) <= FEW  # numbers, which an untried mistake may give as well
+                self.clock.untried += max(len(possible) - k, 0) + len(later) if few or not matches else 0
                 break
+            if far and matches and self.size(here) > FEW and mistake.stage != matches[0].mistake.stage:
+                continue  # of what is less likely, only what may look the same
             likely = k >= len(possible) or self.likely(mistake, here)
             if not likely:
                 later += [(far, mistake)] if likely is not None else []

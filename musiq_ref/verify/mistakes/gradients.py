@@ -11,6 +11,7 @@ from musiq_ref.model.embeddings import embed_backward
 from musiq_ref.model.encoder import mlp_backward, norm_backward
 from musiq_ref.model.head import expected_score_backward, head_backward
 from musiq_ref.model.stem import stem_backward
+from musiq_ref.model.taps import no_tap, within
 from musiq_ref.ops.activation import gelu_erf, gelu_erf_backward, gelu_tanh_backward
 from musiq_ref.ops.convolution import convolution_backward, unpad_same
 from musiq_ref.ops.dropout import drop_path_backward, dropout_backward
@@ -107,7 +108,7 @@ def pool_gradient_averaged(dy, cache):
 
 def rows_overwritten(dy, cache):
     index, rows = cache
-    dtable = np.zeros((rows, dy.shape[-1]))
+    dtable = np.zeros((rows, dy.shape[-1]), dy.dtype)
     dtable[index.ravel()] = dy.reshape(-1, dy.shape[-1])
     return dtable
 
@@ -137,17 +138,20 @@ def mask_forgotten(dy, cache, *tap):
 
 def tapped(backward, name, change):
     """A backward with one gradient changed on its way."""
-    return lambda dy, cache: backward(dy, cache, lambda n, a: change(a) if n == name else a)
+    return lambda dy, cache, tap=no_tap, *more: backward(
+        dy, cache, lambda n, a: tap(n, change(a) if n == name else a), *more
+    )
 
 
 def block_without_residual(which):
-    def backward(dz, cache, *tap):
+    def backward(dz, cache, tap=no_tap):
         dparams = {}
-        dx, dparams["mlp"] = mlp_backward(dz, cache["mlp"])
-        dx, dparams["norm2"] = norm_backward(dx, cache["norm2"])
-        dz = dx if which == 2 else dz + dx
-        dx, dparams["attention"] = attention_backward(dz, cache["attention"])
-        dx, dparams["norm1"] = norm_backward(dx, cache["norm1"])
+        dz = tap("output", dz)
+        dx, dparams["mlp"] = mlp_backward(dz, cache["mlp"], within(tap, "mlp"))
+        dx, dparams["norm2"] = norm_backward(tap("norm2", dx), cache["norm2"])
+        dz = tap("residual1", dx if which == 2 else dz + dx)
+        dx, dparams["attention"] = attention_backward(dz, cache["attention"], within(tap, "attention"))
+        dx, dparams["norm1"] = norm_backward(tap("norm1", dx), cache["norm1"])
         return (dx if which == 1 else dz + dx), dparams
 
     return backward
@@ -187,14 +191,17 @@ def expected_width(cache):
 
 
 KERNELS, IMAGE, FC1 = "dparams/stem/conv*/kernel", "gradient/image", "gradient/encoder/block_*/mlp/fc1"
+ATTENTION, LOGITS = "gradient/encoder/block_*/attention/*", "gradient/encoder/block_*/attention/logits"
+NORMED, RECTIFIED = "gradient/encoder/block_*/output", "gradient/stem/*"
 
 MISTAKES = [
     Mistake("linear: bias gradient averaged", "sum over the rows", "linear_backward",
-            linear_wrong(dbias=lambda db, dy: db / (dy.size // dy.shape[-1]))),
+            linear_wrong(dbias=lambda db, dy: db / (dy.size // dy.shape[-1])), "dparams/encoder/block_*/bias"),
     Mistake("linear: kernel gradient of the first example only", "sum over the batch, too", "linear_backward",
             linear_wrong(dkernel=lambda dkernel, dy, x: x[0].T @ dy[0])),
-    Mistake("ReLU: gradient passes everywhere", "none where x < 0", "relu_backward", lambda dy, y: dy),
-    Mistake("ReLU: gradient on the wrong side", "it passes where x > 0", "relu_backward", lambda dy, y: dy * (y <= 0)),
+    Mistake("ReLU: gradient passes everywhere", "none where x < 0", "relu_backward", lambda dy, y: dy, RECTIFIED),
+    Mistake("ReLU: gradient on the wrong side", "it passes where x > 0", "relu_backward", lambda dy, y: dy * (y <= 0),
+            RECTIFIED),
     Mistake("derivative of the exact GELU", "differentiate the GELU that is computed",
             "gelu_tanh_backward", gelu_erf_backward, FC1, under={"gelu": "tanh"}),
     Mistake("derivative of the tanh approximation", "differentiate the GELU that is computed",
@@ -202,25 +209,28 @@ MISTAKES = [
     Mistake("GELU's density forgotten", "the derivative of x·Φ(x) is Φ(x) + x·φ(x)", "gelu_erf_backward",
             lambda dy, x: dy * gelu_erf(x)[0] / np.where(x == 0, 1, x)),
     Mistake("the term −y·Σ dy·y is missing", "every output depends on every input",
-            "softmax_backward", lambda dy, y: y * dy),
+            "softmax_backward", lambda dy, y: y * dy, LOGITS, where="attention"),
     Mistake("its sum runs over the wrong axis", "sum over the last axis",
-            "softmax_backward", lambda dy, y: y * (dy - (dy * y).sum(-2, keepdims=True))),
+            "softmax_backward", lambda dy, y: y * (dy - (dy * y).sum(-2, keepdims=True)), LOGITS,
+            where="attention"),
     Mistake("gradient through a replaced logit", "nothing flows to a logit that was replaced",
             "mask_logits_backward", lambda dy, cache: dy),
     Mistake("the term −mean(dx̂) is missing", "μ depends on x",
-            "layer_norm_backward", layer_norm_without("mean")),
+            "layer_norm_backward", layer_norm_without("mean"), NORMED),
     Mistake("the term −x̂·mean(dx̂·x̂) is missing", "σ depends on x",
-            "layer_norm_backward", layer_norm_without("projection")),
+            "layer_norm_backward", layer_norm_without("projection"), NORMED),
     Mistake("LayerNorm's statistics taken as constants", "mean and deviation depend on the input",
             "layer_norm_backward", layer_norm_without("mean", "projection"), "gradient/encoder/block_*/output"),
     Mistake("the factor ρ = 1/σ is missing", "x̂ is x divided by σ",
-            "layer_norm_backward", layer_norm_without("rho")),
-    Mistake("LayerNorm: γ's gradient averaged", "sum over the rows", "layer_norm_backward", gamma_averaged),
+            "layer_norm_backward", layer_norm_without("rho"), NORMED),
+    Mistake("LayerNorm: γ's gradient averaged", "sum over the rows", "layer_norm_backward", gamma_averaged,
+            "dparams/encoder/*norm*/scale"),
     Mistake("GroupNorm: means per channel", "the means are over the group", "group_norm_backward",
-            group_norm_per_channel),
+            group_norm_per_channel, "gradient/stem/conv*"),
     Mistake("max-pool's gradient to all maxima", "of several equal maxima only the first gets it",
             "max_pool_backward", pool_gradient_everywhere, "gradient/stem/relu_root"),
-    Mistake("max-pool's gradient averaged", "only the maximum gets it", "max_pool_backward", pool_gradient_averaged),
+    Mistake("max-pool's gradient averaged", "only the maximum gets it", "max_pool_backward", pool_gradient_averaged,
+            "gradient/stem/relu_root"),
     Mistake("standardisation not differentiated", "the kernel's gradient goes through its standardisation",
             "standardize_backward", lambda dy, cache: dy, KERNELS),
     Mistake("standardisation's statistics taken as constants", "mean and deviation depend on the kernel",
@@ -228,46 +238,51 @@ MISTAKES = [
     Mistake("standardisation: wrong divisor", "the backward divides as the forward does",
             "standardize_backward", standardize_wrong(divisor=-1)),
     Mistake("standardisation: deviation taken as constant", "σ depends on the kernel",
-            "standardize_backward", standardize_wrong(sigma_constant=True)),
+            "standardize_backward", standardize_wrong(sigma_constant=True), KERNELS),
     Mistake("standardisation: mean taken as constant", "μ depends on the kernel",
-            "standardize_backward", standardize_wrong(mean_constant=True)),
-    Mistake("convolution: kernel flipped", "dx̃ uses the kernel as it is", "convolution_backward", convolution_flipped),
+            "standardize_backward", standardize_wrong(mean_constant=True), KERNELS),
+    Mistake("convolution: kernel flipped", "dx̃ uses the kernel as it is", "convolution_backward", convolution_flipped,
+            "gradient/stem/relu*"),
     Mistake("convolution: kernel gradient of the first example only", "sum over the batch, too",
             "convolution_backward", convolution_of_first_example),
     Mistake("convolution: gradient shifted", "cut off the padding that was put before",
-            "convolution_backward", convolution_shifted),
-    Mistake("look-up: repeated rows overwrite", "add up the gradients of a row", "lookup_backward", rows_overwritten),
+            "convolution_backward", convolution_shifted, "gradient/stem/relu*"),
+    Mistake("look-up: repeated rows overwrite", "add up the gradients of a row", "lookup_backward", rows_overwritten,
+            "dparams/*_embedding/table"),
     Mistake("dropout not rescaled", "the backward has the forward's factor 1/(1 − rate)",
             "dropout_backward", lambda dy, keep: dropout_backward(dy, keep > 0)),
     Mistake("dropped branches rescaled", "the forward does not rescale them (SPEC 4)",
             "drop_path_backward", lambda dy, keep: drop_path_backward(dy, keep) / 0.6),
     Mistake("attention: 1/√D_h forgotten", "dQ and dK have the factor of the logits", "attention_backward",
-            attention_wrong(lambda q, k, v, weights, scale: (q, k, v, weights, 1.0))),
+            attention_wrong(lambda q, k, v, weights, scale: (q, k, v, weights, 1.0)), ATTENTION),
     Mistake("attention: heads exchanged", "each head's gradient is its own", "attention_backward",
-            attention_wrong(lambda q, k, v, weights, scale: (q, k, v[:, ::-1], weights, scale))),
+            attention_wrong(lambda q, k, v, weights, scale: (q, k, v[:, ::-1], weights, scale)), ATTENTION),
     Mistake("attention: weights not transposed", "dV = Aᵀ·dheads", "attention_backward",
-            attention_wrong(lambda q, k, v, weights, scale: (q, k, v, weights.swapaxes(-1, -2), scale))),
+            attention_wrong(lambda q, k, v, weights, scale: (q, k, v, weights.swapaxes(-1, -2), scale)), ATTENTION),
     Mistake("attention: softmax taken as constant", "differentiate the softmax at its own weights",
-            "attention_backward", softmax_constant),
+            "attention_backward", softmax_constant, ATTENTION),
     Mistake("attention: mask forgotten", "no gradient passes a masked pair", "attention_backward", mask_forgotten),
     Mistake("attention: key's gradient dropped", "K depends on z, too", "attention_backward",
-            tapped(attention_backward, "key", np.zeros_like)),
+            tapped(attention_backward, "key", np.zeros_like), ATTENTION),
+    Mistake("attention: no gradient to the weights", "the weights depend on queries and keys", "attention_backward",
+            tapped(attention_backward, "weights", np.zeros_like), ATTENTION),
     Mistake("block: first residual's gradient dropped", "add dz to the branch's gradient",
-            "block_backward", block_without_residual(1)),
+            "block_backward", block_without_residual(1), "gradient/encoder/*"),
     Mistake("block: second residual's gradient dropped", "add dz to the branch's gradient",
-            "block_backward", block_without_residual(2)),
+            "block_backward", block_without_residual(2), "gradient/encoder/*"),
     Mistake("class token's gradient averaged over the batch", "every image has the same class token: sum",
             "embed_backward", embed_wrong(lambda dparams, dz: {"class_token": dparams["class_token"] / len(dz)})),
     Mistake("no gradient to the scale embedding", "its rows are added to every token", "embed_backward",
             embed_wrong(lambda dparams, dz: {"scale_embedding": {"table": 0 * dparams["scale_embedding"]["table"]}}
-                        if "scale_embedding" in dparams else {})),
-    Mistake("head: gradient to every token", "only the class token is read", "head_backward", every_token_read),
+                        if "scale_embedding" in dparams else {}), "dparams/scale_embedding/table"),
+    Mistake("head: gradient to every token", "only the class token is read", "head_backward", every_token_read,
+            "gradient/encoder/norm"),
     Mistake("stem: shortcut's gradient dropped", "both branches read the pooled features",
-            "stem_backward", tapped(stem_backward, "gn_proj", np.zeros_like)),
+            "stem_backward", tapped(stem_backward, "gn_proj", np.zeros_like), "gradient/stem/gn_proj"),
     Mistake("stem: a ReLU's gradient passes everywhere", "none where its input was below 0",
-            "stem_backward", tapped(stem_backward, "relu1", np.abs)),
+            "stem_backward", tapped(stem_backward, "relu1", np.abs), "gradient/stem/relu1"),
     Mistake("resize: another filter's transpose", "transpose the matrix of the forward",
-            "resize_backward", other_filter),
+            "resize_backward", other_filter, IMAGE),
     *family("image gradient {}", "it is to an image in 0 … 1: x = 2·v − 1 has derivative 2", {
                 "without the 2 of the normalisation": 0.5, "to values 0 … 255": 1 / 255, "divided by 127.5": 1 / 127.5,
                 "times 255": 255.0, "of the wrong sign": -1.0, "times 2 once more": 2.0,

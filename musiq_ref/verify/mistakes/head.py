@@ -7,7 +7,7 @@ import numpy as np
 from musiq_ref.model.head import Expected, expected_score, head
 from musiq_ref.model.taps import no_tap
 from musiq_ref.ops.softmax import softmax
-from musiq_ref.verify.mistakes.mistake import Mistake, at, family
+from musiq_ref.verify.mistakes.mistake import Mistake, at, family, latest
 
 
 def last_token(y, params, tap=no_tap):
@@ -48,9 +48,14 @@ MISTAKES = [
                 "mean of all tokens, padding included": lambda z, valid: z[:, 1:].mean(axis=1),
                 "mean of all tokens, the class token and padding included": lambda z, valid: z.mean(axis=1),
                 "maximum of the tokens": lambda z, valid: z[:, 1:][:, valid].max(axis=1),
+                "maximum of the tokens, the class token included": lambda z, valid: (
+                    z[:, np.r_[True, valid]].max(axis=1)),
+                "maximum of all tokens, the class token and padding included": lambda z, valid: z.max(axis=1),
                 "second token read, the first patch": lambda z, valid: z[:, 1],
                 "last valid token read": lambda z, valid: z[:, 1:][:, valid][:, -1],
             }, stage="head/class_token", tap=read),
+    Mistake("class token read before the final norm", "read it after the final norm", stage="head/class_token",
+            tap=at("head/class_token", lambda a, seen, config: latest(seen, "/output")[:, 0])),
     Mistake("last token read", "read the class token, the first", "head", last_token, "head/class_token"),
     Mistake("head without bias", "add the bias of the head", "head", head_without_bias, "head/logits"),
     *family("logits {}", "logits = y·W + b", {
@@ -79,6 +84,8 @@ MISTAKES = [
                 "score from 0 to 100": lambda p, k: (p * (k - 1)).sum(-1) / (k[-1] - 1) * 100,
                 "classes counted down": lambda p, k: (p * k[::-1]).sum(-1),
                 "mean of the probabilities": lambda p, k: p.mean(-1),
+                "last class left out": lambda p, k: (p * k)[..., :-1].sum(-1),
+                "root of the mean of the squared classes": lambda p, k: np.sqrt((p * k * k).sum(-1)),
                 "largest probability": lambda p, k: p.max(-1),
                 "median class": lambda p, k: 1.0 + (p.cumsum(-1) < 0.5).sum(-1),
                 "mean of the squared classes": lambda p, k: (p * k * k).sum(-1),

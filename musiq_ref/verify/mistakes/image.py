@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -19,8 +20,12 @@ def sides_with(rule):
     )
 
 
-def rounded_with(rounding):
-    return lambda h, w, side: (rounding(h * (side / max(h, w))), rounding(w * (side / max(h, w))))
+def rounded_with(rounding, number: Any = np.float64):
+    def rule(h, w, side):
+        ratio = number(side) / number(max(h, w))
+        return rounding(number(h) * ratio), rounding(number(w) * ratio)
+
+    return rule
 
 
 def filter_matrix(kernel, support: float, antialias=False, edge="clamped", shift=0.0, corners=False, divided=True):
@@ -172,11 +177,13 @@ MISTAKES = [
     Mistake("float32 rounding of sides", "compute the resized sides in float64", stage=SIDES,
             topic="resized sides", conventions={"resized_sides": "float32"}),
     *family("sides {}", ROUND, {
-                "cut off, not rounded": rounded_with(math.floor),
-                "rounded half up": rounded_with(lambda x: math.floor(x + 0.5)),
-                "rounded up": rounded_with(math.ceil),
-                "rounded to even numbers": rounded_with(lambda x: 2 * round(x / 2)),
-                "rounded to multiples of 32": rounded_with(lambda x: 32 * max(round(x / 32), 1)),
+                f"{words}{how}": rounded_with(rounding, number) for how, number in (
+                    ("", np.float32), (" in float64", np.float64)) for words, rounding in {
+                        "cut off, not rounded": np.floor, "rounded up": np.ceil,
+                        "rounded half up": lambda x: np.floor(x + 0.5),
+                        "rounded to even numbers": lambda x: 2 * np.rint(x / 2),
+                        "rounded to multiples of 32": lambda x: 32 * max(np.rint(x / 32), 1),
+                    }.items()
             }, "resized_sides", sides_with, SIDES, "resized sides"),
     *family("sides {}", "the longer side becomes L, the shorter one keeps the picture's shape", {
                 "stretched to a square": lambda h, w, side: (side, side),
@@ -216,4 +223,8 @@ MISTAKES = [
                 "upside down": lambda u: u[::-1], "mirrored": lambda u: u[:, ::-1],
                 "turned by 180°": lambda u: u[::-1, ::-1],
             }, "normalize", seen_as, PIXELS),
+    *family("picture {}", "read the picture as it is, rows first", {
+                "transposed, height and width exchanged": lambda u: u.swapaxes(0, 1),
+                "turned by 90°": np.rot90, "turned by −90°": lambda u: np.rot90(u, -1),
+            }, "normalize", seen_as, "hash_index"),
 ]  # fmt: skip

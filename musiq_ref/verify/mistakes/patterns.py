@@ -4,58 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from musiq_ref.ops.softmax import softmax
+from musiq_ref.verify.mistakes.pointwise import Look, clipped, function_of, functions, rounded, stepped
 
-SORTED = 3000  # values that are looked at for whether one is a function of another
-FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "all that is below 0 is 0: a ReLU too many": lambda x: np.maximum(x, 0),
-    "it is the absolute value": np.abs,
-    "it is cut off at 0 and 1": lambda x: np.clip(x, 0, 1),
-    "it is cut off at −1 and 1": lambda x: np.clip(x, -1, 1),
-    "it is at most 6 (ReLU6)": lambda x: np.clip(x, 0, 6),
-    "it is rounded to integers": np.rint,
-    "it is rounded down to integers": np.floor,
-    "it is rounded to 8 bit": lambda x: np.clip(np.rint((x + 1) * 127.5), 0, 255) / 127.5 - 1,
-    "it is rounded down to 8 bit": lambda x: np.clip(np.floor((x + 1) * 127.5), 0, 255) / 127.5 - 1,
-    "it is the square": np.square,
-    "it is the square root": np.sqrt,
-    "it is the exponential": np.exp,
-    "it is the logarithm": np.log,
-    "it went through tanh": np.tanh,
-    "it went through a sigmoid": lambda x: 1 / (1 + np.exp(-x)),
-    "it went through a softmax": lambda x: softmax(x)[0],
-    "its mean over the last axis is subtracted": lambda x: x - x.mean(-1, keepdims=True),
-    "it is normalised once more over the last axis": lambda x: (x - x.mean(-1, keepdims=True)) / x.std(-1,
-    keepdims=True),
-    "it is divided by its sum over the last axis": lambda x: x / x.sum(-1, keepdims=True),
-    "it is divided by its length": lambda x: x / np.sqrt((x * x).sum(-1, keepdims=True)),
-}  # fmt: skip
-
-
-class Look:
-    """A right array, a wrong one, and how close counts as the same.
-
-    axes: names of the axes
-    tolerance: length of an error that is rounding, over the length of the array
-    """
-
-    def __init__(self, expected: Any, actual: Any, axes: Sequence[str] = (), tolerance: float = 1e-7) -> None:
-        self.expected, self.actual = np.asarray(expected, np.float64), np.asarray(actual, np.float64)
-        self.axes = [axes[k] if k < len(axes) else f"axis {k}" for k in range(self.actual.ndim)]
-        self.tolerance = tolerance
-        self.off = float(np.linalg.norm(self.actual - self.expected))
-
-    def fits(self, model: np.ndarray) -> bool:
-        """Whether an array is the wrong one but for rounding, and much nearer to it than the right one is."""
-        if np.shape(model) != self.actual.shape:
-            return False
-        gap = float(np.linalg.norm(self.actual - model))
-        return gap <= 0.05 * self.off and gap <= self.tolerance * float(np.linalg.norm(self.actual))
+MIXED = 4000  # rows that a mixture is fitted to
 
 
 def patterns(
@@ -88,17 +44,21 @@ def patterns(
     if look.off <= 0.1 * tolerance * float(np.linalg.norm(look.expected)):
         return
     with np.errstate(all="ignore"):
-        for whole in (_same_as(look, relatives), _scaled(look, factors or {}), _elsewhere(look), _functions(look)):
+        wholes = (_same_as(look, relatives), _scaled(look, factors or {}), _elsewhere(look), functions(look))
+        for whole in (*wholes, clipped(look), stepped(look)):
             found = list(whole)
             yield from found
             if found:
                 return
         yield from _somewhere(look, relatives, factors or {})
-        yield from _added(look, relatives)
+        found = list(_added(look, relatives))
+        yield from found or _combined(look, relatives, factors or {})
         yield from _along(look)
-        yield from _rank_one(look)
-        yield from _function_of(look, relatives)
-        yield from _rounded(look)
+        yield from _mixed(look)
+        yield from _turned(look)
+        found = list(function_of(look, relatives))
+        yield from found or _rank_one(look)
+        yield from rounded(look)
 
 
 def _same_as(look: Look, relatives: Mapping[str, Any]) -> Iterator[str]:
@@ -134,7 +94,8 @@ def _scaled(look: Look, factors: Mapping[str, float]) -> Iterator[str]:
         slope, offset = np.polyfit(x.ravel(), y.ravel(), 1)
         if look.fits(slope * x + offset):
             slope = factor(float(slope), factors, max(look.tolerance, 1e-6))
-            yield f"it is {slope} times what it should be, plus {offset:.6g}, everywhere"
+            times = "right" if slope == "1" else f"{slope} times what it should be,"
+            yield f"it is {times} plus {offset:.6g}, everywhere"
 
 
 def _elsewhere(look: Look) -> Iterator[str]:
@@ -170,12 +131,6 @@ def _elsewhere(look: Look) -> Iterator[str]:
         yield "it has the right values at other places: an order, a reshape or a transposition"
 
 
-def _functions(look: Look) -> Iterator[str]:
-    """A function too many."""
-    if look.actual.size > 1:
-        yield from (words for words, f in FUNCTIONS.items() if look.actual.ndim and look.fits(f(look.expected)))
-
-
 def _added(look: Look, relatives: Mapping[str, Any]) -> Iterator[str]:
     """y = x + k·other: something is missing, or there too often."""
     more, found = look.actual - look.expected, []
@@ -194,6 +149,49 @@ def _added(look: Look, relatives: Mapping[str, Any]) -> Iterator[str]:
             if round(k) in whole and abs(k - round(k)) < 1e-3
             else f"it is right plus {k:.6g} times {name}"
         )
+
+
+def _combined(look: Look, relatives: Mapping[str, Any], factors: Mapping[str, float]) -> Iterator[str]:
+    """y = a·x + k·other, such as a kernel that is scaled, but not the bias."""
+    x, y = look.expected.ravel(), look.actual.ravel()
+    for name, other in relatives.items():
+        try:
+            other = np.broadcast_to(np.asarray(other, np.float64), look.actual.shape).ravel()
+        except ValueError:
+            continue
+        if other.size < 8 or not other.std():
+            continue
+        (a, k), *_ = np.linalg.lstsq(np.stack([x, other], 1), y, rcond=None)
+        if min(abs(a), abs(k)) > 1e-4 and look.fits((a * x + k * other).reshape(look.actual.shape)):
+            a, k = float(a), float(k)
+            words = factor(a, factors, max(look.tolerance, 1e-5))
+            yield (
+                f"it is {words} times what it should be without {name}, which is right"
+                if abs(a + k - 1) < max(1e-3 * abs(k), 100 * look.tolerance)
+                else f"it is {words} times what it should be, plus {k:.4g} times {name}"
+            )
+            return
+
+
+def _mixed(look: Look) -> Iterator[str]:
+    """Every value is a mixture of those along the last axis: y = x·M + b."""
+    n = look.actual.shape[-1] if look.actual.ndim > 1 else 0
+    if not 1 < n <= 256 or look.actual.size < 4 * n * (n + 1):
+        return
+    some = slice(None, None, 1 + look.actual.size // n // MIXED)
+    x, y = (a.reshape(-1, n) for a in (look.expected, look.actual))
+    rows = np.concatenate([x, np.ones((len(x), 1))], axis=1)
+    matrix, *_ = np.linalg.lstsq(rows[some], y[some], rcond=None)
+    if look.fits((rows @ matrix).reshape(look.actual.shape)):
+        shown = f": {n} × {n} matrix {np.round(matrix[:-1].T, 3).tolist()}, another colour space" if n == 3 else ""
+        yield f"every {look.axes[-1]} is a mixture of the right ones, the same at all places{shown}"
+
+
+def _turned(look: Look) -> Iterator[str]:
+    """Vectors along the last axis that have the right length and another direction."""
+    x, y = (np.sqrt((a * a).sum(-1)) for a in (look.expected, look.actual))
+    if x.size > 8 and look.actual.shape[-1] > 1 and np.abs(x - y).max() <= 4 * look.tolerance * x.max():
+        yield f"every vector along {look.axes[-1]} has the right length, but another direction: it is rotated"
 
 
 def _along(look: Look) -> Iterator[str]:
@@ -266,52 +264,3 @@ def _rank_one(look: Look) -> Iterator[str]:
         values = np.linalg.svd(more, compute_uv=False)
         if np.linalg.norm(values[1:]) <= max(0.01 * values[0], look.tolerance * np.linalg.norm(look.actual)):
             yield "the error is of rank one: a column times a row"
-
-
-def _function_of(look: Look, relatives: Mapping[str, Any]) -> Iterator[str]:
-    """Whether every value depends only on the right one, or on another array's, at the same place."""
-    for name, other in {"the right one": look.expected, **relatives}.items():
-        other = np.asarray(other, np.float64)
-        if other.shape != look.actual.shape or other.size < 100:
-            continue
-        few = slice(None, None, 1 + other.size // SORTED)
-        order = other.ravel()[few].argsort(kind="stable")
-        y = look.actual.ravel()[few][order]
-        if y.var() and (np.diff(y) ** 2).mean() < 1e-4 * y.var():
-            yield f"every value is a function of {name} at the same place: another activation, unit or range"
-            return
-
-
-def _rounded(look: Look) -> Iterator[str]:
-    """Numbers of a coarser format, or an error like the rounding of one."""
-    y = look.actual.astype(np.float32)
-    if (fmt := coarse(y)) and not coarse(look.expected.astype(np.float32)):
-        yield f"all values are numbers of {fmt}: it was computed or kept in that format"
-        return
-    more, length = look.actual - look.expected, float(np.linalg.norm(look.expected))
-    rms = float(np.sqrt((more * more).mean()))
-    size = look.off / length if length else 0.0
-    noise = (
-        more.size > 60 and abs((more * look.expected).sum()) < 0.3 * look.off * length and np.abs(more).max() < 8 * rms
-    )
-    if noise and 4e-5 < size < 8e-3:
-        fmt = "bfloat16" if size > 6e-4 else "float16 or TF32"
-        yield f"the error is like rounding, {size:.1g} of the values: it looks like {fmt}"
-
-
-def coarse(y: np.ndarray) -> str:
-    """The coarser format of which all values are, or "".
-
-    >>> coarse(np.full(8, 1 / 3, np.float16).astype(np.float32))
-    'float16'
-    """
-    used = np.ascontiguousarray(y[y != 0], np.float32)
-    if used.size < 8 or (used == np.rint(used)).all():
-        return ""
-    whole = used.view(np.uint32)
-    if not (whole & 0xFFFF).any():
-        return "bfloat16"
-    with np.errstate(all="ignore"):
-        if (used.astype(np.float16) == used).all():
-            return "float16"
-    return "" if (whole & 0x1FFF).any() else "TF32"

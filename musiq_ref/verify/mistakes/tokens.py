@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from musiq_ref.image.hash import hash_axis
+from musiq_ref.image.hash import hash_axis, hash_index
 from musiq_ref.image.patches import extract_patches, patch_grid
+from musiq_ref.image.resize import resize
 from musiq_ref.image.tokenize import Tokens, batch, scales_of
 from musiq_ref.verify.mistakes.mistake import Mistake, family
 
@@ -32,6 +33,32 @@ def without_padding(image, patch_size):
     kept = np.zeros_like(image)
     kept[:h, :w] = image[:h, :w]
     return extract_patches(kept, patch_size)
+
+
+def remainder_dropped(kept):
+    """`patch_grid` and `extract_patches` of whole patches alone; kept(total) pixels are left out before them."""
+
+    def either(*given):
+        *sides, P = given if len(given) == 3 else (*given[0].shape[:2], given[1])
+        whole = [max(n // P, 1) for n in sides]
+        if len(given) == 3:
+            return tuple(whole)
+        image = given[0]
+        for axis, (n, m) in enumerate(zip(sides, whole, strict=True)):
+            before = kept(max(n - m * P, 0))
+            image = image.take(range(before, before + min(n, m * P)), axis)
+            short = max(m * P - n, 0)
+            image = np.pad(image, [(short // 2, short - short // 2) if a == axis else (0, 0) for a in range(3)])
+        tiles = image.reshape(whole[0], P, whole[1], P, 3).swapaxes(1, 2)
+        return tiles.reshape(-1, P, P, 3)
+
+    return either
+
+
+def stretched(image, patch_size):
+    """The picture resized to whole patches instead of padded."""
+    h, w = (-(-n // patch_size) * patch_size for n in image.shape[:2])
+    return extract_patches(resize(image, h, w), patch_size)
 
 
 def reordered(change):
@@ -160,6 +187,10 @@ MISTAKES = [
             }, "extract_patches", lambda f: f, "patches"),
     Mistake("incomplete patches dropped", "pad the last row and column of patches instead",
             "extract_patches", without_padding, "patches"),
+    *family("{} of the picture dropped", "pad the last row and column of patches instead", {
+                "remainder at the right and bottom": lambda rest: 0, "remainder on all sides": lambda rest: rest // 2,
+            }, "patch_grid extract_patches", remainder_dropped, "layout"),
+    Mistake("picture stretched to whole patches", PAD, "extract_patches", stretched, "patches"),
     *family("{}", "order the patches row by row, and a patch's values row, column, channel", {
                 "channel-first patches": lambda t: np.moveaxis(t, -1, -3),
                 "patches column by column": lambda t: t.swapaxes(0, 1),
@@ -196,5 +227,8 @@ MISTAKES = [
     *family("{}", CELL, AXIS_RULES, "hash_axis", cells, "integers/hash", "hash"),
     *family("hash on a grid of {} cells", CELL, (4, 7, 8, 9, 11, 12, 14, 16), "hash_axis",
             lambda G: cells(lambda i, n, _: np.floor(i * (G / n))), "integers/hash", "hash"),
+    *family("hash on a grid of {} cells with rows of as many", CELL, (4, 7, 8, 9), "hash_index",
+            lambda G: lambda rows, columns, grid_size, hash_rule="floor": hash_index(rows, columns, G, hash_rule),
+            "hash_index", "hash"),
     *family("{}", "the index is row·G + column", INDEX_RULES, "hash_index", places, "hash_index", "hash"),
 ]  # fmt: skip
