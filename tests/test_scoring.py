@@ -267,14 +267,12 @@ def test_every_row_has_every_key(photograph, checkpoint, tmp_path, capsys):
 
 
 def test_an_interruption_keeps_what_was_scored(photograph, checkpoint, tmp_path, capsys, monkeypatch):
-    real = mq.scorer(checkpoint)
-
-    def interrupted(path, progress):
+    def interrupted(path, **options):
         if path == tmp_path / "second.png":
             raise KeyboardInterrupt
-        return real(path)
+        return mq.decode(path, **options)
 
-    monkeypatch.setattr("musiq_ref.cli.score.scorer", lambda *args, **options: interrupted)
+    monkeypatch.setattr("musiq_ref.scorers.decode", interrupted)
     table = tmp_path / "t.csv"
     code, out, err = run(
         capsys, "score", photograph, tmp_path / "second.png", "--checkpoint", checkpoint, "--json", "--csv", table
@@ -285,14 +283,12 @@ def test_an_interruption_keeps_what_was_scored(photograph, checkpoint, tmp_path,
 
 
 def test_too_little_memory_for_one_image_does_not_end_the_rest(photograph, checkpoint, capsys, monkeypatch):
-    real = mq.scorer(checkpoint)
-
-    def limited(path, progress):
+    def limited(path, **options):
         if path.name == "huge.png":
             raise MemoryError
-        return real(path)
+        return mq.decode(path, **options)
 
-    monkeypatch.setattr("musiq_ref.cli.score.scorer", lambda *args, **options: limited)
+    monkeypatch.setattr("musiq_ref.scorers.decode", limited)
     code, out, _ = run(capsys, "score", "huge.png", photograph, "--checkpoint", checkpoint)
     assert code == 1
     assert "too large for the memory" in out.splitlines()[0]
