@@ -251,12 +251,14 @@ def _connected(address: str) -> Iterator[Any]:
     """A client of the scheduler, which says nothing by itself."""
     try:
         import distributed
+        from distributed.comm.addressing import get_address_host_port
     except ImportError:
         raise ClusterError(f"a cluster needs Dask; install it with: {needs('dask')}") from None
     for name in ("distributed", "distributed.client", "distributed.comm", "distributed.batched"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     with warnings.catch_warnings(action="ignore"):  # of versions, said below
         try:
+            get_address_host_port(address)  # a client that fails at this would wait for itself when it is removed
             client = distributed.Client(address, timeout=PATIENCE / 3, set_as_default=False)
         except (OSError, ValueError, TypeError, ImportError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
