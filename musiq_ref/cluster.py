@@ -34,7 +34,7 @@ from musiq_ref.version import __version__
 
 BATCH = 64  # images a task, at most
 PATIENCE = 30.0  # seconds without an answer from the scheduler, or without a worker
-LOST = "the scheduler was lost; start it anew, and the same command"
+LOST = "the scheduler was lost; start it anew, then this command again"
 PREPARE = Callable[[np.ndarray], np.ndarray] | None
 
 
