@@ -1,5 +1,5 @@
 # make demo   scores the bundled photographs
-# make test   all that can be tested without PyTorch, JAX, ONNX, CuPy and MPI, in minutes
+# make test   all that can be tested without PyTorch, JAX, ONNX, CuPy, MPI and Dask, in minutes
 # make test-all   also what needs those, and what takes long
 # make lint   style and types
 # make train-demo  trains the bundled model anew, from nothing

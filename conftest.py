@@ -1,8 +1,8 @@
 """For every test: one thread each, and what is left out where a package is missing or time is short.
 
-A test that needs a framework takes it as a fixture (`torch`, `jax`, `onnxruntime`, `cupy`, `mpi4py`, `pandas`), and one
-that takes long and looks where others have looked is marked `long`. `make test` leaves both out; `make test-all` does
-not. Plain `pytest` runs what it can and skips the rest with the reason.
+A test that needs a framework takes it as a fixture (`torch`, `jax`, `onnxruntime`, `cupy`, `mpi4py`, `pandas`,
+`distributed`), and one that takes long and looks where others have looked is marked `long`. `make test` leaves both
+out; `make test-all` does not. Plain `pytest` runs what it can and skips the rest with the reason.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ FRAMEWORKS = {
     "mpi4py": "MPI",
     "pandas": "pandas",
     "nvidia": "NVRTC",
+    "distributed": "Dask",
 }
 FILES = {  # that cannot be imported, or have no example that runs, without a package
     "torch": [
@@ -46,7 +47,7 @@ def _framework(package: str):
     return pytest.fixture(lambda: __import__(package), scope="session", name=package)
 
 
-torch, jax, onnxruntime, cupy, mpi4py, pandas, nvidia = map(_framework, FRAMEWORKS)
+torch, jax, onnxruntime, cupy, mpi4py, pandas, nvidia, distributed = map(_framework, FRAMEWORKS)
 
 
 def frameworks_of(item: pytest.Item) -> set[str]:

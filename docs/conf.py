@@ -47,7 +47,7 @@ PARTS = (  # in reading order: page, title, modules or packages
     ("model", "The model, Eq. 1–11", ("model",)),
     ("losses", "Losses and metrics", ("losses", "metrics")),
     ("checkpoint", "Checkpoints", ("checkpoint",)),
-    ("scoring", "Scores, and counts", ("scoring", "counts")),
+    ("scoring", "Scores, and counts", ("scorers", "scoring", "ordered", "score_table", "cluster", "counts")),
     ("training", "Training and evaluation", ("pictures", "training", "evaluation", "ablations")),
     ("explain", "Pictures", ("explain",)),
     ("verify", "Verification", ("verify",)),

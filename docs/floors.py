@@ -20,7 +20,7 @@ class Floor(NamedTuple):
 
 FLOORS = (
     Floor(
-        ("config.py", "backend.py", "team.py"),
+        ("config.py", "backend.py", "team.py", "ordered.py"),
         "what varies between models and programs; which array library; threads",
         4,
     ),
@@ -36,7 +36,11 @@ FLOORS = (
         ("losses.py", "loss_inputs.py", "metrics.py"), "L1, MSE, Huber, EMD, cross-entropy; SRCC, PLCC, KRCC, RMSE", 1
     ),
     Floor(("checkpoint/",), "the authors' files, pyiqa's, our own; download", 2),
-    Floor(("scoring.py", "counts.py"), "scores of photographs; parameters and multiply–accumulates", 2),
+    Floor(
+        ("scorers.py", "scoring.py", "score_table.py", "cluster.py", "counts.py"),
+        "scores of photographs, of folders, on clusters; parameters and multiply–accumulates",
+        2,
+    ),
     Floor(("pictures/",), "scenes, distortions, the synthetic set", 2),
     Floor(("training/",), "data sets, optimisers, schedules, the loop", 2),
     Floor(("evaluation/",), "how well scores follow people's, on a data set", 2),

@@ -2,142 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import warnings
-from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, overload
+from collections.abc import Iterable
+from typing import Any, Literal, overload
 
 import numpy as np
 import PIL.Image
 from numpy.typing import DTypeLike
 
-from musiq_ref.backend import NUMPY, get_backend
-from musiq_ref.checkpoint import Checkpoint, load_checkpoint
+from musiq_ref.checkpoint import Checkpoint
 from musiq_ref.config import Conventions, MusiqConfig
 from musiq_ref.image.decode import ImageError, ImageLike, decode
-from musiq_ref.image.limits import too_many_patches
-from musiq_ref.image.tokenize import scales_of, tokenize, tokenize_backward, tokens_for
-from musiq_ref.model.folded import fold
+from musiq_ref.image.tokenize import tokenize, tokenize_backward, tokens_for
 from musiq_ref.model.gradient_by_team import patch_gradient
-from musiq_ref.model.head import expected_score
-from musiq_ref.model.inference import predict
-from musiq_ref.model.parameters import Params, check_params, map_params
-from musiq_ref.reprs import described, short_table, short_text
-
-log = logging.getLogger(__name__)
-
-NO_SCORE = ValueError, OSError, MemoryError  # what an image that has no score raises; an ImageError is a ValueError
-
-
-class Score(NamedTuple):
-    """What a model says of one image.
-
-    value: the score
-    distribution: the probabilities (C,) of the scores 1…C of which `value` is the mean, or None for a model with one
-        output
-    path: of the file, or None
-    height, width: in pixels
-
-    >>> Score(3.5, None, "photo.jpg", 480, 640)
-    Score(value=3.5, distribution=None, path='photo.jpg', height=480, width=640)
-    """
-
-    value: float
-    distribution: np.ndarray | None
-    path: str | None
-    height: int
-    width: int
-
-    def __repr__(self) -> str:
-        return short_text(self)
-
-    def _repr_html_(self) -> str:
-        return short_table(self)
-
-
-class Scorer:
-    """A function from an image to its Score; `scorer` makes it and says what its arguments are.
-
-    Several threads may call it. It can be copied and pickled, and so be sent to other processes: it then reads a named
-    checkpoint or a file again, and brings the weights of a Checkpoint along.
-
-    >>> import pickle
-    >>> pickle.loads(pickle.dumps(scorer("demo")))
-    Scorer('demo', backend='numpy', dtype='float32')
-    """
-
-    def __init__(
-        self,
-        checkpoint: str | os.PathLike[str] | Checkpoint = "demo",
-        backend: str = "numpy",
-        dtype: str = "float32",
-        conventions: Conventions | None = None,
-        threads: int | None = None,
-        max_pixels: int | None = None,
-    ) -> None:
-        if dtype not in ("float32", "float64"):
-            raise ValueError(f"dtype is {dtype!r}; choose 'float32' or 'float64'")
-        if threads is not None and (not isinstance(threads, int) or threads < 1):
-            raise ValueError(f"threads is {threads!r}; choose a whole number of at least 1, or None for all")
-        if max_pixels is not None and (not isinstance(max_pixels, int) or max_pixels < 1):
-            raise ValueError(f"max_pixels is {max_pixels!r}; choose a whole number of at least 1, or None")
-        self.device = get_backend(backend)
-        loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint, dtype)
-        if not isinstance(checkpoint, Checkpoint) and loaded.path == Path(checkpoint):  # a file, not a name
-            checkpoint = Path(checkpoint).absolute()  # so that a process in another folder finds it
-        self.arguments = checkpoint, backend, dtype, conventions, threads, max_pixels
-        self.config = loaded.config.replace(conventions=conventions or loaded.config.conventions)
-        params = map_params(lambda a: self.device.from_numpy(np.asarray(a, dtype)), loaded.params)
-        self.model = fold(params, self.config) if self.device is NUMPY else params
-        self.dtype, self.threads, self.max_pixels = dtype, threads, max_pixels
-        self.trained = loaded.format != "deterministic"
-        if dtype == "float64" and self.config.conventions.resize == "gaussian":
-            log.info("8-bit images are resized in float32, in which the authors' filter is defined")
-
-    def __call__(self, image: ImageLike, progress: Callable[[float], object] | None = None) -> Score:
-        if isinstance(image, list | tuple):
-            raise ImageError("a scorer takes one image at a time; call it for each, or pass them all to mq.score")
-        path = str(os.fspath(image)) if isinstance(image, str | os.PathLike) else None
-        try:
-            pixels = decode(image, max_pixels=self.max_pixels)
-            value, distribution = self._value(pixels, path or "the image", progress)
-        except ImageError:
-            raise
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}" if path else str(error)) from None
-        except MemoryError:
-            name = path or "the image"
-            where = "this machine" if self.device is NUMPY else "the GPU"
-            raise MemoryError(f"{name}: too large for the memory of {where}; reduce it, or use another") from None
-        log.debug("%s scores %s", path or "the image", value)
-        return Score(value, distribution, path, pixels.shape[0], pixels.shape[1])
-
-    def _value(
-        self, pixels: np.ndarray, name: str, progress: Callable[[float], object] | None
-    ) -> tuple[float, np.ndarray | None]:
-        """Score and distribution of pixels (H, W, 3)."""
-        height, width = pixels.shape[:2]
-        patches = max(scale.kept for scale in scales_of(height, width, self.config))
-        if problem := too_many_patches(patches, self.config.patch_size, self.max_pixels):
-            raise ImageError(f"{name} {problem}")
-        tokens = tokens_for(pixels, self.config, self.dtype)
-        logits = predict(self.model, tokens, self.config, self.device, progress, self.threads)
-        expected, _ = expected_score(self.device.to_numpy(logits)[None])
-        value, p = float(expected.score[0]), expected.distribution
-        if not np.isfinite(value):
-            raise ValueError(
-                f"the score is {value}; the checkpoint's numbers overflow in {self.dtype}, try dtype='float64'"
-            )
-        return value, None if p is None else p[0]
-
-    def __reduce__(self) -> tuple[type[Scorer], tuple]:
-        return Scorer, self.arguments
-
-    def __repr__(self) -> str:
-        checkpoint, backend, dtype, *_ = self.arguments
-        return f"Scorer({described(checkpoint)}, backend={backend!r}, dtype={dtype!r})"
+from musiq_ref.model.parameters import Params, check_params
+from musiq_ref.scorers import NO_SCORE as NO_SCORE
+from musiq_ref.scorers import Score, Scorer
 
 
 def scorer(
@@ -222,8 +103,8 @@ def score(
     dtype: "float32" or "float64"
     conventions: others than the checkpoint's
     errors: "raise" stops at the first image that has no score; "return" puts its exception in its place and goes on
-    threads: that share the work on an image; None for as many as BLAS may use. The score is the same every time with
-        the same number, and the same to rounding with another
+    threads: that share the work; None for as many as BLAS may use. The scores are the same every time for as many
+        images with the same number, and the same to rounding otherwise
     max_pixels: larger images, and those of as many patches, are refused; None: see `decode`
     returns a list of Score, with errors="return" also of ImageError, ValueError, OSError or MemoryError
 
@@ -246,15 +127,12 @@ def score(
     one = Scorer(checkpoint, backend, dtype, conventions, threads, max_pixels)
     _warn_if_untrained(one)
     results: list[Score | Exception] = []
-    for image in _one_by_one(images):
-        try:
-            results.append(one(image))
-        except NO_SCORE as error:
+    for result in one.map(_one_by_one(images)):
+        if isinstance(result, Exception):
             if errors == "raise":
-                raise
-            log.warning("%s", error)
-            error.__traceback__ = error.__context__ = None  # their frames would keep the pixels in memory
-            results.append(error)
+                raise result
+            log.warning("%s", result)
+        results.append(result)
     return results
 
 

@@ -22,6 +22,7 @@ import musiq_ref as mq
 from musiq_ref import cli
 from musiq_ref.cli import COMMANDS, main
 from musiq_ref.extras import needs
+from musiq_ref.model.inference import predict
 from musiq_ref.verify import deterministic_params
 
 ROOT = Path(__file__).parent.parent
@@ -191,17 +192,17 @@ def test_a_full_disk_is_one_sentence():
 
 def test_threads_limit_the_matrix_products(folder, checkpoint, run, monkeypatch):
     seen = []
-    real = mq.scorer(checkpoint)
 
-    def watched(image, progress):
+    def watched(*args):
+        seen.append(args[5])  # and BLAS has one, as a team or several images are at work
         seen.append({pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"})
-        return real(image)
+        return predict(*args)
 
-    monkeypatch.setattr("musiq_ref.cli.score.scorer", lambda *args, **options: watched)
+    monkeypatch.setattr("musiq_ref.scorers.predict", watched)
     before = [pool["num_threads"] for pool in threadpool_info()]
     for threads in (1, 2):
         assert run("score", "a.png", "--checkpoint", checkpoint, "--threads", threads)[0] == 0
-    assert seen == [{1}, {2}]
+    assert seen == [1, {1}, 2, {1}]
     assert [pool["num_threads"] for pool in threadpool_info()] == before
     for command in ("score", "explain", "evaluate", "compare"):
         assert "--threads N" in run(command, "--help")[1]

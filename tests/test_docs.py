@@ -64,7 +64,7 @@ PAGES = [
     ROOT / "tutorials/README.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-PROGRAMS = ("make", "musiq-ref", "mpiexec", "python", "pip", "pytest", "pre-commit", "git", ".")
+PROGRAMS = ("make", "musiq-ref", "mpiexec", "dask", "python", "pip", "pytest", "pre-commit", "git", ".")
 
 
 def commands(page):

@@ -196,7 +196,7 @@ def test_shrinking_averages_and_never_enlarges(rng):
 
 def test_votes_count_by_their_mean():
     votes = Example(np.zeros((8, 8, 3), np.uint8), (0.1, 0.2, 0.7), "votes")
-    [one] = rating.rate(lambda pixels: SimpleNamespace(value=1.0), [votes])
+    [one] = rating.rate(lambda images, prepare: [(0, mq.Score(1.0, None, None, 8, 8))], [votes])
     assert one.target == pytest.approx(2.6)
     assert one.name == "votes"
 
@@ -382,7 +382,8 @@ def test_results_are_printed_before_any_file_is_written(evaluate, table, tmp_pat
 
 
 def test_the_table_is_written_even_where_there_is_no_result(evaluate, table, tmp_path, monkeypatch):
-    monkeypatch.setattr("musiq_ref.cli.evaluate.scorer", lambda *_, **__: lambda pixels: SimpleNamespace(value=1.0))
+    same = mq.Score(1.0, None, None, 8, 8)
+    monkeypatch.setattr("musiq_ref.cli.evaluate.scores_of", lambda *args, **_: ((i, same) for i in range(8)))
     code, _, err = evaluate("--dataset", table, "-o", tmp_path)
     assert code == 2
     assert "all 8 predictions are 1; scores that are equal have no correlation; --all takes all images" in err
@@ -411,7 +412,7 @@ def test_a_table_and_its_images_elsewhere(evaluate, table, tmp_path):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_score_that_is_no_number_is_an_error_of_its_image(value):
     example = Example(np.zeros((8, 8, 3), np.uint8), (0.1,), "black")
-    [one] = rating.rate(lambda pixels: SimpleNamespace(value=value), [example])
+    [one] = rating.rate(lambda images, prepare: [(0, mq.Score(value, None, None, 8, 8))], [example])
     assert one.error == f"black: its score is {value}; check the checkpoint"
 
 

@@ -187,14 +187,12 @@ def test_results_come_before_a_page_that_cannot_be_written(folder, capsys, monke
 
 
 def test_an_interruption_leaves_the_page_of_what_was_scored(folder, monkeypatch, capsys):
-    real = mq.scorer("tiny.safetensors")
-
-    def interrupted(path, progress):
+    def interrupted(path, **options):
         if path.name == "b.png":
             raise KeyboardInterrupt
-        return real(path)
+        return mq.decode(path, **options)
 
-    monkeypatch.setattr("musiq_ref.cli.score.scorer", lambda *args, **options: interrupted)
+    monkeypatch.setattr("musiq_ref.scorers.decode", interrupted)
     assert score("a.png", "b.png", "--html", "gallery.html") == 130
     assert "1 picture, scored" in (folder / "gallery.html").read_text("utf-8")
 

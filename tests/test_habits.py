@@ -163,7 +163,7 @@ def test_too_little_memory_for_one_image(paths, monkeypatch):
             raise MemoryError
         return real(image, **options)
 
-    monkeypatch.setattr(scoring, "decode", limited)
+    monkeypatch.setattr("musiq_ref.scorers.decode", limited)
     bad, good = scored(paths[:2], errors="return")
     assert str(bad) == f"{paths[0]}: too large for the memory of this machine; reduce it, or use another"
     assert isinstance(good, mq.Score)

@@ -172,15 +172,17 @@ def test_a_fixture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
 def test_rows_reach_the_table_at_once(folder, monkeypatch, capsys):
     Path("b.png").write_bytes(Path("a.png").read_bytes())
-    real = mq.scorer("tiny.safetensors")
+    asked = []
 
-    def interrupted(path, progress=None):
+    def interrupted(path, **options):
         if path.name == "b.png":
-            assert len(Path("out.csv.part").read_text().splitlines()) == 2
+            while len(Path("out.csv.part").read_text().splitlines()) < 2:
+                asked.append(time.sleep(0.01))
+                assert len(asked) < 1000
             raise KeyboardInterrupt
-        return real(path)
+        return mq.decode(path, **options)
 
-    monkeypatch.setattr("musiq_ref.cli.score.scorer", lambda *_, **__: interrupted)
+    monkeypatch.setattr("musiq_ref.scorers.decode", interrupted)
     assert main(["score", "a.png", "b.png", "--checkpoint", "tiny.safetensors", "--csv", "out.csv"]) == 130
     assert "the scores so far are in out.csv.part" in capsys.readouterr().err
     assert not Path("out.csv").exists()

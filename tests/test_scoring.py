@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import os
 import shlex
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 from tqdm import tqdm
 
 import musiq_ref as mq
 from musiq_ref.cli import COMMANDS, main
 from musiq_ref.image.limits import too_many_pixels
+from musiq_ref.model.inference import predict
+from musiq_ref.team import OneThreadOfBlas
 from musiq_ref.verify import deterministic_params
 
 CONFIG = mq.MusiqConfig.preset("tiny", outputs=10)
@@ -267,14 +272,12 @@ def test_every_row_has_every_key(photograph, checkpoint, tmp_path, capsys):
 
 
 def test_an_interruption_keeps_what_was_scored(photograph, checkpoint, tmp_path, capsys, monkeypatch):
-    real = mq.scorer(checkpoint)
-
-    def interrupted(path, progress):
+    def interrupted(path, **options):
         if path == tmp_path / "second.png":
             raise KeyboardInterrupt
-        return real(path)
+        return mq.decode(path, **options)
 
-    monkeypatch.setattr("musiq_ref.cli.score.scorer", lambda *args, **options: interrupted)
+    monkeypatch.setattr("musiq_ref.scorers.decode", interrupted)
     table = tmp_path / "t.csv"
     code, out, err = run(
         capsys, "score", photograph, tmp_path / "second.png", "--checkpoint", checkpoint, "--json", "--csv", table
@@ -285,14 +288,12 @@ def test_an_interruption_keeps_what_was_scored(photograph, checkpoint, tmp_path,
 
 
 def test_too_little_memory_for_one_image_does_not_end_the_rest(photograph, checkpoint, capsys, monkeypatch):
-    real = mq.scorer(checkpoint)
-
-    def limited(path, progress):
+    def limited(path, **options):
         if path.name == "huge.png":
             raise MemoryError
-        return real(path)
+        return mq.decode(path, **options)
 
-    monkeypatch.setattr("musiq_ref.cli.score.scorer", lambda *args, **options: limited)
+    monkeypatch.setattr("musiq_ref.scorers.decode", limited)
     code, out, _ = run(capsys, "score", "huge.png", photograph, "--checkpoint", checkpoint)
     assert code == 1
     assert "too large for the memory" in out.splitlines()[0]
@@ -417,3 +418,131 @@ def test_a_terminal_shows_progress_within_one_picture(photograph, checkpoint, mo
     assert len(shown) > 4
     assert shown == sorted(shown)
     assert shown[-1] == 1
+
+
+# ---- many images
+
+
+@pytest.fixture
+def pictures(tmp_path, rng):
+    """Files of eleven sizes, the largest first."""
+    for i in range(11):
+        pixels = rng.integers(0, 256, (180 - 15 * i, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i:02}.png")
+    return sorted(tmp_path.glob("*.png"))
+
+
+@pytest.fixture
+def blas_of_three(monkeypatch):
+    """As if BLAS had three threads."""
+
+    def entered(self):
+        return 3
+
+    monkeypatch.setattr(OneThreadOfBlas, "__enter__", entered)
+    monkeypatch.setattr(OneThreadOfBlas, "__exit__", lambda *_: None)
+
+
+def test_many_images_in_their_order_with_the_scores_of_single_calls(pictures, checkpoint, blas_of_three, tmp_path):
+    one = mq.scorer(checkpoint)
+    images = [*pictures, tmp_path / "gone.png", np.zeros((9, 9, 3), np.uint8), b"bytes", *pictures[:2]]
+    paths = [None if i in (12, 13) else str(image) for i, image in enumerate(images)]
+    singles = [None if i in (11, 13) else one(image).value for i, image in enumerate(images)]
+    for _ in range(3):
+        results = list(one.map(image for image in images))
+        assert [type(r).__name__ for r in results[11:14]] == ["ImageError", "Score", "ImageError"]
+        for result, path, single in zip(results, paths, singles, strict=True):
+            if isinstance(result, mq.Score):
+                assert result.value == pytest.approx(single, rel=1e-6)
+                assert result.path == path
+
+
+def test_each_small_image_has_a_thread_and_a_large_one_has_all(pictures, checkpoint, blas_of_three, monkeypatch):
+    seen, at_work, most = [], [], []
+
+    def watched(*args):
+        at_work.append(1)
+        most.append(len(at_work))
+        seen.append((len(args[1].mask), args[5]))
+        logits = predict(*args)
+        at_work.pop()
+        return logits
+
+    monkeypatch.setattr("musiq_ref.scorers.predict", watched)
+    for large, members in ((10_000, 1), (0, 3)):
+        monkeypatch.setattr("musiq_ref.scorers.LARGE", large)
+        seen.clear(), most.clear()
+        list(mq.scorer(checkpoint).map(pictures))
+        assert {threads for _, threads in seen} == {members}
+        assert large or max(most) == 1
+    for count, threads in ((1, 3), (2, 1), (3, 1)):  # and few images share the threads
+        monkeypatch.setattr("musiq_ref.scorers.LARGE", 10_000)
+        seen.clear()
+        mq.score(pictures[:count], checkpoint)
+        assert [found for _, found in seen] == [threads] * count
+
+
+def test_what_changes_between_two_looks_is_read_when_it_is_given(tmp_path, checkpoint, blas_of_three):
+    frames = [Image.new("RGB", (30, 40), (60 * i, 0, 200 - 40 * i)) for i in range(4)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    buffer = np.zeros((40, 30, 3), np.uint8)
+
+    def refilled():
+        for i in range(4):
+            buffer[:] = (60 * i, 0, 200 - 40 * i)
+            yield buffer
+
+    with Image.open(tmp_path / "a.gif") as moving:
+        by_frame = mq.score(ImageSequence.Iterator(moving), checkpoint)
+    by_buffer = mq.score(refilled(), checkpoint)
+    assert len({one.value for one in by_frame}) == 4
+    assert [one.value for one in by_frame] == pytest.approx([one.value for one in by_buffer], abs=0.02)
+
+
+def test_few_images_are_taken_ahead_and_a_stop_is_heeded_within_an_image(
+    pictures, checkpoint, blas_of_three, monkeypatch
+):
+    taken, asked = [], []
+
+    def endless():
+        for image in itertools.cycle(pictures):
+            taken.append(image)
+            yield image
+
+    def slow(*args):
+        for _ in range(2000 if len(taken) > 30 else 0):
+            asked.append(time.sleep(0.01))
+            args[4](0.5)
+        return predict(*args)
+
+    monkeypatch.setattr("musiq_ref.scorers.predict", slow)
+    results = mq.scorer(checkpoint).map(endless(), lambda done: None)
+    for _ in range(5):
+        next(results)
+    assert len(taken) <= 5 + 8 * 3
+    taken += pictures * 3  # from now on they are slow
+    time.sleep(0.3)
+    results.close()
+    assert 0 < len(asked) < 2000
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPool")]
+
+
+def test_progress_over_many_images(pictures, checkpoint, blas_of_three, tmp_path):
+    told = []
+    images = [*pictures, tmp_path / "gone.png"]
+    list(mq.scorer(checkpoint).map(images, told.append))
+    assert told == sorted(told)
+    assert told[-1] == len(images) == 12
+    assert len(told) > 40
+
+
+def test_an_error_that_is_no_image_s_ends_the_work(pictures, checkpoint, blas_of_three):
+    def broken(pixels):
+        if len(pixels) == 105:
+            raise KeyError("misspelt")
+        return pixels[:40]
+
+    results = mq.scorer(checkpoint).map(pictures, prepare=broken)
+    assert [next(results).height for _ in range(5)] == [40] * 5
+    with pytest.raises(KeyError, match="misspelt"):
+        list(results)

@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # whoever reads our output, `head` say, has had enough
         return 0
     except KeyboardInterrupt as stop:
-        _say(args, f"stopped; {GO_ON.get(args.subcommand, START_ANEW)}")
+        _say(args, f"stopped; {getattr(args, 'go_on', GO_ON.get(args.subcommand, START_ANEW))}")
         return getattr(stop, "code", 130)
     except Exception as error:
         if not isinstance(error, EXPECTED) and "MUSIQ_REF_TRACEBACK" in os.environ:

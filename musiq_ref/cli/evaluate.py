@@ -11,7 +11,15 @@ from pathlib import Path
 from tqdm import tqdm
 
 from musiq_ref.checkpoint import load_checkpoint
-from musiq_ref.cli.shared import add_force, add_max_pixels, add_scoring, say_which_model
+from musiq_ref.cli.shared import (
+    add_force,
+    add_max_pixels,
+    add_scheduler,
+    add_scoring,
+    check_scheduler,
+    say_which_model,
+    scores_of,
+)
 from musiq_ref.config import NAMED_CONVENTIONS
 from musiq_ref.evaluation import rating
 from musiq_ref.evaluation.files import FIGURES, TABLE, can_draw, draw_figures, made_folder, write_table
@@ -56,6 +64,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the bootstrap (default 1000)")
     add_scoring(parser)
     add_max_pixels(parser)
+    add_scheduler(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, nothing else")
     parser.add_argument("-o", "--output", metavar="FOLDER", type=Path, help="write a CSV file and figures there")
     add_force(parser, "-o")
@@ -81,7 +90,11 @@ def run(args: argparse.Namespace) -> int:
         else:
             chosen = sorted(set().union(*selection.positions))
             side = SHORTER_SIDES.get(args.dataset, 0) if args.shorter_side is None else args.shorter_side
-            rated = rating.rate(one, _progress([dataset.examples[i] for i in chosen]), side, args.max_pixels)
+
+            def scores(images, prepare):
+                return _progress(scores_of(args, one, checkpoint, images, prepare=prepare), len(images))
+
+            rated = rating.rate(scores, [dataset.examples[i] for i in chosen], side)
             at = dict(zip(chosen, rated, strict=True))
             parts = [[at[i] for i in part] for part in selection.positions]
             problems = [*dataset.problems, *(r.error for r in rated if r.error)]
@@ -98,13 +111,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
+    check_scheduler(args)
     if args.splits < 0 or args.splits == 1 or (args.split or 0) < 0 or (args.shorter_side or 0) < 0:
         raise ValueError("--splits must be at least 2, --split and --shorter-side must not be negative")
     if args.resamples < 1:
         raise ValueError(f"--resamples is {args.resamples}; it must be at least 1")
     parts = args.splits or args.split is not None or args.all
-    if args.dataset == "synthetic" and (args.data or parts or args.shorter_side):
-        options = "--data, --splits, --split, --all or resizing"
+    if args.dataset == "synthetic" and (args.data or parts or args.shorter_side or args.scheduler):
+        options = "--data, --splits, --split, --all, --scheduler or resizing"
         raise ValueError(f"the synthetic test set is evaluated as a whole, without {options}")
 
 
@@ -138,8 +152,8 @@ def _write(args: argparse.Namespace, rated: list[rating.Rated], title: str) -> N
         print(f"wrote {file}")
 
 
-def _progress(examples):
-    return tqdm(examples, unit="image", disable=not sys.stderr.isatty())
+def _progress(examples, total=None):
+    return tqdm(examples, total=total, unit="image", disable=not sys.stderr.isatty())
 
 
 def _metrics(args: argparse.Namespace, parts: list[list[rating.Rated]], problems: list[str]) -> dict:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from musiq_ref.checkpoint import Checkpoint
 from musiq_ref.checkpoint.load import DEMO
 from musiq_ref.config import NAMED_CONVENTIONS
+from musiq_ref.scorers import Score, Scorer
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +61,37 @@ def _device(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is no GPU's number; give 0 or more, as `nvidia-smi -L` lists them")
     return int(text)
+
+
+def add_scheduler(parser: argparse.ArgumentParser) -> None:
+    """`--scheduler`, for `scores_of`."""
+    parser.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="let the workers of a Dask cluster score, who must see the images by the same paths (tcp://HOST:8786)",
+    )
+
+
+def check_scheduler(args: argparse.Namespace) -> None:
+    """Raises ValueError for options that say nothing to a cluster."""
+    if args.scheduler and args.threads:
+        raise ValueError("--threads is of this machine; of a worker, say it to dask worker: --nthreads")
+
+
+def scores_of(
+    args: argparse.Namespace, one: Scorer, checkpoint: Checkpoint, images: Sequence[Any], **options: Any
+) -> Iterator[tuple[int, Score | Exception]]:
+    """(position, Score or exception) of every image, by this machine in their order, or by a cluster as they come.
+
+    one: made of that checkpoint
+    options: `progress`, which is told nothing by a cluster, and `prepare`, of `Scorer.map`
+    """
+    if not args.scheduler:
+        return enumerate(one.map(images, **options))
+    from musiq_ref.cluster import Model, score_on_cluster
+
+    model = Model.of(args.checkpoint, checkpoint, one)
+    return score_on_cluster(args.scheduler, model, images, options.get("prepare"))
 
 
 def _number_of(things: str) -> Callable[[str], int]:

@@ -9,16 +9,17 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from musiq_ref.image.decode import decode
 from musiq_ref.metrics import METRICS, evaluate, srcc
 from musiq_ref.pictures.distortions import DISTORTIONS
 from musiq_ref.pictures.synthetic import SyntheticExample
+from musiq_ref.scorers import Score
 from musiq_ref.training.datasets import Dataset, Example, shrink, split
 
 
@@ -97,32 +98,34 @@ def choose_parts(dataset: Dataset, splits: int = 0, index: int | None = None, ev
 
 
 def rate(
-    score_one: Callable[[Any], Any], examples: Iterable[Example], side: int = 0, max_pixels: int | None = None
+    scores: Callable[[list[Any], Callable[[np.ndarray], np.ndarray]], Iterable[tuple[int, Score | Exception]]],
+    examples: Iterable[Example],
+    side: int = 0,
 ) -> list[Rated]:
-    """Scores images one by one; what cannot be read or scored becomes a Rated with an error.
+    """Scores images; what cannot be read or scored becomes a Rated with an error.
 
-    score_one: as from `scoring.scorer`
+    scores: gives (position, Score or exception) for images and a function of their pixels, as `Scorer.map` takes them,
+        in any order
     side: see `shrink`
-    max_pixels: see `decode`
 
-    >>> from types import SimpleNamespace
+    >>> from musiq_ref.scoring import scorer
     >>> grey = Example(np.full((8, 8, 3), 9, np.uint8), (0.5, 0.0, 0.5), "grey")
-    >>> [one] = rate(lambda pixels: SimpleNamespace(value=pixels.mean()), [grey])
-    >>> one.target, one.score
-    (2.0, 9.0)
+    >>> [one] = rate(lambda images, prepare: enumerate(scorer("demo").map(images, prepare=prepare)), [grey])
+    >>> one.target, one.error
+    (2.0, '')
     """
+    examples = list(examples)
+    results = dict(scores([example.image for example in examples], partial(shrink, side=side)))
     rated = []
-    for example in examples:
-        votes, score, error = example.target, float("nan"), ""
+    for i, example in enumerate(examples):
+        votes, result, score, error = example.target, results[i], float("nan"), ""
         target = votes[0] if len(votes) == 1 else sum(k * share for k, share in enumerate(votes, start=1))
         name = str(example.image) if isinstance(example.image, Path) else example.group
-        try:
-            score = float(score_one(shrink(decode(example.image, max_pixels=max_pixels), side)).value)
+        if isinstance(result, Exception):
+            error = str(result) if name in str(result) else f"{name}: {result}"
+        else:
+            score = float(result.value)
             error = "" if math.isfinite(score) else f"{name}: its score is {score}; check the checkpoint"
-        except (ValueError, OSError) as problem:
-            error = str(problem) if name in str(problem) else f"{name}: {problem}"
-        except MemoryError:
-            error = f"{name}: too large for the memory of this machine; reduce it, or use another"
         rated.append(Rated(name, target, score, error, example.image))
     return rated
 

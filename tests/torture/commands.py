@@ -43,6 +43,7 @@ MODEL = "model.layers=1 model.width=8 model.mlp_width=8 model.heads=2 model.patc
 SETTINGS = f"{MODEL} epochs=2 epoch_images=4 batch=2 warmup=0 fit_to_images=false side=24 save_every=1"
 COMMANDS = {  # what the arguments need is made by `inputs`
     "score-csv": "score a.png b.png --checkpoint m.safetensors --csv out.csv",
+    "score-resume": "score a.png b.png --checkpoint m.safetensors --csv out.csv --resume",
     "score-html": "score a.png b.png --checkpoint m.safetensors --html out.html",
     "convert-npz": "convert m.safetensors out.npz --force",
     "convert": "convert m.npz out.safetensors --force",

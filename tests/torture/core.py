@@ -23,7 +23,7 @@ FINE = ("refused", "right")
 VERDICTS = (*FINE, "wrong", "crashed", "over")
 MEMORY = 2 * 2**30  # bytes more than a process had when it was started
 WAITING = 6  # times as long as it may compute, a case may wait
-CHUNKS = 12  # processes a kind, at least; each meets one of the twelve commands and runs it undisturbed once
+CHUNKS = 13  # processes a kind, at least; each meets one of the thirteen commands and runs it undisturbed once
 
 
 class Kind(NamedTuple):
