@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -19,6 +20,8 @@ from musiq_ref.model.gradient_by_team import patch_gradient
 from musiq_ref.model.parameters import Params, check_params
 from musiq_ref.scorers import NO_SCORE as NO_SCORE
 from musiq_ref.scorers import Score, Scorer
+
+log = logging.getLogger(__name__)
 
 
 def scorer(
