@@ -428,5 +428,5 @@ def test_recipes_have_the_published_numbers(name):
         assert s.config().max_native_patches == 512
         assert s.schedule == "cosine"
     else:
-        assert name.startswith("synthetic")
+        assert name in ("demo", "synthetic")
         assert recipe(name).config().scales == 3
