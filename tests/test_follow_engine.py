@@ -1,0 +1,83 @@
+"""The explorer's engine under Node.js, certified by the kit; and what the kit says of it with a fault in it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from musiq_ref.explorer import engine
+from musiq_ref.verify import make_fixture
+from musiq_ref.verify.adapters import run_command
+from musiq_ref.verify.comparison.climb import compare
+from musiq_ref.verify.comparison.suite import compare_suite
+from musiq_ref.verify.ladder.suite import make_suite
+
+NODE = shutil.which("node")
+pytestmark = pytest.mark.skipif(not NODE, reason="needs Node.js")
+PORT = Path(__file__).with_name("explorer_port.mjs")
+REQUIRED = [
+    "integers/*",
+    "layout",
+    "hash_index",
+    "pixels/*",
+    "patches",
+    "stem/*",
+    "patch_embedding",
+    "encoder/*",
+    "head/*",
+]
+REQUIRED += ["score", "gradient/*", "dparams/*"]
+
+
+@pytest.fixture(scope="session")
+def official(tmp_path_factory):
+    return make_fixture(tmp_path_factory.mktemp("follow") / "official", conventions="official")
+
+
+def computed(fixture, folder, source):
+    """The stages that an engine's source computes."""
+    script = folder / "engine.js"
+    script.write_text(source, encoding="utf-8")
+    return run_command(f'"{NODE}" "{PORT}" "{script}"', fixture)
+
+
+def without_simd(source):
+    return source.replace("new WebAssembly.Memory", "new Nothing")
+
+
+@pytest.mark.parametrize("source", [engine(), without_simd(engine())], ids=["WebAssembly", "JavaScript"])
+def test_the_kit_certifies_every_stage_and_gradient(official, tmp_path, source):
+    result = compare(official, computed(official, tmp_path, source), require=REQUIRED)
+    assert result.passed, str(result)
+
+
+@pytest.mark.parametrize("conventions", ["pyiqa", "paper"])
+def test_other_conventions_are_certified_too(conventions, tmp_path):
+    fixture = make_fixture(tmp_path / "fixture", conventions=conventions)
+    result = compare(fixture, computed(fixture, tmp_path, engine()), require=REQUIRED)
+    assert result.passed, str(result)
+
+
+@pytest.mark.long
+def test_pictures_of_all_shapes_are_certified(tmp_path):
+    suite = make_suite(tmp_path / "suite")
+    result = compare_suite(suite, {name: computed(fixture, tmp_path, engine()) for name, fixture in suite.items()})
+    assert result.passed, str(result)
+
+
+FAULTS = {  # a line of the engine: what stands there instead, the stage that differs first, and what the kit says
+    "eps = 1e-6)": ("eps = 1e-5)", "encoder/block_00/norm1", "LayerNorm with ε 1e-5"),
+    'tap("residual1", add(dz, dx))': ('tap("residual1", dx)', "gradient/encoder/block_01/residual1", "is missing"),
+}
+
+
+@pytest.mark.parametrize("line", FAULTS)
+def test_a_fault_planted_into_the_javascript_is_found_and_named(line, official, tmp_path):
+    wrong, stage, words = FAULTS[line]
+    source = engine()
+    assert source.count(line) == 1
+    result = compare(official, computed(official, tmp_path, source.replace(line, wrong)))
+    assert result.first.name == stage
+    assert words in str(result)
