@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
+import musiq_ref as mq
+from musiq_ref.checkpoint.native import config_to_json
 from musiq_ref.explorer import engine
-from musiq_ref.verify import make_fixture
+from musiq_ref.model.parameters import flatten
+from musiq_ref.verify import deterministic_params, make_fixture
 from musiq_ref.verify.adapters import run_command
 from musiq_ref.verify.comparison.climb import compare
 from musiq_ref.verify.comparison.suite import compare_suite
@@ -17,6 +22,7 @@ from musiq_ref.verify.ladder.suite import make_suite
 NODE = shutil.which("node")
 pytestmark = pytest.mark.skipif(not NODE, reason="needs Node.js")
 PORT = Path(__file__).with_name("explorer_port.mjs")
+TERMS = PORT.with_name("explorer_terms.mjs")
 REQUIRED = [
     "integers/*",
     "layout",
@@ -81,3 +87,22 @@ def test_a_fault_planted_into_the_javascript_is_found_and_named(line, official, 
     result = compare(official, computed(official, tmp_path, source.replace(line, wrong)))
     assert result.first.name == stage
     assert words in str(result)
+
+
+def test_the_terms_that_the_page_shows_add_up(tmp_path, rng):
+    config = mq.MusiqConfig.preset("tiny", longer_sides=(40,), patch_size=16, outputs=3)
+    weights = {
+        name: {"shape": value.shape, "data": value.ravel().tolist()}
+        for name, value in flatten(deterministic_params(config, 3, "float32"))
+    }
+    pixels = {"width": 50, "height": 34, "data": rng.integers(0, 256, 50 * 34 * 4).tolist()}
+    given = json.dumps({"weights": weights, "config": json.loads(config_to_json(config)), "pixels": pixels})
+    (tmp_path / "engine.js").write_text(engine(), encoding="utf-8")
+    done = subprocess.run(
+        [NODE, str(TERMS), str(tmp_path / "engine.js")], input=given, capture_output=True, text=True, check=True
+    )
+    answer = json.loads(done.stdout)
+    assert len({one["rule"] for one in answer["found"]}) == answer["rules"]
+    assert [one for one in answer["found"] if one["error"] > 2e-5 * one["size"] + 1e-7] == []
+    for file, line in answer["source"].values():
+        assert line in (Path(mq.__file__).parent / file).read_text(encoding="utf-8")
