@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 
-ENGINE = ("product", "ops", "convolution", "image", "stem", "encoder", "musiq", "session", "terms", "terms_back")
+ENGINE = ("product", "ops", "convolution", "image", "stem", "encoder", "musiq", "session", "terms", "terms_back", "maps", "worker")
 """The files of engine/, each after those that it uses."""
 
 

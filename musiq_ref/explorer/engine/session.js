@@ -156,5 +156,5 @@ function session(params, config) {
 
   const names = () => [...values.keys()];
   return { load, score, stage, gradient, parameter_gradients, names, params, config,
-    get pixels() { return pixels; }, get changes() { return run.changes; }, get tokens() { return run.tokens; }, get expected() { return run.expected; } };
+    source_of: (token) => token_sources[token], get pixels() { return pixels; }, get changes() { return run.changes; }, get tokens() { return run.tokens; }, get expected() { return run.expected; } };
 }

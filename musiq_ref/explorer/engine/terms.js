@@ -77,8 +77,8 @@ const FORWARD = [
     terms: linear_terms(row_of(reshape(m.stage("stem/output"), m.tokens.hash_index.length, m.params.patch_embedding.kernel.shape[0]), n),
       m.params.patch_embedding.kernel, m.params.patch_embedding.bias, j) })],
   [/^spatial_embedding$/, (m, _, [, n, j]) => ({ formula: "E_p + T[hash]", equation: "Eq. 2, E_HSE", source: SOURCE.add_rows, terms: [
-    term(`E_p[${j}]`, row_of(m.stage("patch_embedding"), n)[j]),
-    term(`T[${m.tokens.hash_index[n]}, ${j}]`, row_of(m.stage("spatial_embedding"), n)[j] - row_of(m.stage("patch_embedding"), n)[j])] })],
+    term(`E_p[${j}]`, row_of(m.stage("patch_embedding"), m.source_of(n))[j]),
+    term(`T[${m.tokens.hash_index[n]}, ${j}]`, row_of(m.stage("spatial_embedding"), n)[j] - row_of(m.stage("patch_embedding"), m.source_of(n))[j])] })],
   [/^scale_embedding$/, (m, _, [, n, j]) => ({ formula: "E_p + E_HSE + S[scale]", equation: "Eq. 2, E_SCE", source: SOURCE.add_rows, terms: [
     term(`(E_p + E_HSE)[${j}]`, row_of(m.stage("spatial_embedding"), n)[j]),
     term(`S[${m.tokens.scale_index[n]}, ${j}]`, row_of(m.stage("scale_embedding"), n)[j] - row_of(m.stage("spatial_embedding"), n)[j])] })],

@@ -42,7 +42,7 @@ const BACKWARD = [
   [/^(encoder\/block_\d+)\/attention\/out$/, (m, [, b], [, n, j]) => ({ formula: "a sum hands its gradient on", equation: "Eq. 3, backward",
     source: SOURCE.residual1_back, terms: [term("d residual1", row_of(m.gradient(`${b}/residual1`), n)[j])] })],
   [/^(encoder\/block_\d+)\/attention\/heads$/, (m, [, b], [, h, n, d]) => ({ formula: "dSA = dy·U_mᵀ", equation: "Eq. 9, backward", source: SOURCE.linear_back,
-    terms: linear_back_terms(row_of(m.gradient(`${b}/attention/out`), n), params_at(m, b).attention.out.kernel, h * (m.config.width / m.config.heads) + d) })],
+    terms: m.changes.heads.includes(`${b.slice(8)}/${h}`) ? [] : linear_back_terms(row_of(m.gradient(`${b}/attention/out`), n), params_at(m, b).attention.out.kernel, h * (m.config.width / m.config.heads) + d) })],
   [/^(encoder\/block_\d+)\/attention\/value$/, (m, [, b], [, h, k, d]) => {
     const weights = m.stage(`${b}/attention/weights`), dheads = m.gradient(`${b}/attention/heads`), N = weights.shape[2];
     return { formula: "dV = Aᵀ·dSA", equation: "Eq. 8, backward", source: SOURCE.value_back, terms: Array.from({ length: N }, (_, q) =>
@@ -75,7 +75,7 @@ const BACKWARD = [
   [/^stem\/output$/, (m, _, place) => {
     const [n, ...rest] = place, shape = m.stage("stem/output").shape.slice(1), i = rest.reduce((at, index, axis) => at * shape[axis] + index, 0);
     return { formula: "dfeatures = dE_p·Wᵀ", equation: "Eq. 1, backward", source: SOURCE.linear_back,
-      terms: linear_back_terms(row_of(m.gradient("patch_embedding"), n), m.params.patch_embedding.kernel, i) };
+      terms: linear_back_terms(row_of(m.gradient("patch_embedding"), m.source_of(n)), m.params.patch_embedding.kernel, i) };
   }],
   [/^patches$/, (m, _, [, n, row, column, channel]) => {
     if (m.config.stem === "linear") return { formula: "the linear stem hands its gradient on", equation: "Eq. 1, backward", source: SOURCE.linear_back, terms: [] };

@@ -1,0 +1,74 @@
+// The engine's end of the conversation with the page: {id, call, args} comes, {id, result} or {id, error} goes back.
+"use strict";
+
+/** Weights as the page carries them: float16, one after the other, as base64. */
+function read_weights(index, base64) {
+  const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0)), halves = new Uint16Array(bytes.buffer);
+  const weights = {};
+  let at = 0;
+  for (const [name, shape] of Object.entries(index)) {
+    weights[name] = array(shape, Float32Array.from(halves.subarray(at, at + size_of(shape)), from_half));
+    at += size_of(shape);
+  }
+  return weights;
+}
+
+/** The number that a float16's 16 bits stand for. */
+function from_half(bits) {
+  const sign = bits & 0x8000 ? -1 : 1, exponent = (bits >> 10) & 31, fraction = bits & 1023;
+  return sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : (2 ** -14 * fraction) / 1024);
+}
+
+const loaded = { trained: null, shuffled: null };
+let latest = null;
+
+const CALLS = {
+  open({ index, base64, config }) {
+    loaded.trained = session(nest(read_weights(index, base64)), config);
+    return { how: scratch.how };
+  },
+  load(pixels) {
+    const model = loaded.trained, start = performance.now(), score = model.load(pixels);
+    latest = pixels;
+    return { score, milliseconds: performance.now() - start, ...facts(model) };
+  },
+  score(changes) {
+    return { score: loaded.trained.score(changes), ...facts(loaded.trained) };
+  },
+  stage: (name) => loaded.trained.stage(name),
+  gradient: (name) => loaded.trained.gradient(name),
+  names: () => loaded.trained.names(),
+  explain: ({ name, flat, back }) => explain(loaded.trained, name, flat, back),
+  params: (path) => params_at(loaded.trained, path),
+  rollout: () => rollout(loaded.trained),
+  /** Rollout, gradient and occlusion of the model, or of its weights shuffled. */
+  doubt({ which, side }, progress) {
+    if (which === "shuffled") {
+      const model = (loaded.shuffled = session(shuffled(loaded.trained.params), loaded.trained.config));
+      model.load(latest);
+    }
+    const model = loaded[which], score = model.score(), regions = coarse_regions(model.tokens.scales, side);
+    const maps = { rollout: rollout(model), gradient: gradient_strength(model) }, fall = {};
+    for (const one of occlusion(model, regions)) {
+      fall[one.region] = one.fall;
+      progress(Object.keys(fall).length / one.of);
+    }
+    loaded.shuffled = null;
+    return { score, ...maps, occlusion: Float32Array.from(regions, (region) => fall[region]) };
+  },
+};
+
+/** What the page shows of a run besides numbers it asks for. */
+function facts({ tokens, expected }) {
+  const { scales, hash_index, scale_index, mask } = tokens;
+  return { scales, hash_index, scale_index, mask, distribution: expected.distribution && [...expected.distribution.data] };
+}
+
+if (typeof onmessage !== "undefined")
+  onmessage = ({ data: { id, call, args } }) => {
+    try {
+      postMessage({ id, result: CALLS[call](args, (share) => postMessage({ id, progress: share })) });
+    } catch (error) {
+      postMessage({ id, error: error.message });
+    }
+  };
