@@ -5,10 +5,49 @@ engine/ computes, beside ops/, image/ and model/, with their names; page/ shows.
 
 from __future__ import annotations
 
+import base64
+import html
+import io
+import json
 from importlib.resources import files
+from typing import Any
 
-ENGINE = ("product", "ops", "convolution", "image", "stem", "encoder", "musiq", "session", "terms", "terms_back", "maps", "worker")
-"""The files of engine/, each after those that it uses."""
+import numpy as np
+from PIL import Image
+
+from musiq_ref.checkpoint import Checkpoint
+from musiq_ref.checkpoint.native import config_to_json
+from musiq_ref.config import MusiqConfig
+from musiq_ref.image.decode import ImageLike, decode
+from musiq_ref.model.parameters import Params, flatten, map_params
+from musiq_ref.outputs import GENERATOR
+
+ENGINE = ("product", "ops", "convolution", "image", "stem", "encoder", "musiq", "session")
+ENGINE += ("terms", "terms_back", "maps", "worker")
+PAGE = (
+    "dom",
+    "picture",
+    "strip",
+    "visuals",
+    "attention",
+    "stations",
+    "predict",
+    "doubt",
+    "spoil",
+    "export",
+    "app",
+    "frame",
+)
+"""The files of engine/ and page/, each after those that it uses."""
+
+MOST_PIXELS = 240_000  # larger photographs are reduced: a browser computes so many in about a second
+MOST_WEIGHTS = 60_000_000  # as base64 of float16 they are 160 MB
+EXAMPLES = ("cat", "flower", "rocket")
+KNOWN = {
+    "layers", "width", "mlp_width", "heads", "outputs", "patch_size", "grid_size", "longer_sides", "native",
+    "max_native_patches", "spatial", "scale_embedding", "stem", "conventions",
+}  # fmt: skip
+"""Fields of MusiqConfig that the engine computes; others must have their defaults."""
 
 
 def source(folder: str, name: str) -> str:
@@ -27,3 +66,122 @@ def engine() -> str:
     True
     """
     return "\n".join(source("engine", f"{name}.js") for name in ENGINE)
+
+
+def page_params(params: Params) -> Params:
+    """The parameters as the page computes with them: rounded to float16, in float32.
+
+    Raises ValueError for a parameter that float16 cannot hold.
+
+    >>> page_params({"head": {"bias": np.array([0.1])}})["head"]["bias"]
+    array([0.09997559], dtype=float32)
+    """
+    with np.errstate(over="ignore"):
+        rounded = map_params(lambda a: np.asarray(a).astype(np.float16).astype(np.float32), params)
+    for name, value in flatten(rounded):
+        if not np.isfinite(value).all():
+            raise ValueError(f"{name} has values that float16 cannot hold; this checkpoint does not fit into a page")
+    return rounded
+
+
+def page(image: ImageLike, checkpoint: Checkpoint, name: str = "the photograph") -> str:
+    """The page as a string of HTML without links to anything outside it.
+
+    image: whatever `decode` reads; reduced where it has more than MOST_PIXELS
+    checkpoint: the model
+    name: the photograph's, for the title
+
+    Raises ImageError for what is no image, ValueError for a model that the page cannot compute.
+
+    >>> import musiq_ref as mq
+    >>> config = mq.MusiqConfig.preset("tiny")
+    >>> checkpoint = mq.Checkpoint(mq.verify.deterministic_params(config, seed=1), config, "native", None)
+    >>> text = page(np.zeros((60, 80, 3), np.uint8), checkpoint, "black.png")
+    >>> "black.png" in text, "http://" in text.replace("http://www.w3.org/2000/svg", "")
+    (True, False)
+    """
+    _check(checkpoint)
+    pixels, note = _reduced(decode(image))
+    weights = dict(flatten(page_params(checkpoint.params)))
+    photographs = [{"name": name, "source": _address(pixels, "PNG")}]
+    photographs += [{"name": one, "source": _address(_example(one), "JPEG")} for one in EXAMPLES]
+    model = {
+        "config": json.loads(config_to_json(checkpoint.config)),
+        "index": {path: value.shape for path, value in weights.items()},
+        "about": {"note": note, "most_pixels": MOST_PIXELS},
+        "photographs": photographs,
+    }
+    halves = b"".join(value.astype("<f2").tobytes() for value in weights.values())
+    parts = {
+        "<!-- generator -->": GENERATOR,
+        "<!-- title -->": html.escape(f"Follow a patch: {name}"),
+        "<!-- model -->": html.escape(_model_words(checkpoint)),
+        "<!-- about -->": _about(checkpoint),
+        "/* style */": source("page", "style.css"),
+        "/* model */": json.dumps(model).replace("<", "\\u003c"),
+        "/* weights */": base64.b64encode(halves).decode(),
+        "/* engine */": engine(),
+        "/* page */": "\n".join(source("page", f"{part}.js") for part in PAGE),
+    }
+    text = source("page", "page.html")
+    for place, part in parts.items():
+        before, after = text.split(place)
+        text = before + part + after
+    return text
+
+
+def _check(checkpoint: Checkpoint) -> None:
+    default = MusiqConfig()
+    for field, value in checkpoint.config.to_dict().items():
+        if field not in KNOWN and value != default.to_dict()[field]:
+            raise ValueError(f"the page cannot compute a model with {field}={value!r}; musiq_ref in Python does")
+    if _parameters(checkpoint) > MOST_WEIGHTS:
+        raise ValueError(
+            f"this model has {_parameters(checkpoint):,} parameters; a page takes up to {MOST_WEIGHTS:,}, use a smaller model"
+        )
+
+
+def _parameters(checkpoint: Checkpoint) -> int:
+    return sum(value.size for _, value in flatten(checkpoint.params))
+
+
+def _reduced(pixels: np.ndarray) -> tuple[np.ndarray, str]:
+    """8-bit pixels, at most MOST_PIXELS of them, and what the reader is told about that."""
+    if pixels.dtype != np.uint8:
+        pixels = np.rint(255 * pixels.clip(0, 1)).astype(np.uint8)
+    height, width = pixels.shape[:2]
+    share = (MOST_PIXELS / (height * width)) ** 0.5
+    if share >= 1:
+        return pixels, f"{width}×{height} pixels."
+    size = max(1, int(width * share)), max(1, int(height * share))
+    note = f"Reduced from {width}×{height} to {size[0]}×{size[1]}: the score is that of the reduced picture."
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)), note
+
+
+def _example(name: str) -> np.ndarray:
+    photograph = Image.open(io.BytesIO((files("musiq_ref") / "data" / "photographs" / f"{name}.png").read_bytes()))
+    photograph.thumbnail((288, 288))
+    return np.asarray(photograph.convert("RGB"))
+
+
+def _address(pixels: np.ndarray, kind: str) -> str:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, **({"quality": 92} if kind == "JPEG" else {"optimize": True}))
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _model_words(checkpoint: Checkpoint) -> str:
+    config: Any = checkpoint.config
+    return f"MUSIQ, {config.layers} blocks of width {config.width}, {_parameters(checkpoint):,} parameters, live in this page"
+
+
+def _about(checkpoint: Checkpoint) -> str:
+    words = "Computed here, in your browser; nothing leaves it. Weights rounded to float16. Written by musiq_ref. "
+    if checkpoint.format == "deterministic":
+        words += "<strong>These weights were never trained: the score means nothing.</strong> "
+    if checkpoint.bundled:
+        words += (
+            "The bundled model learned how much a picture was spoilt by synthetic distortions; it does not know what "
+            "people like. "
+        )
+    return words + "Keys: ← → next station, r forwards and backwards; on the photograph the arrows move the patch."

@@ -122,6 +122,22 @@ function session(params, config) {
     return found.get(name);
   }
 
+  /** A stage of the stem, or the gradient to it, for one patch alone: every patch goes through it by itself. */
+  function of_patch(name, token, back = false) {
+    const found = new Map(), tap = (part, x) => keep(found, (other) => other === name)(`stem/${part}`, x);
+    const { kernels } = embedded.cache.stem, patch = some(reshape(tokens.patches, ...tokens.patches.shape.slice(1)), token, 1);
+    const [y, cache] = stem(patch, kernels, params.stem, back ? (part, x) => x : tap);
+    if (back) {
+      const dx = some(reshape(gradient("patch_embedding"), ...gradient("patch_embedding").shape.slice(1)), token_sources.indexOf(token), 1);
+      const { kernel, bias } = params.patch_embedding, [, { x }] = linear(reshape(y, 1, kernel.shape[0]), kernel, bias);
+      const dy = reshape(linear_backward(dx, { x, kernel }, false)[0], ...y.shape);
+      if (name === "stem/output") return dy;
+      stem_backward(dy, cache, null, tap);
+    }
+    if (!found.has(name)) throw new Error(`no stage is called ${name}`);
+    return found.get(name);
+  }
+
   /** The gradients to all parameters, nested as those are. */
   function parameter_gradients() {
     return go_back(() => false, true).params;
@@ -155,6 +171,6 @@ function session(params, config) {
   }
 
   const names = () => [...values.keys()];
-  return { load, score, stage, gradient, parameter_gradients, names, params, config,
-    source_of: (token) => token_sources[token], get pixels() { return pixels; }, get changes() { return run.changes; }, get tokens() { return run.tokens; }, get expected() { return run.expected; } };
+  return { load, score, stage, gradient, of_patch, parameter_gradients, names, params, config,
+    source_of: (token) => token_sources[token], place_of: (token) => token_sources.indexOf(token), get pixels() { return pixels; }, get changes() { return run.changes; }, get tokens() { return run.tokens; }, get expected() { return run.expected; } };
 }

@@ -72,9 +72,28 @@ const input_of = (i) => (i === 0 ? "encoder/input" : `encoder/block_${String(i -
 const block_at = (i) => `encoder/block_${String(i).padStart(2, "0")}`;
 const params_at = (m, path) => path.split("/").reduce((at, part) => at[part], m.params);
 
+/** The terms of one value of a patch: of the photograph itself, or of the taps of the filter that resized it. */
+function pixel_terms(m, n, row, column, c) {
+  const { scales } = m.tokens, P = m.config.patch_size, { width, height, data } = m.pixels;
+  const scale = scales.find(({ start, kept }) => n >= start && n < start + kept), index = n - scale.start;
+  const y = Math.floor(index / scale.columns) * P + row - same_padding(scale.height, P, P)[0];
+  const x = (index % scale.columns) * P + column - same_padding(scale.width, P, P)[0];
+  if (y < 0 || x < 0 || y >= scale.height || x >= scale.width) return [term("padding", 0)];
+  const u = (i, j) => data[4 * (i * width + j) + c], { resize: kind } = m.config.conventions;
+  if (!scale.longer_side || (kind === "bicubic" && scale.height === height && scale.width === width))
+    return [term(`2·${u(y, x)}/255`, (2 * u(y, x)) / 255), term("−1", -1)];
+  const rows = TAPS[kind](height, scale.height)[y], columns = TAPS[kind](width, scale.width)[x];
+  return rows.flatMap(([i, a]) => columns.map(([j, b]) => term(`pixel ${i},${j}`, a * b * ((2 * u(i, j)) / 255 - 1), a * b, (2 * u(i, j)) / 255 - 1)));
+}
+
 const FORWARD = [
+  [/^patches$/, (m, _, [, n, row, column, c]) => {
+    const terms = pixel_terms(m, n, row, column, c), itself = terms.length === 2;
+    return { formula: itself ? "x = 2·u/255 − 1" : "Σ weight·pixel of the photograph around it", equation: "pixels and resize",
+      source: itself ? SOURCE.normalize : SOURCE.resize, terms };
+  }],
   [/^patch_embedding$/, (m, _, [, n, j]) => ({ formula: "E_p = features·W + b", equation: "Eq. 1", source: SOURCE.linear,
-    terms: linear_terms(row_of(reshape(m.stage("stem/output"), m.tokens.hash_index.length, m.params.patch_embedding.kernel.shape[0]), n),
+    terms: linear_terms(m.config.stem === "linear" ? row_of(reshape(m.stage("patches"), m.tokens.hash_index.length, m.params.patch_embedding.kernel.shape[0]), n) : m.of_patch("stem/output", n).data,
       m.params.patch_embedding.kernel, m.params.patch_embedding.bias, j) })],
   [/^spatial_embedding$/, (m, _, [, n, j]) => ({ formula: "E_p + T[hash]", equation: "Eq. 2, E_HSE", source: SOURCE.add_rows, terms: [
     term(`E_p[${j}]`, row_of(m.stage("patch_embedding"), m.source_of(n))[j]),

@@ -73,20 +73,20 @@ const BACKWARD = [
   [/^(scale|spatial|patch)_embedding$/, (m, [name], [, n, j]) => ({ formula: "a sum hands its gradient on", equation: "Eq. 2, backward", source: SOURCE.add_rows,
     terms: [term("d encoder input", row_of(m.gradient("encoder/input"), n + 1)[j])] })],
   [/^stem\/output$/, (m, _, place) => {
-    const [n, ...rest] = place, shape = m.stage("stem/output").shape.slice(1), i = rest.reduce((at, index, axis) => at * shape[axis] + index, 0);
+    const [n, ...rest] = place, shape = [m.config.patch_size / 4, m.config.patch_size / 4, 256], i = rest.reduce((at, index, axis) => at * shape[axis] + index, 0);
     return { formula: "dfeatures = dE_p·Wᵀ", equation: "Eq. 1, backward", source: SOURCE.linear_back,
-      terms: linear_back_terms(row_of(m.gradient("patch_embedding"), m.source_of(n)), m.params.patch_embedding.kernel, i) };
+      terms: linear_back_terms(row_of(m.gradient("patch_embedding"), m.place_of(n)), m.params.patch_embedding.kernel, i) };
   }],
   [/^patches$/, (m, _, [, n, row, column, channel]) => {
     if (m.config.stem === "linear") return { formula: "the linear stem hands its gradient on", equation: "Eq. 1, backward", source: SOURCE.linear_back, terms: [] };
-    const P = m.config.patch_size, half = Math.ceil(P / 2), dconv = m.gradient("stem/conv_root"), before = same_padding(P, 7, 2)[0], terms = [];
+    const P = m.config.patch_size, half = Math.ceil(P / 2), dconv = m.of_patch("stem/conv_root", n, true), before = same_padding(P, 7, 2)[0], terms = [];
     const [kernel] = standardize(m.params.stem.conv_root.kernel, m.config.conventions.weight_std_ddof);
     for (let i = 0; i < half; i++)
       for (let j = 0; j < half; j++) {
         const a = row - 2 * i + before, b = column - 2 * j + before;
         if (a < 0 || a > 6 || b < 0 || b > 6) continue;
-        const w = kernel.data.subarray(((a * 7 + b) * 3 + channel) * 64), d = dconv.data.subarray(((n * half + i) * half + j) * 64);
-        for (let o = 0; o < 64; o++) terms.push(term(`window ${i},${j}, filter ${o}`, d[o] * w[o], d[o], w[o]));
+        const w = kernel.data.subarray(((a * 7 + b) * 3 + channel) * 64), d = dconv.data.subarray((i * half + j) * 64);
+        for (let o = 0; o < 64; o++) terms.push(term(`window ${i},${j} · filter ${o}`, d[o] * w[o], d[o], w[o]));
       }
     return { formula: "every window that saw this pixel: Σ dy·ŵ", equation: "stem, backward", source: SOURCE.conv_back, terms };
   }],
@@ -98,15 +98,26 @@ const BACKWARD = [
   }],
 ];
 
+/** Where a flat index lies in a stage, and the value there; of the stem, only one patch is computed. */
+function locate(model, name, flat, back) {
+  if (name.startsWith("stem/")) {
+    const one = size_of(model.of_patch(name, 0).shape), token = Math.floor(flat / one), { shape: [, ...rest], data } = model.of_patch(name, token, back);
+    const shape = [model.tokens.hash_index.length, ...rest];
+    return { place: unravel(flat, shape), value: data[flat - token * one], shape };
+  }
+  const { shape, data } = back ? model.gradient(name) : model.stage(name);
+  return { place: unravel(flat, shape), value: data[flat], shape };
+}
+
 /** {value, formula, equation, source, shape, terms, rest}: the largest terms first, the others together.
  *  flat: the index into the stage's numbers;  back: the gradient to it instead */
 function explain(model, name, flat, back = false, most = 10) {
-  const x = back ? model.gradient(name) : model.stage(name), place = unravel(flat, x.shape), value = x.data[flat];
+  const { place, value, shape } = locate(model, name, flat, back);
   const [pattern, rule] = (back ? BACKWARD : FORWARD).find(([names]) => names.test(name)) ?? [];
-  if (!rule) return { name, place, value, shape: x.shape, formula: "", equation: "", source: null, terms: [], rest: null };
+  if (!rule) return { name, place, value, shape, formula: "", equation: "", source: null, terms: [], rest: null };
   const { terms, ...about } = rule(model, pattern.exec(name), place);
   const sorted = [...terms].sort((a, b) => Math.abs(b.value) - Math.abs(a.value)), others = sorted.slice(most);
   const sum = (list) => list.reduce((total, { value }) => total + value, 0);
-  return { name, place, value, shape: x.shape, ...about, terms: sorted.slice(0, most), count: terms.length, total: sum(terms),
+  return { name, place, value, shape, ...about, terms: sorted.slice(0, most), count: terms.length, total: sum(terms),
     rest: others.length ? { count: others.length, value: sum(others) } : null };
 }

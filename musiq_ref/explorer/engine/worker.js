@@ -37,10 +37,22 @@ const CALLS = {
   },
   stage: (name) => loaded.trained.stage(name),
   gradient: (name) => loaded.trained.gradient(name),
+  /** Some numbers of a stage or gradient, without all the others. */
+  slice({ name, start, count, back }) {
+    const { shape, data } = back ? loaded.trained.gradient(name) : loaded.trained.stage(name);
+    return { shape, data: data.slice(start, start + count) };
+  },
+  of_patch: ({ name, token, back }) => loaded.trained.of_patch(name, token, back),
+  /** Of every token (or row): the length of its vector. */
+  norms({ name, back }) {
+    const { shape, data } = back ? loaded.trained.gradient(name) : loaded.trained.stage(name), one = data.length / shape[1];
+    return Float32Array.from({ length: shape[1] }, (_, n) => Math.hypot(...data.subarray(n * one, (n + 1) * one)));
+  },
   names: () => loaded.trained.names(),
   explain: ({ name, flat, back }) => explain(loaded.trained, name, flat, back),
   params: (path) => params_at(loaded.trained, path),
   rollout: () => rollout(loaded.trained),
+  strength: () => gradient_strength(loaded.trained),
   /** Rollout, gradient and occlusion of the model, or of its weights shuffled. */
   doubt({ which, side }, progress) {
     if (which === "shuffled") {
