@@ -8,6 +8,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,6 +20,14 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 FLAGS = ["--headless=new", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
 FLAGS += ["--no-first-run", "--disable-extensions", "--disable-background-networking", "--force-color-profile=srgb"]
 
+AS_3_AND_4 = """
+import fcntl, os, sys
+pipes = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3]]
+for pipe, number in zip(pipes, (3, 4)):
+    os.dup2(pipe, number)
+os.execv(sys.argv[3], sys.argv[3:])
+"""  # the file descriptors at which Chromium listens and answers
+
 
 class Browser:
     """One tab. What the page requests and complains of is collected in `requests` and `complaints`."""
@@ -29,7 +38,7 @@ class Browser:
         self.reads, self.writes, self.left, self.number = from_it, to_us, b"", 0
         command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={self.folder}", "about:blank"]
         self.process = subprocess.Popen(
-            ["sh", "-c", f'exec "$@" 3<&{from_us} 4>&{to_it}', "sh", *command],
+            [sys.executable, "-c", AS_3_AND_4, str(from_us), str(to_it), *command],
             pass_fds=(from_us, to_it),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -44,12 +53,13 @@ class Browser:
         self.session = self.send("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.send(f"{domain}.enable")
+        self.send("Emulation.setFocusEmulationEnabled", enabled=True)
 
     def close(self) -> None:
         """Ends the browser, and removes what it wrote."""
         os.close(self.writes)
         self.process.terminate()
-        self.process.wait(20)
+        self.process.wait(30)
         os.close(self.reads)
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -10,7 +10,6 @@ import html
 import io
 import json
 from importlib.resources import files
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -19,7 +18,7 @@ from musiq_ref.checkpoint import Checkpoint
 from musiq_ref.checkpoint.native import config_to_json
 from musiq_ref.config import MusiqConfig
 from musiq_ref.image.decode import ImageLike, decode
-from musiq_ref.model.parameters import Params, flatten, map_params
+from musiq_ref.model.parameters import Params, flatten, nest
 from musiq_ref.outputs import GENERATOR
 
 ENGINE = ("product", "ops", "convolution", "image", "stem", "encoder", "musiq", "session")
@@ -41,6 +40,7 @@ PAGE = (
 """The files of engine/ and page/, each after those that it uses."""
 
 MOST_PIXELS = 240_000  # larger photographs are reduced: a browser computes so many in about a second
+ROOM = 1_900_000  # bytes of weights; as base64 they are a third more, and the page stays below 3 MB
 MOST_WEIGHTS = 60_000_000  # as base64 of float16 they are 160 MB
 EXAMPLES = ("cat", "flower", "rocket")
 KNOWN = {
@@ -69,19 +69,28 @@ def engine() -> str:
 
 
 def page_params(params: Params) -> Params:
-    """The parameters as the page computes with them: rounded to float16, in float32.
+    """The parameters as the page computes with them, in float32: all of them, if they fit into ROOM bytes; else the
+    largest arrays are rounded to float16.
 
     Raises ValueError for a parameter that float16 cannot hold.
 
     >>> page_params({"head": {"bias": np.array([0.1])}})["head"]["bias"]
-    array([0.09997559], dtype=float32)
+    array([0.1], dtype=float32)
     """
-    with np.errstate(over="ignore"):
-        rounded = map_params(lambda a: np.asarray(a).astype(np.float16).astype(np.float32), params)
-    for name, value in flatten(rounded):
-        if not np.isfinite(value).all():
+    return nest({name: value.astype(np.float32) for name, value in _packed(params).items()})
+
+
+def _packed(params: Params) -> dict[str, np.ndarray]:
+    """By name, in float32 or float16, the smallest first: rounding the few small ones costs the score most."""
+    flat = dict(sorted(flatten(params), key=lambda item: item[1].size))
+    room, packed = ROOM - 2 * sum(value.size for value in flat.values()), {}
+    for name, value in flat.items():
+        room -= 2 * value.size
+        with np.errstate(over="ignore"):
+            packed[name] = np.asarray(value, np.float32).astype("<f4" if room >= 0 else "<f2")
+        if not np.isfinite(packed[name]).all():
             raise ValueError(f"{name} has values that float16 cannot hold; this checkpoint does not fit into a page")
-    return rounded
+    return packed
 
 
 def page(image: ImageLike, checkpoint: Checkpoint, name: str = "the photograph") -> str:
@@ -102,24 +111,27 @@ def page(image: ImageLike, checkpoint: Checkpoint, name: str = "the photograph")
     """
     _check(checkpoint)
     pixels, note = _reduced(decode(image))
-    weights = dict(flatten(page_params(checkpoint.params)))
+    weights = _packed(checkpoint.params)
     photographs = [{"name": name, "source": _address(pixels, "PNG")}]
     photographs += [{"name": one, "source": _address(_example(one), "JPEG")} for one in EXAMPLES]
     model = {
         "config": json.loads(config_to_json(checkpoint.config)),
-        "index": {path: value.shape for path, value in weights.items()},
+        "index": {path: [value.shape, value.dtype.itemsize] for path, value in weights.items()},
         "about": {"note": note, "most_pixels": MOST_PIXELS},
         "photographs": photographs,
     }
-    halves = b"".join(value.astype("<f2").tobytes() for value in weights.values())
+    halves = [path for path, value in weights.items() if value.dtype.itemsize == 2]
+    rounded = (
+        f"The largest {len(halves)} of {len(weights)} arrays of weights are rounded to float16. " if halves else ""
+    )
     parts = {
         "<!-- generator -->": GENERATOR,
         "<!-- title -->": html.escape(f"Follow a patch: {name}"),
         "<!-- model -->": html.escape(_model_words(checkpoint)),
-        "<!-- about -->": _about(checkpoint),
+        "<!-- about -->": _about(checkpoint, rounded),
         "/* style */": source("page", "style.css"),
         "/* model */": json.dumps(model).replace("<", "\\u003c"),
-        "/* weights */": base64.b64encode(halves).decode(),
+        "/* weights */": base64.b64encode(b"".join(value.tobytes() for value in weights.values())).decode(),
         "/* engine */": engine(),
         "/* page */": "\n".join(source("page", f"{part}.js") for part in PAGE),
     }
@@ -137,7 +149,8 @@ def _check(checkpoint: Checkpoint) -> None:
             raise ValueError(f"the page cannot compute a model with {field}={value!r}; musiq_ref in Python does")
     if _parameters(checkpoint) > MOST_WEIGHTS:
         raise ValueError(
-            f"this model has {_parameters(checkpoint):,} parameters; a page takes up to {MOST_WEIGHTS:,}, use a smaller model"
+            f"this model has {_parameters(checkpoint):,} parameters, and a page takes {MOST_WEIGHTS:,} at most; "
+            "use a smaller model"
         )
 
 
@@ -171,12 +184,12 @@ def _address(pixels: np.ndarray, kind: str) -> str:
 
 
 def _model_words(checkpoint: Checkpoint) -> str:
-    config: Any = checkpoint.config
-    return f"MUSIQ, {config.layers} blocks of width {config.width}, {_parameters(checkpoint):,} parameters, live in this page"
+    blocks, width, count = checkpoint.config.layers, checkpoint.config.width, _parameters(checkpoint)
+    return f"MUSIQ, {blocks} blocks of width {width}, {count:,} parameters, live in this page"
 
 
-def _about(checkpoint: Checkpoint) -> str:
-    words = "Computed here, in your browser; nothing leaves it. Weights rounded to float16. Written by musiq_ref. "
+def _about(checkpoint: Checkpoint, rounded: str) -> str:
+    words = f"Computed here, in your browser; nothing leaves it. {rounded}Written by musiq_ref. "
     if checkpoint.format == "deterministic":
         words += "<strong>These weights were never trained: the score means nothing.</strong> "
     if checkpoint.bundled:

@@ -1,14 +1,15 @@
 // The engine's end of the conversation with the page: {id, call, args} comes, {id, result} or {id, error} goes back.
 "use strict";
 
-/** Weights as the page carries them: float16, one after the other, as base64. */
+/** Weights as the page carries them: float32, then float16, one array after the other, as base64.
+ *  index: {name: [shape, bytes a value]} */
 function read_weights(index, base64) {
-  const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0)), halves = new Uint16Array(bytes.buffer);
-  const weights = {};
+  const { buffer } = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0)), weights = {};
   let at = 0;
-  for (const [name, shape] of Object.entries(index)) {
-    weights[name] = array(shape, Float32Array.from(halves.subarray(at, at + size_of(shape)), from_half));
-    at += size_of(shape);
+  for (const [name, [shape, bytes]] of Object.entries(index)) {
+    const count = size_of(shape);
+    weights[name] = array(shape, bytes === 4 ? new Float32Array(buffer, at, count) : Float32Array.from(new Uint16Array(buffer, at, count), from_half));
+    at += bytes * count;
   }
   return weights;
 }

@@ -108,7 +108,7 @@ async function render() {
   find("panel").replaceChildren(...panel);
   if (document.activeElement === document.body && focused) [...find("panel").querySelectorAll("button, input")].find((e) => (e.id || e.textContent) === focused)?.focus();
   if (["follow", "reverse"].includes(state.view)) show_first();
-  document.body.dataset.ready = location.hash;
+  Object.assign(document.body.dataset, { ready: location.hash, drawn: mine });
 }
 
 /** The card tells of something at once: of the largest number of the last strip, or of the middle of the patch. */

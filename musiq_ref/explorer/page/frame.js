@@ -17,6 +17,8 @@ function render_frame() {
     const blocks = h("li", { class: "blocks" }, h("span", {}, "block"), ...Array.from({ length: config.layers }, (_, i) => h("button", { class: "pill", "aria-label": `block ${i + 1}`, "aria-pressed": state.block === i, onclick: () => go({ block: i, station: station().block ? state.station : "attention" }) }, `${i + 1}`)));
     return [blocks, stop];
   }));
+  const stop = find(`stop-${state.station}`), rail = find("rail");
+  if (rail.scrollWidth > rail.clientWidth) rail.scrollLeft = stop.offsetLeft - rail.clientWidth / 2; // on a phone it is a row
   const score = state.score.toFixed(2), moved = state.score - state.base;
   find("score").replaceChildren(h("span", { class: "small" }, "score"), h("span", { class: "big" }, score.replace("-", "−")), Math.abs(moved) >= 0.005 ? h("span", { class: moved > 0 ? "delta up" : "delta down" }, `${signed(moved)} from ${state.base.toFixed(2)}`) : "");
   render_actions(shown_now);
@@ -167,6 +169,7 @@ async function begin() {
 window.musiq = {
   ready: begin().catch((error) => { say(`This page cannot compute here: ${error.message}`); throw error; }),
   get score() { return state.score; },
+  get changes() { return state.changes; },
   load,
   stage: (name) => ask("stage", name),
   gradient: (name) => ask("gradient", name),
