@@ -19,7 +19,7 @@ from musiq_ref.verify.comparison.climb import compare
 from musiq_ref.verify.comparison.suite import compare_suite
 from musiq_ref.verify.ladder.suite import make_suite
 
-NODE = shutil.which("node")
+NODE = shutil.which("node") or ""
 pytestmark = pytest.mark.skipif(not NODE, reason="needs Node.js")
 PORT = Path(__file__).with_name("explorer_port.mjs")
 TERMS = PORT.with_name("explorer_terms.mjs")

@@ -56,8 +56,12 @@ function merge_backward(dy, { cache, shape: [H, D_h, D] }, want_params) {
 /** y = x + M, M = 0 where both tokens are valid, else far below             (Eq. 10 and 11);  valid: (N,) */
 function mask_logits(x, valid) {
   if (valid.every(Boolean)) return [x, null];
-  const N = valid.length, allowed = (i) => valid[Math.floor(i / N) % N] && valid[i % N];
-  return [array(x.shape, x.data.map((value, i) => (allowed(i) ? value : value - 1e10))), null];
+  const N = valid.length, y = array(x.shape, x.data.slice()), hidden = valid.flatMap((is_valid, i) => (is_valid ? [] : [i]));
+  for (let row = 0, at = 0; at < y.data.length; row++, at += N) {
+    if (!valid[row % N]) for (let i = at; i < at + N; i++) y.data[i] -= 1e10;
+    else for (const i of hidden) y.data[at + i] -= 1e10;
+  }
+  return [y, null];
 }
 
 function mask_logits_backward(dy) {

@@ -43,7 +43,7 @@ const SOURCE = { // file and line of the NumPy that computes the same
 };
 
 /** Σ x_i·W_ij + b_j */
-function linear_terms(x, kernel, bias, j, name = (i) => `x[${i}]·W[${i}, ${j}]`) {
+function linear_terms(x, kernel, bias, j, name = (i) => `x[${i}]·W[${i},${j}]`) {
   const O = kernel.data.length / x.length;
   return [...Array.from(x, (value, i) => term(name(i), value * kernel.data[i * O + j], value, kernel.data[i * O + j])),
     term(`b[${j}]`, bias.data[j])];
@@ -51,7 +51,7 @@ function linear_terms(x, kernel, bias, j, name = (i) => `x[${i}]·W[${i}, ${j}]`
 
 /** Σ dy_o·W_io */
 const linear_back_terms = (dy, kernel, i) =>
-  Array.from(dy, (d, o) => term(`dy[${o}]·W[${i}, ${o}]`, d * kernel.data[i * dy.length + o], d, kernel.data[i * dy.length + o]));
+  Array.from(dy, (d, o) => term(`dy[${o}]·W[${i},${o}]`, d * kernel.data[i * dy.length + o], d, kernel.data[i * dy.length + o]));
 
 function norm_terms(x, { scale, bias }, j) {
   const [, { xhat, rho }] = layer_norm(array([1, x.length], x), scale, bias), mean = x.reduce((a, b) => a + b, 0) / x.length;

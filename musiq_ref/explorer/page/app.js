@@ -96,6 +96,8 @@ let drawn = 0;
 async function render() {
   const mine = ++drawn;
   if (!facts) return;
+  if (state.view !== "spoil") await leave_spoil();
+  if (mine !== drawn) return;
   render_frame();
   const at = station(), slow = setTimeout(() => document.body.classList.add("busy"), 250);
   const panel = state.view === "predict" ? predict_view() : state.view === "doubt" ? doubt_view() : state.view === "spoil" ? spoil_view() : await station_view(at);

@@ -36,9 +36,10 @@ async function attention_panel() {
       h("button", { class: "pill", "aria-pressed": state.token !== CLASS, onclick: () => go({ token: state.token === CLASS ? state.last_patch : state.token }) }, `ask from token ${state.token === CLASS ? state.last_patch : state.token}`)),
     h("p", { class: "small" }, `${token_label(state.token)[0].toUpperCase()}${token_label(state.token).slice(1)} looks most at`), list];
   if (state.key == null || state.all_heads) return [...parts, h("p", { class: "hint" }, "Choose one of them to bend its line.")];
-  const N = picture.tokens + 1, at = (state.head * N + state.token + 1) * N + state.key + 1, [logit] = await slice(in_block("attention/logits"), at, 1);
+  const N = picture.tokens + 1, D_h = head_width(), row = (part, token) => slice(in_block(`attention/${part}`), (state.head * N + token + 1) * D_h, D_h);
+  const [q, k] = await Promise.all([row("query", state.token), row("key", state.key)]), logit = q.reduce((sum, value, d) => sum + (value * k[d]) / Math.sqrt(D_h), 0);
   const added = state.changes.logits[key_of()] ?? 0;
-  const words = h("output", {}, `${shown(logit - added)} ${added ? `${signed(added)}` : ""} → ${(100 * shares[state.key + 1]).toFixed(1)} %`);
+  const words = h("output", {}, `logit ${shown(logit)} ${added ? `${signed(added)}` : ""} → ${(100 * shares[state.key + 1]).toFixed(1)} %`);
   const slider = h("input", { type: "range", min: -10, max: 10, step: 0.25, value: added, id: "logit", oninput: calmly((event) => change({ logits: { ...state.changes.logits, [key_of()]: Number(event.target.value) } }), 60) });
   return [...parts, h("label", { class: "slider" }, `Bend the line from ${token_label(state.token)} to ${token_label(state.key)}, head ${state.head + 1}: add to its logit`, slider), words];
 }

@@ -65,8 +65,8 @@ const slice = (name, start, count, back = false) => ask("slice", { name, start, 
 /** Pixels in −1 … 1 (H, W, 3) as an address that an <image> can show. */
 function as_picture({ shape: [height, width], data }) {
   const canvas = h("canvas", { width, height }), context = canvas.getContext("2d"), pixels = context.createImageData(width, height);
-  for (let i = 0; i < width * height; i++)
-    pixels.data.set([0, 1, 2].map((c) => 127.5 * (data[3 * i + c] + 1)).concat(255), 4 * i);
+  pixels.data.fill(255);
+  for (let i = 0; i < width * height; i++) for (let c = 0; c < 3; c++) pixels.data[4 * i + c] = 127.5 * (data[3 * i + c] + 1);
   context.putImageData(pixels, 0, 0);
   return canvas.toDataURL();
 }

@@ -30,7 +30,7 @@ function map_picture(values, label) {
   const scale = picture.scales.reduce((a, b) => (a.kept > b.kept ? a : b)), { rows, columns, start, kept, width, height, image } = scale, P = config.patch_size;
   const part = [...values.slice(start, start + kept)], most = largest_of(part), left = -same(width, P), top = -same(height, P);
   const drawing = s("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label }, s("image", { href: image, width, height, class: "dim" }),
-    s("image", { href: as_heat(part, rows, columns, (v) => colour(v, most)), x: left, y: top, width: columns * P, height: rows * P, preserveAspectRatio: "none", class: "crisp" }));
+    s("image", { href: as_heat(part, rows, columns, (v) => colour(Math.sign(v) * Math.sqrt(Math.abs(v) / (most || 1)), 1)), x: left, y: top, width: columns * P, height: rows * P, preserveAspectRatio: "none", class: "crisp" }));
   return h("figure", { class: "map" }, drawing, h("figcaption", {}, label));
 }
 
@@ -39,7 +39,7 @@ function doubt_view() {
     start.disabled = true;
     const bar = h("progress", { max: 2, value: 0, "aria-label": "hiding one region after the other" });
     start.after(bar);
-    const side = picture.tokens > 500 ? 5 : 7;
+    const side = picture.tokens > 500 ? 4 : 6;
     const trained = await ask("doubt", { which: "trained", side }, (share) => (bar.value = share));
     const shuffled = await ask("doubt", { which: "shuffled", side }, (share) => (bar.value = 1 + share));
     await ask("score", state.changes);

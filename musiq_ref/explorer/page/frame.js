@@ -2,10 +2,7 @@
 
 /** What every drawing of the page has around the panel. */
 function render_frame() {
-  find("views").replaceChildren(...Object.entries(VIEWS).map(([view, name]) => h("button", { class: "tab", id: `view-${view}`, "aria-current": state.view === view && "page", onclick: async () => {
-    if (state.view === "spoil" && view !== "spoil") await leave_spoil();
-    go({ view, back: view === "reverse", station: view === "reverse" && state.view !== "follow" ? "score" : state.station });
-  } }, name)));
+  find("views").replaceChildren(...Object.entries(VIEWS).map(([view, name]) => h("button", { class: "tab", id: `view-${view}`, "aria-current": state.view === view && "page", onclick: () => go({ view, back: view === "reverse" }) }, name)));
   const shown_now = ["follow", "reverse"].includes(state.view);
   document.body.classList.toggle("back", state.back);
   document.body.classList.toggle("expert", state.expert);

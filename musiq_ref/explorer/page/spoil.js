@@ -67,9 +67,10 @@ function spoil_view() {
   const slide = (label, key, min, max, step) => h("label", { class: "slider" }, label, h("input", { type: "range", min, max, step, value: brush[key], oninput: (event) => (brush[key] = Number(event.target.value)) }));
   paint();
   return [h("h2", {}, "Spoil"), h("p", {}, "Choose a damage, brush it onto the photograph, and watch the score. On the left, the tokens that noticed light up: by how much the last block's output changed."),
-    h("div", { class: "row", role: "group", "aria-label": "kinds of damage" }, ...Object.keys(KINDS).map(choice)), slide("size of the brush", "radius", 8, 160, 4), slide("strength", "strength", 0.1, 1, 0.05), canvas,
+    h("div", { class: "row", role: "group", "aria-label": "kinds of damage" }, ...Object.keys(KINDS).map(choice)), slide("size of the brush", "radius", 8, 160, 4), slide("strength", "strength", 0.1, 1, 0.05),
+    h("p", { class: "verdict", role: "status" }, noticed ? noticed.words : "Nothing is spoilt yet."), canvas,
     h("div", { class: "row" }, h("button", { class: "pill", onclick: () => { spoilt(photograph(), brush.kind, brush.strength, null, painted); paint(); notice(); } }, `${brush.kind} everywhere`), h("button", { class: "pill", onclick: () => { painted = null; noticed = null; leave_spoil().then(() => go({})); } }, "Clean again")),
-    h("p", { class: "verdict", role: "status" }, noticed ? noticed.words : "Nothing is spoilt yet.")];
+  ];
 }
 
 /** The middle of a token, in pixels of the photograph. */
