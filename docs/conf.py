@@ -1,8 +1,8 @@
 """The documentation site: `make docs` builds it into docs/_build/html, without a network, warnings being errors.
 
 Three folders are made here from what lies elsewhere, so that nothing is written twice: course/, the executed notebooks
-of the tutorials; reference/, a page for each part of the library with the docstrings of its modules; and live/, the page
-on which the model runs.
+of the tutorials; reference/, a page for each part of the library with the docstrings of its modules; and live/, the
+page on which the model runs.
 """
 
 from __future__ import annotations

@@ -138,6 +138,7 @@ def test_a_fault_in_the_page_is_found_and_named(html, demo, tmp_path):
         result = compare(fixture, computed(browser, names))
     finally:
         browser.close()
+    assert result.first
     assert result.first.name.endswith(("norm1", "norm2", "encoder/norm"))
     assert "LayerNorm with ε 1e-5" in str(result)
 

@@ -85,6 +85,7 @@ def test_a_fault_planted_into_the_javascript_is_found_and_named(line, official, 
     source = engine()
     assert source.count(line) == 1
     result = compare(official, computed(official, tmp_path, source.replace(line, wrong)))
+    assert result.first
     assert result.first.name == stage
     assert words in str(result)
 

@@ -9,11 +9,16 @@ const photograph = () => current;
 /** Changes the state, the address and the page. */
 function go(changes) {
   Object.assign(state, changes);
-  if (state.token !== CLASS) state.last_patch = state.token;
-  else if (["pixels", "patches", "stem", "embedding", "place"].includes(state.station)) state.token = state.last_patch;
+  only_patches();
   const address = `#${address_of()}`;
   if (address !== location.hash) history.pushState(null, "", address);
   return render();
+}
+
+/** Where only patches are, the patch that was chosen last stands for the class token. */
+function only_patches() {
+  if (state.token !== CLASS) state.last_patch = state.token;
+  else if (["pixels", "patches", "stem", "embedding", "place"].includes(state.station)) state.token = state.last_patch;
 }
 
 /** "reverse/block_00/attention/head_1/token_37" */

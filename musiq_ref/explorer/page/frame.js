@@ -148,7 +148,7 @@ function listen() {
     document.documentElement.dataset.theme = dark ? "light" : "dark";
     render();
   });
-  addEventListener("popstate", () => { Object.assign(state, read_address()); render(); });
+  addEventListener("popstate", () => { Object.assign(state, read_address()); only_patches(); render(); });
 }
 
 async function begin() {

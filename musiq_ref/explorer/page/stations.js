@@ -86,10 +86,11 @@ const STATIONS = [
   },
   {
     id: "score", rail: "score", title: "One number", back_title: "We begin at the end",
-    words: () => ["Only the class token is read. Its numbers, evened out a last time, are weighed and summed. That is the score.",
+    words: () => config.outputs > 1 ? [`Only the class token is read. Its numbers, evened out a last time, are weighed and summed, once for each of the scores 1 … ${config.outputs}. A softmax turns these logits into shares, and the mean of the scores, weighed by their shares, is ${state.score.toFixed(2)}.`]
+      : ["Only the class token is read. Its numbers, evened out a last time, are weighed and summed. That is the score.",
       `Every cell pushes it up (orange) or down (blue); all of them and a constant make ${state.score.toFixed(2)}.`],
     reverse: () => ["A gradient says: if this number grew a little, how much would the score grow, for each unit? For the class token’s cells it is simply their weight in the last sum. The other tokens were not read: their gradient is zero here, and comes only through attention."],
-    strips: () => [{ name: "head/class_token", start: 0, count: config.width, label: "the class token", note: "LN(z_L)" }, contributions(), { name: "head/logits", start: 0, count: config.outputs, label: config.outputs === 1 ? "the score" : "logits of the scores 1, 2, …", note: "" }],
+    strips: () => [{ name: "head/class_token", start: 0, count: config.width, label: "the class token", note: "LN(z_L)" }, ...(config.outputs === 1 ? [contributions()] : []), { name: "head/logits", start: 0, count: config.outputs, label: config.outputs === 1 ? "the score" : "logits of the scores 1, 2, …", note: "" }],
     visual: () => distribution_chart(),
   },
 ];
@@ -102,11 +103,11 @@ function difference(name, without, label, note) {
   return { ...at, minus: without, why: "A learned row of the table, looked up and added." };
 }
 
-/** What each cell of the class token adds to the score (or to the first logit). */
+/** What each cell of the class token adds to the score. */
 function contributions() {
   return { label: "× its weight", note: "what each adds", name: null, why: "A cell of the class token times its weight; the sum of all, and the bias, is the score.", values: async () => {
     const [y, kernel] = [await slice("head/class_token", 0, config.width), await ask("params", "head/kernel")];
-    return y.map((value, i) => value * kernel.data[i * config.outputs]);
+    return y.map((value, i) => value * kernel.data[i]);
   } };
 }
 

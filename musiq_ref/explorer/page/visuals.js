@@ -120,6 +120,6 @@ function distribution_chart() {
   if (!shares) return [];
   const most = Math.max(...shares), wide = 400 / shares.length;
   return [h("figure", { class: "visual" }, s("svg", { viewBox: "0 0 400 120", class: "chart", role: "img", "aria-label": "distribution of scores" },
-    ...shares.map((share, k) => s("rect", { x: k * wide + 1, y: 100 - (90 * share) / most, width: Math.max(1, wide - 2), height: (90 * share) / most, class: "bar" }, s("title", {}, `score ${k + 1}: ${(100 * share).toFixed(1)} %`)))),
+    ...shares.map((share, k) => s("rect", { x: k * wide + 1, y: 100 - (90 * share) / most, width: Math.max(1, wide - 2), height: (90 * share) / most, class: "column" }, s("title", {}, `score ${k + 1}: ${(100 * share).toFixed(1)} %`)))),
     h("figcaption", {}, `How likely each score 1 … ${shares.length} is; the score is their mean.`))];
 }
