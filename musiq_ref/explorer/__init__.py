@@ -21,22 +21,10 @@ from musiq_ref.image.decode import ImageLike, decode
 from musiq_ref.model.parameters import Params, flatten, nest
 from musiq_ref.outputs import GENERATOR
 
-ENGINE = ("product", "ops", "convolution", "image", "stem", "encoder", "musiq", "session")
-ENGINE += ("terms", "terms_back", "maps", "worker")
-PAGE = (
-    "dom",
-    "picture",
-    "strip",
-    "visuals",
-    "attention",
-    "stations",
-    "predict",
-    "doubt",
-    "spoil",
-    "export",
-    "app",
-    "frame",
-)
+ENGINE = ("product", "ops", "activation", "convolution", "image", "stem", "encoder", "musiq", "session")
+ENGINE += ("terms", "terms_forward", "terms_encoder", "terms_back", "terms_attention_back", "explain", "maps", "worker")
+PAGE = ("dom", "picture", "strip", "magnifier", "visuals", "attention", "stations", "station_view")
+PAGE += ("questions", "predict", "doubt", "spoil", "export", "app", "frame", "begin")
 """The files of engine/ and page/, each after those that it uses."""
 
 MOST_PIXELS = 240_000  # larger photographs are reduced: a browser computes so many in about a second
@@ -117,7 +105,7 @@ def page(image: ImageLike, checkpoint: Checkpoint, name: str = "the photograph")
     model = {
         "config": json.loads(config_to_json(checkpoint.config)),
         "index": {path: [value.shape, value.dtype.itemsize] for path, value in weights.items()},
-        "about": {"note": note, "most_pixels": MOST_PIXELS},
+        "about": {"note": note, "most_pixels": MOST_PIXELS, "of": "of 100" if checkpoint.bundled else ""},
         "photographs": photographs,
     }
     halves = [path for path, value in weights.items() if value.dtype.itemsize == 2]

@@ -9,12 +9,18 @@ function same_padding(n, size, stride) {
 
 /** Every size × size window of x (N, h, w, C) as the rows of a matrix, written when `product` asks for them. */
 function windows({ shape: [N, h, w, C], data }, size, stride) {
-  const high = Math.ceil(h / stride), wide = Math.ceil(w / stride), K = size * size * C;
-  const top = same_padding(h, size, stride)[0], left = same_padding(w, size, stride)[0];
+  const high = Math.ceil(h / stride),
+    wide = Math.ceil(w / stride),
+    K = size * size * C;
+  const top = same_padding(h, size, stride)[0],
+    left = same_padding(w, size, stride)[0];
   const gather = (floats, at, first, count) => {
     for (let window = first; window < first + count; window++) {
-      const j = window % wide, i = ((window - j) / wide) % high, n = Math.floor(window / (wide * high));
-      const from = Math.max(0, left - j * stride), to = Math.min(size, w + left - j * stride); // columns inside
+      const j = window % wide,
+        i = ((window - j) / wide) % high,
+        n = Math.floor(window / (wide * high));
+      const from = Math.max(0, left - j * stride),
+        to = Math.min(size, w + left - j * stride); // columns inside
       for (let a = 0; a < size; a++, at += size * C) {
         const row = i * stride + a - top;
         if (row < 0 || row >= h) {
@@ -34,22 +40,30 @@ function windows({ shape: [N, h, w, C], data }, size, stride) {
 /** y[n,i,j,o] = Σ_abc x̃[n, i·s+a, j·s+b, c]·w[a,b,c,o],  x̃ = x zero-padded "SAME"      (stem, SPEC 4)
  *  x: (N, h, w, I);  kernel: (k, k, I, O) */
 function convolution(x, kernel, stride = 1) {
-  const [size, , I, O] = kernel.shape, columns = windows(x, size, stride);
+  const [size, , I, O] = kernel.shape,
+    columns = windows(x, size, stride);
   const y = product(columns, matrix(kernel.data, size * size * I, O));
   return [array([...columns.shape, O], y), { x, kernel, stride }];
 }
 
 /** dx̃[n, i·s+a, j·s+b, c] += Σ_o dy[n,i,j,o]·w[a,b,c,o];  dw[a,b,c,o] = Σ_nij x̃[n, i·s+a, j·s+b, c]·dy[n,i,j,o] */
 function convolution_backward(dy, cache, want_kernel = true) {
-  const { x, kernel, stride } = cache, [size, , I, O] = kernel.shape, [N, h, w] = x.shape, [, high, wide] = dy.shape;
-  const top = same_padding(h, size, stride)[0], left = same_padding(w, size, stride)[0], dx = array(x.shape), to = dx.data;
+  const { x, kernel, stride } = cache,
+    [size, , I, O] = kernel.shape,
+    [N, h, w] = x.shape,
+    [, high, wide] = dy.shape;
+  const top = same_padding(h, size, stride)[0],
+    left = same_padding(w, size, stride)[0],
+    dx = array(x.shape),
+    to = dx.data;
   const dwindows = product(matrix(dy.data, N * high * wide, O), transposed(matrix(kernel.data, size * size * I, O)));
   for (let n = 0, at = 0; n < N; n++)
     for (let i = 0; i < high; i++)
       for (let j = 0; j < wide; j++)
         for (let a = 0; a < size; a++)
           for (let b = 0; b < size; b++, at += I) {
-            const row = i * stride + a - top, column = j * stride + b - left;
+            const row = i * stride + a - top,
+              column = j * stride + b - left;
             if (row < 0 || row >= h || column < 0 || column >= w) continue;
             for (let c = 0, place = ((n * h + row) * w + column) * I; c < I; c++) to[place + c] += dwindows[at + c];
           }
@@ -58,8 +72,12 @@ function convolution_backward(dy, cache, want_kernel = true) {
 
 /** The second half of `convolution_backward`, some windows at a time. */
 function kernel_gradient(dy, { x, kernel, stride }) {
-  const columns = windows(x, kernel.shape[0], stride), K = columns.columns, O = last(dy), most = 256;
-  const part = new Float32Array(most * K), dkernel = array(kernel.shape);
+  const columns = windows(x, kernel.shape[0], stride),
+    K = columns.columns,
+    O = last(dy),
+    most = 256;
+  const part = new Float32Array(most * K),
+    dkernel = array(kernel.shape);
   for (let first = 0; first < columns.rows; first += most) {
     const count = Math.min(most, columns.rows - first);
     columns.gather(part, 0, first, count);
@@ -72,8 +90,12 @@ const STANDARDIZE_EPS = 1e-5;
 
 /** ŵ = c/(σ + ε),  c = w − μ,  σ = (Σ c²/(n − ddof))^½; μ, σ per output channel           (stem, SPEC 4) */
 function standardize(kernel, ddof = 0) {
-  const O = last(kernel), n = kernel.data.length / O, divisor = n - ddof;
-  const mean = new Float64Array(O), sigma = new Float64Array(O), centred = new Float64Array(n * O);
+  const O = last(kernel),
+    n = kernel.data.length / O,
+    divisor = n - ddof;
+  const mean = new Float64Array(O),
+    sigma = new Float64Array(O),
+    centred = new Float64Array(n * O);
   for (let at = 0; at < n * O; at++) mean[at % O] += kernel.data[at] / n;
   for (let at = 0; at < n * O; at++) centred[at] = kernel.data[at] - mean[at % O];
   for (let at = 0; at < n * O; at++) sigma[at % O] += centred[at] ** 2 / divisor;
@@ -84,21 +106,33 @@ function standardize(kernel, ddof = 0) {
 
 /** dc = dŵ/(σ + ε) + dσ·c/((n − ddof)·σ),  dσ = −Σ dŵ·c/(σ + ε)²;  dw = dc − mean(dc) */
 function standardize_backward(dy, { centred, sigma, divisor }) {
-  const O = sigma.length, n = centred.length / O, dsigma = new Float64Array(O), mean = new Float64Array(O);
-  for (let at = 0; at < n * O; at++) dsigma[at % O] -= (dy.data[at] * centred[at]) / (sigma[at % O] + STANDARDIZE_EPS) ** 2;
+  const O = sigma.length,
+    n = centred.length / O,
+    dsigma = new Float64Array(O),
+    mean = new Float64Array(O);
+  for (let at = 0; at < n * O; at++)
+    dsigma[at % O] -= (dy.data[at] * centred[at]) / (sigma[at % O] + STANDARDIZE_EPS) ** 2;
   const dcentred = centred.map((c, at) => {
     const s = sigma[at % O];
     return dy.data[at] / (s + STANDARDIZE_EPS) + (s ? (dsigma[at % O] * c) / (divisor * s) : 0);
   });
   for (let at = 0; at < n * O; at++) mean[at % O] += dcentred[at] / n;
-  return array(dy.shape, Float32Array.from(dcentred, (value, at) => value - mean[at % O]));
+  return array(
+    dy.shape,
+    Float32Array.from(dcentred, (value, at) => value - mean[at % O]),
+  );
 }
 
 /** y[n,i,j,c] = max_ab x̃[n, i·s+a, j·s+b, c],  x̃ = x padded "SAME" with −∞           (stem, SPEC 4) */
 function max_pool(x, size = 3, stride = 2) {
-  const [N, h, w, C] = x.shape, high = Math.ceil(h / stride), wide = Math.ceil(w / stride);
-  const top = same_padding(h, size, stride)[0], left = same_padding(w, size, stride)[0];
-  const y = array([N, high, wide, C]), to = y.data.fill(-Infinity), data = x.data;
+  const [N, h, w, C] = x.shape,
+    high = Math.ceil(h / stride),
+    wide = Math.ceil(w / stride);
+  const top = same_padding(h, size, stride)[0],
+    left = same_padding(w, size, stride)[0];
+  const y = array([N, high, wide, C]),
+    to = y.data.fill(-Infinity),
+    data = x.data;
   const place = new Int32Array(to.length); // where each maximum stands in x
   for (let n = 0, at = 0; n < N; n++)
     for (let i = 0; i < high; i++)

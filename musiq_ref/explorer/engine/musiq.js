@@ -15,15 +15,24 @@ function patch_embedding_backward(dy, { shape, cache }, want_params) {
 /** T[p, j] = sin(p/10000^(2⌊j/2⌋/D)) for even j, cos of the same for odd j       (appendix B.2) */
 function sinusoidal_table(G, D) {
   const angle = (i) => Math.floor(i / D) / 10000 ** ((2 * Math.floor((i % D) / 2)) / D);
-  return array([G * G, D], Float32Array.from({ length: G * G * D }, (_, i) => (i % D % 2 ? Math.cos : Math.sin)(angle(i))));
+  return array(
+    [G * G, D],
+    Float32Array.from({ length: G * G * D }, (_, i) => ((i % D) % 2 ? Math.cos : Math.sin)(angle(i))),
+  );
 }
 
 /** z_0 = [class; E_p + E_HSE + E_SCE]                                       (Eq. 2);  x: E_p, (1, N, D) */
 function embed(x, tokens, params, config, tap) {
-  const cache = {}, [, N, D] = x.shape;
-  const spatial = { learnable: params.spatial_embedding?.table, sinusoidal: sinusoidal_table(config.grid_size, D) }[config.spatial];
+  const cache = {},
+    [, N, D] = x.shape;
+  const spatial = { learnable: params.spatial_embedding?.table, sinusoidal: sinusoidal_table(config.grid_size, D) }[
+    config.spatial
+  ];
   const scale = config.scale_embedding ? params.scale_embedding.table : undefined;
-  for (const [name, table, index] of [["spatial_embedding", spatial, tokens.hash_index], ["scale_embedding", scale, tokens.scale_index]]) {
+  for (const [name, table, index] of [
+    ["spatial_embedding", spatial, tokens.hash_index],
+    ["scale_embedding", scale, tokens.scale_index],
+  ]) {
     if (table) {
       const [rows, cache_rows] = lookup(table, index);
       x = add(x, rows);
@@ -39,7 +48,8 @@ function embed(x, tokens, params, config, tap) {
 
 function embed_backward(dz, cache, tap) {
   dz = tap("encoder/input", dz);
-  const [, rows, D] = dz.shape, dparams = { class_token: array([D], dz.data.slice(0, D)) };
+  const [, rows, D] = dz.shape,
+    dparams = { class_token: array([D], dz.data.slice(0, D)) };
   let dx = array([1, rows - 1, D], dz.data.subarray(D));
   for (const name of ["scale_embedding", "spatial_embedding"]) {
     dx = tap(name, dx);
@@ -50,12 +60,14 @@ function embed_backward(dz, cache, tap) {
 
 /** logits = y[class]·W + b, the class token being the first                 (Eq. 5 and SPEC 4) */
 function head(y, { kernel, bias }, tap) {
-  const token = tap("class_token", array([1, last(y)], y.data.slice(0, last(y)))), [logits, cache] = linear(token, kernel, bias);
+  const token = tap("class_token", array([1, last(y)], y.data.slice(0, last(y)))),
+    [logits, cache] = linear(token, kernel, bias);
   return [tap("logits", logits), { cache, shape: y.shape }];
 }
 
 function head_backward(dlogits, { cache, shape }, tap, want_params) {
-  const [dtoken, dkernel, dbias] = linear_backward(tap("logits", dlogits), cache, want_params), dy = array(shape);
+  const [dtoken, dkernel, dbias] = linear_backward(tap("logits", dlogits), cache, want_params),
+    dy = array(shape);
   dy.data.set(tap("class_token", dtoken).data);
   return [dy, { kernel: dkernel, bias: dbias }];
 }
@@ -65,18 +77,25 @@ function expected_score(logits) {
   const C = last(logits);
   if (C === 1) return [{ score: logits.data[0], distribution: null }, { C }];
   const [p, cache] = softmax(logits);
-  return [{ score: p.data.reduce((sum, share, i) => sum + share * (i + 1), 0), distribution: p }, { C, cache }];
+  return [
+    { score: p.data.reduce((sum, share, i) => sum + share * (i + 1), 0), distribution: p },
+    { C, cache },
+  ];
 }
 
 /** dlogits_k = p_k·(k − score), of the score itself */
 function expected_score_backward({ C, cache }) {
-  const k = array([1, C], Float32Array.from({ length: C }, (_, i) => (C === 1 ? 1 : i + 1)));
+  const k = array(
+    [1, C],
+    Float32Array.from({ length: C }, (_, i) => (C === 1 ? 1 : i + 1)),
+  );
   return C === 1 ? k : softmax_backward(k, cache);
 }
 
 /** What does not depend on the places of the patches: E_p (1, N, D), and what its backward needs. */
 function embed_patches(params, tokens, config, tap) {
-  const [, N, ...patch] = tokens.patches.shape, cache = {};
+  const [, N, ...patch] = tokens.patches.shape,
+    cache = {};
   const stem_tap = (name, x, first, N) => tap(`stem/${name}`, x, first, N);
   let x;
   [x, cache.stem] = features(reshape(tap("patches", tokens.patches), N, ...patch), params.stem ?? {}, config, stem_tap);
@@ -109,7 +128,11 @@ function backward(dlogits, cache, tap = (name, x) => x, want_params = false) {
   [dz, dparams.encoder] = encoder_backward(dy, cache.encoder, within(tap, "encoder"), want_params);
   [dx, dembed] = embed_backward(dz, cache.embed, tap);
   Object.assign(dparams, dembed);
-  [dfeatures, dparams.patch_embedding] = patch_embedding_backward(tap("patch_embedding", dx), cache.patch_embedding, want_params);
+  [dfeatures, dparams.patch_embedding] = patch_embedding_backward(
+    tap("patch_embedding", dx),
+    cache.patch_embedding,
+    want_params,
+  );
   const stem_tap = (name, x, first, N) => tap(`stem/${name}`, x, first, N);
   [dpatches, dparams.stem] = features_backward(dfeatures, cache.stem, stem_tap, want_params);
   return { params: want_params ? dparams : null, patches: tap("patches", reshape(dpatches, 1, ...dpatches.shape)) };

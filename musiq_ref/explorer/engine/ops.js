@@ -7,18 +7,24 @@ const size_of = (shape) => shape.reduce((a, b) => a * b, 1);
 const array = (shape, data = new Float32Array(size_of(shape))) => ({ shape, data });
 const reshape = (x, ...shape) => ({ shape, data: x.data });
 const last = (x) => x.shape[x.shape.length - 1];
-const zip = (x, y, f) => array(x.shape, x.data.map((value, i) => f(value, y.data[i])));
+const zip = (x, y, f) =>
+  array(
+    x.shape,
+    x.data.map((value, i) => f(value, y.data[i])),
+  );
 
 /** x + y */
 function add(x, y) {
-  const sum = x.data.slice(), more = y.data;
+  const sum = x.data.slice(),
+    more = y.data;
   for (let i = 0; i < sum.length; i++) sum[i] += more[i];
   return array(x.shape, sum);
 }
 
 /** y = x·W + b                                                              (Eq. 6 and 9, the MLP of Eq. 4) */
 function linear(x, kernel, bias) {
-  const [I, O] = kernel.shape, rows = x.data.length / I;
+  const [I, O] = kernel.shape,
+    rows = x.data.length / I;
   const y = product(matrix(x.data, rows, I), matrix(kernel.data, I, O));
   for (let at = 0; at < y.length; at += O) for (let o = 0; o < O; o++) y[at + o] += bias.data[o];
   return [array([...x.shape.slice(0, -1), O], y), { x, kernel }];
@@ -26,23 +32,31 @@ function linear(x, kernel, bias) {
 
 /** dx = dy·Wᵀ;  dW = Σ xᵀ·dy;  db = Σ dy */
 function linear_backward(dy, { x, kernel }, want_kernel = true) {
-  const [I, O] = kernel.shape, rows = dy.data.length / O, drows = matrix(dy.data, rows, O);
+  const [I, O] = kernel.shape,
+    rows = dy.data.length / O,
+    drows = matrix(dy.data, rows, O);
   const dx = array(x.shape, product(drows, transposed(matrix(kernel.data, I, O))));
   if (!want_kernel) return [dx];
   return [dx, array([I, O], product(transposed(matrix(x.data, rows, I)), drows)), sum_rows(dy)];
 }
 
 function sum_rows(x) {
-  const n = last(x), sum = new Float64Array(n);
+  const n = last(x),
+    sum = new Float64Array(n);
   for (let at = 0; at < x.data.length; at += n) for (let i = 0; i < n; i++) sum[i] += x.data[at + i];
   return array([n], Float32Array.from(sum));
 }
 
 /** y = γ·x̂ + β,  x̂ = (x − μ)·ρ,  ρ = (σ² + ε)^−½                           (LN in Eq. 3–5) */
 function layer_norm(x, gamma, beta, eps = 1e-6) {
-  const D = last(x), rows = x.data.length / D, y = array(x.shape), xhat = array(x.shape), rho = new Float64Array(rows);
+  const D = last(x),
+    rows = x.data.length / D,
+    y = array(x.shape),
+    xhat = array(x.shape),
+    rho = new Float64Array(rows);
   for (let row = 0, at = 0; row < rows; row++, at += D) {
-    let mean = 0, variance = 0;
+    let mean = 0,
+      variance = 0;
     for (let i = 0; i < D; i++) mean += x.data[at + i] / D;
     for (let i = 0; i < D; i++) variance += (x.data[at + i] - mean) ** 2 / D;
     rho[row] = 1 / Math.sqrt(variance + eps);
@@ -56,15 +70,18 @@ function layer_norm(x, gamma, beta, eps = 1e-6) {
 
 /** dx = ρ·(dx̂ − mean(dx̂) − x̂·mean(dx̂·x̂)),  dx̂ = dy·γ;  dγ = Σ dy·x̂;  dβ = Σ dy */
 function layer_norm_backward(dy, { xhat, rho, gamma }) {
-  const D = last(dy), dx = array(dy.shape);
+  const D = last(dy),
+    dx = array(dy.shape);
   for (let row = 0, at = 0; at < dy.data.length; row++, at += D) {
-    let mean = 0, along = 0;
+    let mean = 0,
+      along = 0;
     for (let i = 0; i < D; i++) {
       const dxhat = dy.data[at + i] * gamma.data[i];
       mean += dxhat / D;
       along += (dxhat * xhat.data[at + i]) / D;
     }
-    for (let i = 0; i < D; i++) dx.data[at + i] = rho[row] * (dy.data[at + i] * gamma.data[i] - mean - xhat.data[at + i] * along);
+    for (let i = 0; i < D; i++)
+      dx.data[at + i] = rho[row] * (dy.data[at + i] * gamma.data[i] - mean - xhat.data[at + i] * along);
   }
   return [dx, sum_rows(zip(dy, xhat, (d, x) => d * x)), sum_rows(dy)];
 }
@@ -72,9 +89,16 @@ function layer_norm_backward(dy, { xhat, rho, gamma }) {
 /** y = γ·x̂ + β with μ, σ² per example and group of C/32 neighbouring channels     (stem, SPEC 4);  x: (N, h, w, C)
  *  x̂ is not kept: it is made again from x, which costs less than memory. */
 function group_norm(x, gamma, beta, eps, groups = 32) {
-  const [N, h, w, C] = x.shape, one = h * w * C, from = x.data, y = new Float32Array(N * one);
-  const mu = new Float64Array(N * C), rho = new Float64Array(N * C), sum = new Float64Array(C), squares = new Float64Array(C);
-  const slope = new Float64Array(C), shift = new Float64Array(C);
+  const [N, h, w, C] = x.shape,
+    one = h * w * C,
+    from = x.data,
+    y = new Float32Array(N * one);
+  const mu = new Float64Array(N * C),
+    rho = new Float64Array(N * C),
+    sum = new Float64Array(C),
+    squares = new Float64Array(C);
+  const slope = new Float64Array(C),
+    shift = new Float64Array(C);
   for (let n = 0, start = 0; n < N; n++, start += one) {
     sum.fill(0);
     squares.fill(0);
@@ -84,24 +108,34 @@ function group_norm(x, gamma, beta, eps, groups = 32) {
         sum[c] += value;
         squares[c] += value * value; // in float64, so that σ² = mean(x²) − μ² loses nothing
       }
-    const mean = group_mean(sum, h * w, groups), mean_square = group_mean(squares, h * w, groups);
+    const mean = group_mean(sum, h * w, groups),
+      mean_square = group_mean(squares, h * w, groups);
     for (let c = 0; c < C; c++) {
       mu[n * C + c] = mean[c];
       rho[n * C + c] = 1 / Math.sqrt(Math.max(mean_square[c] - mean[c] * mean[c], 0) + eps);
       slope[c] = gamma.data[c] * rho[n * C + c];
       shift[c] = beta.data[c] - slope[c] * mean[c];
     }
-    for (let at = start; at < start + one; at += C) for (let c = 0; c < C; c++) y[at + c] = slope[c] * from[at + c] + shift[c];
+    for (let at = start; at < start + one; at += C)
+      for (let c = 0; c < C; c++) y[at + c] = slope[c] * from[at + c] + shift[c];
   }
   return [array(x.shape, y), { x, mu, rho, gamma, groups }];
 }
 
 /** dx = ρ·(dx̂ − mean(dx̂) − x̂·mean(dx̂·x̂)), means per example and group,  dx̂ = dy·γ;  dγ = Σ dy·x̂;  dβ = Σ dy */
 function group_norm_backward(dy, { x, mu, rho, gamma, groups }) {
-  const [N, h, w, C] = dy.shape, one = h * w * C, d = dy.data, from = x.data, dx = new Float32Array(N * one);
-  const dgamma = new Float64Array(C), dbeta = new Float64Array(C), sum = new Float64Array(C), dot = new Float64Array(C);
+  const [N, h, w, C] = dy.shape,
+    one = h * w * C,
+    d = dy.data,
+    from = x.data,
+    dx = new Float32Array(N * one);
+  const dgamma = new Float64Array(C),
+    dbeta = new Float64Array(C),
+    sum = new Float64Array(C),
+    dot = new Float64Array(C);
   for (let n = 0, start = 0; n < N; n++, start += one) {
-    const centre = mu.subarray(n * C, (n + 1) * C), scale = rho.subarray(n * C, (n + 1) * C);
+    const centre = mu.subarray(n * C, (n + 1) * C),
+      scale = rho.subarray(n * C, (n + 1) * C);
     sum.fill(0);
     dot.fill(0);
     for (let at = start; at < start + one; at += C)
@@ -114,9 +148,18 @@ function group_norm_backward(dy, { x, mu, rho, gamma, groups }) {
       dbeta[c] += sum[c];
       dgamma[c] += dot[c];
     }
-    const mean = group_mean(sum.map((s, c) => s * gamma.data[c]), h * w, groups);
-    const along = group_mean(dot.map((s, c) => s * gamma.data[c]), h * w, groups);
-    const slope = scale.map((s, c) => s * gamma.data[c]), tilt = scale.map((s, c) => s * s * along[c]);
+    const mean = group_mean(
+      sum.map((s, c) => s * gamma.data[c]),
+      h * w,
+      groups,
+    );
+    const along = group_mean(
+      dot.map((s, c) => s * gamma.data[c]),
+      h * w,
+      groups,
+    );
+    const slope = scale.map((s, c) => s * gamma.data[c]),
+      tilt = scale.map((s, c) => s * s * along[c]);
     const shift = scale.map((s, c) => s * mean[c] - tilt[c] * centre[c]);
     for (let at = start; at < start + one; at += C)
       for (let c = 0; c < C; c++) dx[at + c] = slope[c] * d[at + c] - tilt[c] * from[at + c] - shift[c];
@@ -126,94 +169,9 @@ function group_norm_backward(dy, { x, mu, rho, gamma, groups }) {
 
 /** Of sums over positions, one a channel: for every channel the mean over its group. */
 function group_mean(sums, positions, groups) {
-  const wide = sums.length / groups, mean = new Float64Array(sums.length);
+  const wide = sums.length / groups,
+    mean = new Float64Array(sums.length);
   for (let c = 0; c < sums.length; c++) mean[c - (c % wide)] += sums[c] / (positions * wide);
   for (let c = 0; c < sums.length; c++) mean[c] = mean[c - (c % wide)];
   return mean;
-}
-
-/** y = exp(x) / Σ exp(x) over the last axis                                 (Eq. 7) */
-function softmax(x) {
-  const N = last(x), from = x.data, to = new Float32Array(from.length), y = array(x.shape, to);
-  for (let at = 0; at < from.length; at += N) {
-    let peak = -Infinity, total = 0;
-    for (let i = at; i < at + N; i++) if (from[i] > peak) peak = from[i];
-    if (peak === -Infinity) continue; // nothing may be attended to: zeros
-    for (let i = at; i < at + N; i++) total += to[i] = Math.exp(from[i] - peak);
-    for (let i = at; i < at + N; i++) to[i] /= total;
-  }
-  return [y, y];
-}
-
-/** dx = y·(dy − Σ dy·y) */
-function softmax_backward(dy, y) {
-  const N = last(dy), d = dy.data, p = y.data, dx = new Float32Array(d.length);
-  for (let at = 0; at < d.length; at += N) {
-    let along = 0;
-    for (let i = at; i < at + N; i++) along += d[i] * p[i];
-    for (let i = at; i < at + N; i++) dx[i] = p[i] * (d[i] - along);
-  }
-  return array(dy.shape, dx);
-}
-
-/** y = max(x, 0) */
-function relu(x) {
-  const from = x.data, to = new Float32Array(from.length), y = array(x.shape, to);
-  for (let i = 0; i < to.length; i++) if (from[i] > 0) to[i] = from[i];
-  return [y, y];
-}
-
-/** dx = dy where y > 0, else 0 */
-function relu_backward(dy, y) {
-  const d = dy.data, value = y.data, dx = new Float32Array(d.length);
-  for (let i = 0; i < dx.length; i++) if (value[i] > 0) dx[i] = d[i];
-  return array(dy.shape, dx);
-}
-
-const SQRT_2_OVER_PI = Math.sqrt(2 / Math.PI), CUBIC = 0.044715;
-
-/** y = x/2·(1 + tanh u),  u = √(2/π)·(x + 0.044715·x³)                      (MLP in Eq. 4, official) */
-function gelu_tanh(x) {
-  return [array(x.shape, x.data.map((v) => 0.5 * v * (1 + Math.tanh(SQRT_2_OVER_PI * (v + CUBIC * v * v * v))))), x];
-}
-
-/** dx = dy·[(1 + t)/2 + x/2·(1 − t²)·u′],  t = tanh u,  u′ = √(2/π)·(1 + 3·0.044715·x²) */
-function gelu_tanh_backward(dy, x) {
-  return zip(dy, x, (d, v) => {
-    const t = Math.tanh(SQRT_2_OVER_PI * (v + CUBIC * v * v * v)), du = SQRT_2_OVER_PI * (1 + 3 * CUBIC * v * v);
-    return d * (0.5 * (1 + t) + 0.5 * v * (1 - t * t) * du);
-  });
-}
-
-/** erf in float32: tanh(x·P(x²)), an odd fit with an error of 1.4e-7 */
-function erf(x) {
-  const s = Math.min(x * x, 17.64);
-  const P = [-5.9856084e-6, 8.971223e-5, -6.2571891e-4, -1.8438424e-4, 0.10276548, 1.1283797];
-  return Math.tanh(x * P.reduce((sum, factor) => sum * s + factor, 1.5895365e-7));
-}
-
-/** y = x·Φ(x),  Φ(x) = (1 + erf(x/√2))/2                                    (MLP in Eq. 4, pyiqa) */
-function gelu_erf(x) {
-  return [array(x.shape, x.data.map((v) => 0.5 * v * (1 + erf(v * Math.SQRT1_2)))), x];
-}
-
-/** dx = dy·[Φ(x) + x·φ(x)],  φ(x) = exp(−x²/2)/√(2π) */
-function gelu_erf_backward(dy, x) {
-  return zip(dy, x, (d, v) => d * (0.5 * (1 + erf(v * Math.SQRT1_2)) + (v * Math.exp(-0.5 * v * v)) / Math.sqrt(2 * Math.PI)));
-}
-
-const GELU = { tanh: [gelu_tanh, gelu_tanh_backward], erf: [gelu_erf, gelu_erf_backward] };
-
-/** y[…] = T[index[…]]                                                       (E_HSE and E_SCE in Eq. 2) */
-function lookup(table, index) {
-  const D = last(table), y = array([index.length, D]);
-  index.forEach((row, i) => y.data.set(table.data.subarray(row * D, (row + 1) * D), i * D));
-  return [y, { index, shape: table.shape }];
-}
-
-/** dT[r] = Σ dy where index = r */
-function lookup_backward(dy, { index, shape }) {
-  const D = last(dy), dtable = new Float64Array(size_of(shape));
-  index.forEach((row, i) => { for (let j = 0; j < D; j++) dtable[row * D + j] += dy.data[i * D + j]; });
-  return array(shape, Float32Array.from(dtable));
 }

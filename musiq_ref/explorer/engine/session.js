@@ -5,7 +5,8 @@
 function nest(flat) {
   const nested = {};
   for (const [path, value] of Object.entries(flat)) {
-    const parts = path.split("/"), leaf = parts.pop();
+    const parts = path.split("/"),
+      leaf = parts.pop();
     parts.reduce((at, part) => (at[part] ??= {}), nested)[leaf] = value;
   }
   return nested;
@@ -40,7 +41,8 @@ const NONE = { hidden: [], places: {}, heads: [], logits: {}, swapped: [] };
 function changing(changes, tap) {
   return (name, x, ...chunk) => {
     const [, where, part] = /^encoder\/(block_\d+)\/attention\/(heads|logits)$/.exec(name) ?? [];
-    const values = part === "heads" ? 0 : last(x), found = [];
+    const values = part === "heads" ? 0 : last(x),
+      found = [];
     if (part === "heads")
       for (const key of changes.heads) if (key.split("/")[0] === where) found.push(Number(key.split("/")[1]));
     if (found.length) {
@@ -66,7 +68,11 @@ function session(params, config) {
   function load(new_pixels) {
     pixels = new_pixels;
     values.clear();
-    tokens = tokenize(pixels, config, keep(values, () => true));
+    tokens = tokenize(
+      pixels,
+      config,
+      keep(values, () => true),
+    );
     const [x, cache] = embed_patches(params, tokens, config, keep(values, is_small));
     embedded = { x, cache };
     return score(NONE);
@@ -75,7 +81,8 @@ function session(params, config) {
   /** The score with some changes; stages and gradients are from now on those of this run. */
   function score(changes = NONE) {
     changes = { ...NONE, ...changes };
-    const changed = changed_tokens(changes), tap = changing(changes, keep(values, is_small));
+    const changed = changed_tokens(changes),
+      tap = changing(changes, keep(values, is_small));
     const [logits, cache] = forward_from_embedding(changed.x, params, changed.tokens, config, tap);
     const [expected, cache_score] = expected_score(logits);
     run = { changes, expected, cache, cache_score, ...changed };
@@ -85,7 +92,9 @@ function session(params, config) {
 
   function changed_tokens(changes) {
     let { x } = embedded;
-    const mask = tokens.mask.slice(), hash_index = tokens.hash_index.slice(), D = last(x);
+    const mask = tokens.mask.slice(),
+      hash_index = tokens.hash_index.slice(),
+      D = last(x);
     token_sources = tokens.hash_index.map((_, i) => i);
     for (const token of changes.hidden) mask[token] = 0;
     for (const [token, cell] of Object.entries(changes.places)) hash_index[token] = cell;
@@ -104,7 +113,8 @@ function session(params, config) {
     if (name === "score") return array([1], Float32Array.of(run.expected.score));
     if (name === "probabilities" && run.expected.distribution) return run.expected.distribution;
     if (values.has(name)) return values.get(name);
-    const found = new Map(), tap = keep(found, (other) => other === name);
+    const found = new Map(),
+      tap = keep(found, (other) => other === name);
     if (name.startsWith("stem/")) embed_patches(params, tokens, config, tap);
     else forward_from_embedding(run.x, params, run.tokens, config, changing(run.changes, tap));
     if (!found.has(name)) throw new Error(`no stage is called ${name}`);
@@ -124,12 +134,19 @@ function session(params, config) {
 
   /** A stage of the stem, or the gradient to it, for one patch alone: every patch goes through it by itself. */
   function of_patch(name, token, back = false) {
-    const found = new Map(), tap = (part, x) => keep(found, (other) => other === name)(`stem/${part}`, x);
-    const { kernels } = embedded.cache.stem, patch = some(reshape(tokens.patches, ...tokens.patches.shape.slice(1)), token, 1);
+    const found = new Map(),
+      tap = (part, x) => keep(found, (other) => other === name)(`stem/${part}`, x);
+    const { kernels } = embedded.cache.stem,
+      patch = some(reshape(tokens.patches, ...tokens.patches.shape.slice(1)), token, 1);
     const [y, cache] = stem(patch, kernels, params.stem, back ? (part, x) => x : tap);
     if (back) {
-      const dx = some(reshape(gradient("patch_embedding"), ...gradient("patch_embedding").shape.slice(1)), token_sources.indexOf(token), 1);
-      const { kernel, bias } = params.patch_embedding, [, { x }] = linear(reshape(y, 1, kernel.shape[0]), kernel, bias);
+      const dx = some(
+        reshape(gradient("patch_embedding"), ...gradient("patch_embedding").shape.slice(1)),
+        token_sources.indexOf(token),
+        1,
+      );
+      const { kernel, bias } = params.patch_embedding,
+        [, { x }] = linear(reshape(y, 1, kernel.shape[0]), kernel, bias);
       const dy = reshape(linear_backward(dx, { x, kernel }, false)[0], ...y.shape);
       if (name === "stem/output") return dy;
       stem_backward(dy, cache, null, tap);
@@ -144,7 +161,8 @@ function session(params, config) {
   }
 
   function go_back(wanted, want_params) {
-    const found = new Map(), cache = { ...embedded.cache, ...run.cache };
+    const found = new Map(),
+      cache = { ...embedded.cache, ...run.cache };
     const tap = (name, x, ...chunk) => {
       x = keep(found, wanted)(name, x, ...chunk);
       return name === "patch_embedding" ? unswapped(x) : x;
@@ -165,12 +183,36 @@ function session(params, config) {
 
   /** The rows of a gradient back where their patches were before they were swapped. */
   function unswapped(dx) {
-    const D = last(dx), y = array(dx.shape);
+    const D = last(dx),
+      y = array(dx.shape);
     token_sources.forEach((source, i) => y.data.set(dx.data.subarray(i * D, (i + 1) * D), source * D));
     return y;
   }
 
   const names = () => [...values.keys()];
-  return { load, score, stage, gradient, of_patch, parameter_gradients, names, params, config,
-    source_of: (token) => token_sources[token], place_of: (token) => token_sources.indexOf(token), get pixels() { return pixels; }, get changes() { return run.changes; }, get tokens() { return run.tokens; }, get expected() { return run.expected; } };
+  return {
+    load,
+    score,
+    stage,
+    gradient,
+    of_patch,
+    parameter_gradients,
+    names,
+    params,
+    config,
+    source_of: (token) => token_sources[token],
+    place_of: (token) => token_sources.indexOf(token),
+    get pixels() {
+      return pixels;
+    },
+    get changes() {
+      return run.changes;
+    },
+    get tokens() {
+      return run.tokens;
+    },
+    get expected() {
+      return run.expected;
+    },
+  };
 }

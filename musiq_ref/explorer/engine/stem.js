@@ -1,7 +1,9 @@
 // The stem, a few patches at a time: every patch goes through it by itself. Beside musiq_ref/model/stem.py.
 "use strict";
 
-const ROOT_EPS = 1e-6, BLOCK_EPS = 1e-4, CHUNK = 32; // CHUNK: patches whose features fit into the processor's cache
+const ROOT_EPS = 1e-6,
+  BLOCK_EPS = 1e-4,
+  CHUNK = 32; // CHUNK: patches whose features fit into the processor's cache
 const CONVOLUTIONS = ["conv_root", "conv_proj", "conv1", "conv2", "conv3"];
 
 /** Root convolution, pooling and one bottleneck with a projected shortcut.  (N, P, P, 3) -> (N, P/4, P/4, 256) */
@@ -39,7 +41,7 @@ function stem_backward(dy, cache, dparams, tap) {
   };
   const norm_backward = (name, dy) => {
     const [dx, dscale, dbias] = group_norm_backward(tap(name, dy), cache[name]);
-    if (dparams) more(name, "scale", dscale), more(name, "bias", dbias);
+    if (dparams) (more(name, "scale", dscale), more(name, "bias", dbias));
     return dx;
   };
   const rectify_backward = (name, dy) => relu_backward(tap(name, dy), cache[name]);
@@ -55,20 +57,25 @@ function stem_backward(dy, cache, dparams, tap) {
   return conv_backward("conv_root", dx);
 }
 
-/** Every convolution's standardised kernel; tap sees them. */
+const standardized = new WeakMap(); // what does not depend on the photograph is computed once
+
+/** Every convolution's standardised kernel, and its cache; tap sees the kernels. */
 function standardized_kernels(params, ddof, tap) {
-  const kernels = {}, caches = {};
-  for (const name of CONVOLUTIONS) {
-    const [kernel, cache] = standardize(params[name].kernel, ddof);
-    kernels[name] = tap(`${name}/standardized`, kernel);
-    caches[name] = cache;
+  if (!standardized.has(params)) {
+    const pairs = CONVOLUTIONS.map((name) => [name, standardize(params[name].kernel, ddof)]);
+    standardized.set(
+      params,
+      [0, 1].map((i) => Object.fromEntries(pairs.map(([name, pair]) => [name, pair[i]]))),
+    );
   }
-  return [kernels, caches];
+  const [kernels, caches] = standardized.get(params);
+  return [Object.fromEntries(CONVOLUTIONS.map((name) => [name, tap(`${name}/standardized`, kernels[name])])), caches];
 }
 
 /** Some patches of many: (N, …) -> (count, …), the same numbers. */
 function some(x, first, count) {
-  const [, ...rest] = x.shape, values = size_of(rest);
+  const [, ...rest] = x.shape,
+    values = size_of(rest);
   return array([count, ...rest], x.data.subarray(first * values, (first + count) * values));
 }
 
@@ -77,8 +84,11 @@ function some(x, first, count) {
 function features(patches, params, config, tap) {
   const N = patches.shape[0];
   if (config.stem === "linear") return [patches, null];
-  const [kernels, caches] = standardized_kernels(params, config.conventions.weight_std_ddof, (name, x) => tap(name, x, 0, 0));
-  const P = config.patch_size / 4, y = array([N, P, P, 256]);
+  const [kernels, caches] = standardized_kernels(params, config.conventions.weight_std_ddof, (name, x) =>
+    tap(name, x, 0, 0),
+  );
+  const P = config.patch_size / 4,
+    y = array([N, P, P, 256]);
   for (let first = 0; first < N; first += CHUNK) {
     const part = some(patches, first, Math.min(CHUNK, N - first));
     y.data.set(stem(part, kernels, params, (name, x) => tap(name, x, first, N))[0].data, first * P * P * 256);
@@ -89,15 +99,22 @@ function features(patches, params, config, tap) {
 /** Returns [dpatches, dparams]; dparams is null where it is not wanted. */
 function features_backward(dy, cache, tap, want_params) {
   if (cache === null) return [dy, want_params ? {} : null]; // the linear stem has no parameters
-  const { patches, params, kernels, caches } = cache, N = patches.shape[0], dpatches = array(patches.shape);
-  const dparams = want_params ? {} : null, values = size_of(patches.shape.slice(1));
+  const { patches, params, kernels, caches } = cache,
+    N = patches.shape[0],
+    dpatches = array(patches.shape);
+  const dparams = want_params ? {} : null,
+    values = size_of(patches.shape.slice(1));
   for (let first = 0; first < N; first += CHUNK) {
-    const count = Math.min(CHUNK, N - first), [, cache_part] = stem(some(patches, first, count), kernels, params, (name, x) => x);
+    const count = Math.min(CHUNK, N - first),
+      [, cache_part] = stem(some(patches, first, count), kernels, params, (name, x) => x);
     const dpart = stem_backward(some(dy, first, count), cache_part, dparams, (name, x) => tap(name, x, first, N));
     dpatches.data.set(dpart.data, first * values);
   }
   if (dparams)
     for (const name of CONVOLUTIONS)
-      dparams[name].kernel = standardize_backward(tap(`${name}/standardized`, dparams[name].kernel, 0, 0), caches[name]);
+      dparams[name].kernel = standardize_backward(
+        tap(`${name}/standardized`, dparams[name].kernel, 0, 0),
+        caches[name],
+      );
   return [dpatches, dparams];
 }

@@ -4,11 +4,17 @@
 /** Weights as the page carries them: float32, then float16, one array after the other, as base64.
  *  index: {name: [shape, bytes a value]} */
 function read_weights(index, base64) {
-  const { buffer } = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0)), weights = {};
+  const { buffer } = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0)),
+    weights = {};
   let at = 0;
   for (const [name, [shape, bytes]] of Object.entries(index)) {
     const count = size_of(shape);
-    weights[name] = array(shape, bytes === 4 ? new Float32Array(buffer, at, count) : Float32Array.from(new Uint16Array(buffer, at, count), from_half));
+    weights[name] = array(
+      shape,
+      bytes === 4
+        ? new Float32Array(buffer, at, count)
+        : Float32Array.from(new Uint16Array(buffer, at, count), from_half),
+    );
     at += bytes * count;
   }
   return weights;
@@ -16,7 +22,9 @@ function read_weights(index, base64) {
 
 /** The number that a float16's 16 bits stand for. */
 function from_half(bits) {
-  const sign = bits & 0x8000 ? -1 : 1, exponent = (bits >> 10) & 31, fraction = bits & 1023;
+  const sign = bits & 0x8000 ? -1 : 1,
+    exponent = (bits >> 10) & 31,
+    fraction = bits & 1023;
   return sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : (2 ** -14 * fraction) / 1024);
 }
 
@@ -29,7 +37,9 @@ const CALLS = {
     return { how: scratch.how };
   },
   load(pixels) {
-    const model = loaded.trained, start = performance.now(), score = model.load(pixels);
+    const model = loaded.trained,
+      start = performance.now(),
+      score = model.load(pixels);
     latest = pixels;
     return { score, milliseconds: performance.now() - start, ...facts(model) };
   },
@@ -46,7 +56,8 @@ const CALLS = {
   of_patch: ({ name, token, back }) => loaded.trained.of_patch(name, token, back),
   /** Of every token (or row): the length of its vector. */
   norms({ name, back }) {
-    const { shape, data } = back ? loaded.trained.gradient(name) : loaded.trained.stage(name), one = data.length / shape[1];
+    const { shape, data } = back ? loaded.trained.gradient(name) : loaded.trained.stage(name),
+      one = data.length / shape[1];
     return Float32Array.from({ length: shape[1] }, (_, n) => Math.hypot(...data.subarray(n * one, (n + 1) * one)));
   },
   names: () => loaded.trained.names(),
@@ -60,8 +71,11 @@ const CALLS = {
       const model = (loaded.shuffled = session(shuffled(loaded.trained.params), loaded.trained.config));
       model.load(latest);
     }
-    const model = loaded[which], score = model.score(), regions = coarse_regions(model.tokens.scales, side);
-    const maps = { rollout: rollout(model), gradient: gradient_strength(model) }, fall = {};
+    const model = loaded[which],
+      score = model.score(),
+      regions = coarse_regions(model.tokens.scales, side);
+    const maps = { rollout: rollout(model), gradient: gradient_strength(model) },
+      fall = {};
     for (const one of occlusion(model, regions)) {
       fall[one.region] = one.fall;
       progress(Object.keys(fall).length / one.of);
@@ -74,7 +88,13 @@ const CALLS = {
 /** What the page shows of a run besides numbers it asks for. */
 function facts({ tokens, expected }) {
   const { scales, hash_index, scale_index, mask } = tokens;
-  return { scales, hash_index, scale_index, mask, distribution: expected.distribution && [...expected.distribution.data] };
+  return {
+    scales,
+    hash_index,
+    scale_index,
+    mask,
+    distribution: expected.distribution && [...expected.distribution.data],
+  };
 }
 
 if (typeof onmessage !== "undefined")

@@ -13,7 +13,8 @@ function s(tag, attributes = {}, ...children) {
 function fill(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else if (name.startsWith("aria-") && name !== "aria-current" && typeof value === "boolean") element.setAttribute(name, String(value));
+    else if (name.startsWith("aria-") && name !== "aria-current" && typeof value === "boolean")
+      element.setAttribute(name, String(value));
     else if (value !== false && value != null) element.setAttribute(name, value === true ? "" : value);
   }
   element.append(...children.flat().filter((child) => child != null && child !== false));
@@ -44,7 +45,8 @@ const largest_of = (numbers) => numbers.reduce((most, value) => Math.max(most, M
 /** The worker, asked: ask("stage", "patches") is a Promise. Every question is answered in turn. */
 const worker = (() => {
   const source = new Blob([find("engine").textContent], { type: "text/javascript" });
-  const thread = new Worker(URL.createObjectURL(source)), open = new Map();
+  const thread = new Worker(URL.createObjectURL(source)),
+    open = new Map();
   let last = 0;
   thread.onmessage = ({ data: { id, result, error, progress } }) => {
     const { resolve, reject, say } = open.get(id);
@@ -64,16 +66,20 @@ const slice = (name, start, count, back = false) => ask("slice", { name, start, 
 
 /** Pixels in −1 … 1 (H, W, 3) as an address that an <image> can show. */
 function as_picture({ shape: [height, width], data }) {
-  const canvas = h("canvas", { width, height }), context = canvas.getContext("2d"), pixels = context.createImageData(width, height);
+  const canvas = h("canvas", { width, height }),
+    context = canvas.getContext("2d"),
+    pixels = context.createImageData(width, height);
   pixels.data.fill(255);
-  for (let i = 0; i < width * height; i++) for (let c = 0; c < 3; c++) pixels.data[4 * i + c] = 127.5 * (data[3 * i + c] + 1);
+  for (let i = 0; i < width * height; i++)
+    for (let c = 0; c < 3; c++) pixels.data[4 * i + c] = 127.5 * (data[3 * i + c] + 1);
   context.putImageData(pixels, 0, 0);
   return canvas.toDataURL();
 }
 
 /** One colour a value, (rows, columns), as such an address. */
 function as_heat(values, rows, columns, paint) {
-  const canvas = h("canvas", { width: columns, height: rows }), context = canvas.getContext("2d");
+  const canvas = h("canvas", { width: columns, height: rows }),
+    context = canvas.getContext("2d");
   values.forEach((value, i) => {
     context.fillStyle = paint(value);
     context.fillRect(i % columns, Math.floor(i / columns), 1, 1);
