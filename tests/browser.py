@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+NAMES = ("chromium", "chromium-browser", "google-chrome") if os.name == "posix" else ()
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 FLAGS = ["--headless=new", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
 FLAGS += ["--no-first-run", "--disable-extensions", "--disable-background-networking", "--force-color-profile=srgb"]
 

@@ -307,6 +307,9 @@ def test_what_cannot_be_followed_is_refused_in_one_sentence(tmp_path, capsys):
     assert "was not written by musiq-ref" in capsys.readouterr().err
     assert main(["follow", str(tmp_path / "none.png"), "-o", str(tmp_path / "page.html")]) == 2
     assert "does not exist" in capsys.readouterr().err
+    Image.new("RGB", (2000, 3)).save(tmp_path / "line.png")
+    assert main(["follow", str(tmp_path / "line.png"), "-o", str(tmp_path / "page.html")]) == 2
+    assert "too elongated" in capsys.readouterr().err
     large = mq.Checkpoint({"head": {"bias": np.full(2_000_000, 1e6)}}, mq.MusiqConfig(), "native", None)
     with pytest.raises(ValueError, match="float16 cannot hold"):
         page(tmp_path / "photo.png", large)

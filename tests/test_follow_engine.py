@@ -53,7 +53,13 @@ def without_simd(source):
     return source.replace("new WebAssembly.Memory", "new Nothing")
 
 
-@pytest.mark.parametrize("source", [engine(), without_simd(engine())], ids=["WebAssembly", "JavaScript"])
+SOURCES = [
+    pytest.param(engine(), id="WebAssembly"),
+    pytest.param(without_simd(engine()), id="JavaScript", marks=pytest.mark.long),
+]
+
+
+@pytest.mark.parametrize("source", SOURCES)
 def test_the_kit_certifies_every_stage_and_gradient(official, tmp_path, source):
     result = compare(official, computed(official, tmp_path, source), require=REQUIRED)
     assert result.passed, str(result)

@@ -18,6 +18,7 @@ from musiq_ref.checkpoint import Checkpoint
 from musiq_ref.checkpoint.native import config_to_json
 from musiq_ref.config import MusiqConfig
 from musiq_ref.image.decode import ImageLike, decode
+from musiq_ref.image.tokenize import scales_of
 from musiq_ref.model.parameters import Params, flatten, nest
 from musiq_ref.outputs import GENERATOR
 
@@ -27,7 +28,7 @@ PAGE = ("dom", "picture", "strip", "magnifier", "visuals", "attention", "station
 PAGE += ("questions", "predict", "doubt", "spoil", "export", "app", "frame", "begin")
 """The files of engine/ and page/, each after those that it uses."""
 
-MOST_PIXELS = 240_000  # larger photographs are reduced: a browser computes so many in about a second
+MOST_PIXELS, MOST_PATCHES = 240_000, 1000  # of larger photographs, a reduced one: a browser takes about a second for it
 ROOM = 1_900_000  # bytes of weights; as base64 they are a third more, and the page stays below 3 MB
 MOST_WEIGHTS = 60_000_000  # as base64 of float16 they are 160 MB
 EXAMPLES = ("cat", "flower", "rocket")
@@ -84,7 +85,7 @@ def _packed(params: Params) -> dict[str, np.ndarray]:
 def page(image: ImageLike, checkpoint: Checkpoint, name: str = "the photograph") -> str:
     """The page as a string of HTML without links to anything outside it.
 
-    image: whatever `decode` reads; reduced where it has more than MOST_PIXELS
+    image: whatever `decode` reads; reduced where it has more pixels than a browser computes in about a second
     checkpoint: the model
     name: the photograph's, for the title
 
@@ -98,14 +99,16 @@ def page(image: ImageLike, checkpoint: Checkpoint, name: str = "the photograph")
     (True, False)
     """
     _check(checkpoint)
-    pixels, note = _reduced(decode(image))
+    most = min(MOST_PIXELS, MOST_PATCHES * checkpoint.config.patch_size**2)
+    pixels, note = _reduced(decode(image), most)
+    scales_of(pixels.shape[0], pixels.shape[1], checkpoint.config)  # refuses what is too elongated
     weights = _packed(checkpoint.params)
     photographs = [{"name": name, "source": _address(pixels, "PNG")}]
     photographs += [{"name": one, "source": _address(_example(one), "JPEG")} for one in EXAMPLES]
     model = {
         "config": json.loads(config_to_json(checkpoint.config)),
         "index": {path: [value.shape, value.dtype.itemsize] for path, value in weights.items()},
-        "about": {"note": note, "most_pixels": MOST_PIXELS, "of": "of 100" if checkpoint.bundled else ""},
+        "about": {"note": note, "most_pixels": most, "of": "of 100" if checkpoint.bundled else ""},
         "photographs": photographs,
     }
     halves = [path for path, value in weights.items() if value.dtype.itemsize == 2]
@@ -146,12 +149,12 @@ def _parameters(checkpoint: Checkpoint) -> int:
     return sum(value.size for _, value in flatten(checkpoint.params))
 
 
-def _reduced(pixels: np.ndarray) -> tuple[np.ndarray, str]:
-    """8-bit pixels, at most MOST_PIXELS of them, and what the reader is told about that."""
+def _reduced(pixels: np.ndarray, most: int) -> tuple[np.ndarray, str]:
+    """8-bit pixels, at most so many of them, and what the reader is told about that."""
     if pixels.dtype != np.uint8:
         pixels = np.rint(255 * pixels.clip(0, 1)).astype(np.uint8)
     height, width = pixels.shape[:2]
-    share = (MOST_PIXELS / (height * width)) ** 0.5
+    share = (most / (height * width)) ** 0.5
     if share >= 1:
         return pixels, f"{width}×{height} pixels."
     size = max(1, int(width * share)), max(1, int(height * share))

@@ -193,7 +193,7 @@ function show_first() {
     P = config.patch_size,
     middle = ((P >> 1) * P + (P >> 1)) * 3;
   if (strips.length) strips[state.back ? 0 : strips.length - 1].show_largest();
-  else if (!(state.station === "pixels" && state.back))
+  else
     show_sum(
       {
         name: "patches",

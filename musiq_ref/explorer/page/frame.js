@@ -67,7 +67,7 @@ function render_frame() {
   );
   const stop = find(`stop-${state.station}`),
     rail = find("rail");
-  if (rail.scrollWidth > rail.clientWidth) rail.scrollLeft = stop.offsetLeft - rail.clientWidth / 2; // on a phone it is a row
+  if (rail.scrollWidth > rail.clientWidth) rail.scrollLeft = stop.parentElement.offsetLeft - rail.clientWidth / 2; // on a phone it is a row
   const score = state.score.toFixed(2),
     moved = state.score - state.base;
   find("score").replaceChildren(

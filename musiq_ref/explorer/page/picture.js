@@ -158,7 +158,7 @@ function draw_picture(look) {
     );
   }
   if (look.key != null && look.key !== look.token) parts.push(box(look.key, "key"));
-  if (look.token != null) parts.push(box(look.token, "chosen"));
+  if (look.token != null) parts.push(box(look.token, "halo"), box(look.token, "chosen"));
   const drawing = find("drawing");
   drawing.setAttribute("viewBox", `0 0 600 ${picture.height}`);
   drawing.replaceChildren(...parts);

@@ -31,6 +31,7 @@ async function station_view(at) {
     ),
     h("h2", { id: "title", tabindex: -1 }, state.back ? at.back_title : at.title),
     ...words.map((sentence) => h("p", {}, sentence)),
+    only_class_matters(at) ? class_hint() : null,
     ...[visual].flat(2),
     first && !at.block && !["place", "scale", "score"].includes(at.id) ? first : null,
     ...(["place", "scale", "score"].includes(at.id)
@@ -60,6 +61,16 @@ async function station_view(at) {
         : turn,
     ),
   ].filter(Boolean);
+}
+
+/** After the last attention, only the class token is read: the gradient to all others is zero. */
+function only_class_matters(at) {
+  return state.back && at.id === "mlp" && state.block === config.layers - 1 && state.token !== CLASS;
+}
+
+function class_hint() {
+  const choose_class = h("button", { class: "pill", onclick: () => go({ token: CLASS }) }, "Choose the class token");
+  return h("p", { class: "hint" }, "This token’s gradient is zero here: after the last attention nobody reads it. ", choose_class);
 }
 
 const EQUATIONS = {

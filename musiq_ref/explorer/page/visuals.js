@@ -129,9 +129,9 @@ async function residual_split(after, block, branch) {
     through = joined.map((value, i) => value - before[i]);
   const [a, c, d] = [length(before), length(through), length(joined)],
     most = Math.max(a, c, d) || 1;
-  const pipe = (path, size, label, x, y) => [
+  const pipe = (path, size, label, x, y, anchor = "middle") => [
     s("path", { d: path, class: "pipe", "stroke-width": 2 + (14 * size) / most }),
-    s("text", { x, y, class: "label middle" }, `${label} ${shown(size)}`),
+    s("text", { x, y, class: "label", "text-anchor": anchor }, `${label} ${shown(size)}`),
   ];
   const drawing = s(
     "svg",
@@ -141,10 +141,10 @@ async function residual_split(after, block, branch) {
       role: "img",
       "aria-label": `gradient ${shown(a)} splits: straight ${shown(a)}, through the ${branch} ${shown(c)}; together ${shown(d)}`,
     },
-    ...pipe("M10 60H110", a, "arrives", 60, 40),
+    ...pipe("M10 60H110", a, "arrives", 4, 36, "start"),
     ...pipe("M110 60C150 20 270 20 310 60", a, "straight past", 210, 20),
     ...pipe("M110 60C150 130 270 130 310 60", c, `through the ${branch}`, 210, 142),
-    ...pipe("M310 60H410", d, "leaves", 362, 40),
+    ...pipe("M310 60H410", d, "leaves", 416, 36, "end"),
   );
   return [
     h(
