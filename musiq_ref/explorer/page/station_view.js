@@ -70,7 +70,12 @@ function only_class_matters(at) {
 
 function class_hint() {
   const choose_class = h("button", { class: "pill", onclick: () => go({ token: CLASS }) }, "Choose the class token");
-  return h("p", { class: "hint" }, "This token’s gradient is zero here: after the last attention nobody reads it. ", choose_class);
+  return h(
+    "p",
+    { class: "hint" },
+    "This token’s gradient is zero here: after the last attention nobody reads it. ",
+    choose_class,
+  );
 }
 
 const EQUATIONS = {
