@@ -29,7 +29,8 @@ demo: $(VENV)/pictures
 	$(BIN)/musiq-ref distort $(PHOTOGRAPHS)/cat.png $(PHOTOGRAPHS)/coffee.png -o distorted
 	$(BIN)/musiq-ref score $(PHOTOGRAPHS) distorted
 	$(BIN)/musiq-ref explain $(PHOTOGRAPHS)/coffee.png -o demo.html
-	@echo "demo.html shows what the model looked at. Next, with photographs of your own:"
+	$(BIN)/musiq-ref follow $(PHOTOGRAPHS)/coffee.png -o follow.html
+	@echo "demo.html shows what the model looked at; follow.html, in a browser, how it computes. Next, with photographs of your own:"
 	@echo "  $(BIN)/musiq-ref score PHOTOGRAPH_OR_FOLDER"
 	@echo "  $(BIN)/musiq-ref explain PHOTOGRAPH -o page.html"
 	@echo "or, after '. $(BIN)/activate', without the $(BIN)/."
@@ -130,4 +131,4 @@ $(VENV)/gpu$(CUDA): $(VENV)/test
 .PRECIOUS: $(VENV)/%
 
 clean:
-	rm -rf $(VENV) demo.html distorted docs/_build docs/course docs/reference
+	rm -rf $(VENV) demo.html follow.html distorted docs/_build docs/course docs/live docs/reference

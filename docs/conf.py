@@ -1,7 +1,8 @@
 """The documentation site: `make docs` builds it into docs/_build/html, without a network, warnings being errors.
 
-Two folders are made here from what lies elsewhere, so that nothing is written twice: course/, the executed notebooks of
-the tutorials, and reference/, a page for each part of the library with the docstrings of its modules.
+Three folders are made here from what lies elsewhere, so that nothing is written twice: course/, the executed notebooks
+of the tutorials; reference/, a page for each part of the library with the docstrings of its modules; and live/, the
+page on which the model runs.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ project = "musiq_ref"
 author = "The musiq_ref maintainers"
 copyright = "the musiq_ref maintainers, Apache-2.0"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx-mathjax-offline"]
-exclude_patterns = ["_build", "measured_*.md"]
+exclude_patterns = ["_build", "measured_*.md", "live"]
 html_theme = "furo"
 html_title = "musiq_ref"
 html_static_path = ["_static"]
+html_extra_path = ["live"]
 html_css_files = ["musiq_ref.css"]
 html_theme_options = {"source_edit_link": ""}
 html_show_sourcelink = False
@@ -99,6 +101,17 @@ def write_commands() -> None:
     (DOCS / "reference" / "commands.md").write_text("\n".join(text), encoding="utf-8")
 
 
+def write_live_page() -> None:
+    """Writes the page on which the model runs to live/."""
+    from musiq_ref.checkpoint import load_checkpoint
+    from musiq_ref.explorer import page
+
+    (DOCS / "live").mkdir(exist_ok=True)
+    photograph = ROOT / "musiq_ref" / "data" / "photographs" / "coffee.png"
+    text = page(photograph, load_checkpoint("demo"), photograph.name)
+    (DOCS / "live" / "follow_a_patch.html").write_text(text, encoding="utf-8")
+
+
 def to_rst(app, what, name, obj, options, lines: list[str]) -> None:
     """Our docstrings are plain text: an equation, perhaps, arguments, a line each, paragraphs, an example."""
     text = "\n".join(lines).strip("\n")
@@ -156,5 +169,6 @@ def setup(app) -> None:
     write_course()
     write_reference()
     write_commands()
+    write_live_page()
     app.connect("autodoc-process-docstring", to_rst)
     app.connect("autodoc-skip-member", skip_alias)

@@ -46,6 +46,7 @@ FLOORS = (
     Floor(("evaluation/",), "how well scores follow people's, on a data set", 2),
     Floor(("ablations/",), "the appendix's tables, in small", 2),
     Floor(("explain/",), "attention rollout, figures, the page about a photograph", 3),
+    Floor(("explorer/",), "the page on which the model runs, in JavaScript, forward and backward", 3),
     Floor(("verify/ladder/",), "every stage of an image's way, tolerances, fixtures", 0),
     Floor(("verify/mistakes/",), "one list of mistakes; planting; the diagnosis", 0),
     Floor(("verify/check/",), "one gradient, one op", 0),

@@ -22,6 +22,7 @@ COMMANDS = {
     "score": "score image files, or all images in folders",
     "distort": "write versions of photographs that are spoilt by known degrees",
     "explain": "show a photograph's scales, patches, attention and gradient, as a page (.html) or a picture (.png, …)",
+    "follow": "write a page on which the model runs in the browser, forward and backward, on a photograph",
     "summary": "count parameters and multiply-accumulates, beside the paper's table 1 and section G",
     "train": "train a model by a recipe, or those of the paper's ablations; or go on where that was stopped",
     "evaluate": "compare a model's scores with people's on a data set",

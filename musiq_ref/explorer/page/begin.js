@@ -1,0 +1,153 @@
+// What the reader does: choosing patches, opening pictures, keys; and how it all begins.
+
+/** A patch was chosen in the picture. */
+async function choose(token) {
+  const { pick, token: chosen, changes } = state;
+  if (pick && token !== CLASS && chosen !== CLASS) {
+    state.pick = null;
+    if (pick === "swap") return change({ swapped: [...changes.swapped, [chosen, token]] });
+    return change({ places: { ...changes.places, [chosen]: facts.hash_index[token] } });
+  }
+  return go({ token, key: null });
+}
+
+/** A picture from a file, reduced to what this page computes in a second. */
+async function open_file(file) {
+  try {
+    const bitmap = await createImageBitmap(file),
+      share = Math.min(1, Math.sqrt(about.most_pixels / (bitmap.width * bitmap.height)));
+    const width = Math.max(1, Math.round(bitmap.width * share)),
+      height = Math.max(1, Math.round(bitmap.height * share));
+    const context = h("canvas", { width, height }).getContext("2d");
+    Object.assign(context, { fillStyle: "#fff", imageSmoothingQuality: "high" });
+    context.fillRect(0, 0, width, height);
+    context.drawImage(bitmap, 0, 0, width, height);
+    await load(context.getImageData(0, 0, width, height));
+    say(
+      share < 1
+        ? `Reduced to ${width}×${height}; the score is that of the reduced picture.`
+        : `${width}×${height} pixels.`,
+    );
+  } catch (error) {
+    say(`This picture cannot be used: ${error.message}`);
+  }
+}
+
+const say = (words) => (find("says").textContent = words);
+
+/** The photographs that the page carries, as buttons. */
+function render_photographs() {
+  find("photographs").replaceChildren(
+    ...photographs.map(({ name, source }, i) =>
+      h(
+        "button",
+        {
+          class: "thumb",
+          "aria-label": `photograph ${name}`,
+          title: name,
+          onclick: () =>
+            from_source(source)
+              .then(load)
+              .then(() => say(i ? "" : about.note)),
+        },
+        h("img", { src: source, alt: "" }),
+      ),
+    ),
+  );
+}
+
+async function from_source(source) {
+  const image = new Image();
+  image.src = source;
+  await image.decode();
+  const context = h("canvas", { width: image.naturalWidth, height: image.naturalHeight }).getContext("2d", {
+    colorSpace: "srgb",
+  });
+  context.drawImage(image, 0, 0);
+  return context.getImageData(0, 0, image.naturalWidth, image.naturalHeight);
+}
+
+function listen() {
+  const drawing = find("drawing"),
+    spot = (event) => {
+      const area = drawing.getBoundingClientRect();
+      return token_at(
+        ((event.clientX - area.left) / area.width) * 600,
+        ((event.clientY - area.top) / area.height) * picture.height,
+      );
+    };
+  drawing.addEventListener("click", (event) => {
+    const token = spot(event);
+    if (token !== null) choose(token);
+  });
+  drawing.addEventListener("keydown", (event) => {
+    const [right, down] =
+      { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] }[event.key] ?? [];
+    if (right === undefined) return;
+    event.preventDefault();
+    event.stopPropagation();
+    choose(neighbour(state.token, right, down));
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.target.closest("input, canvas, [role=slider]") || event.ctrlKey || event.metaKey || event.altKey) return;
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key],
+      i = STATIONS.indexOf(station()) + (step ?? 0) * (state.back ? -1 : 1);
+    if (step && STATIONS[i] && ["follow", "reverse"].includes(state.view)) go({ station: STATIONS[i].id });
+    else if (event.key === "r") go({ view: state.back ? "follow" : "reverse", back: !state.back });
+    else if (event.key === "Escape") go({ pick: null });
+  });
+  document.addEventListener("paste", (event) => {
+    const [file] = event.clipboardData.files;
+    if (file) open_file(file);
+  });
+  document.addEventListener("dragover", (event) => event.preventDefault());
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    const [file] = event.dataTransfer.files;
+    if (file) open_file(file);
+  });
+  find("file").addEventListener("change", ({ target }) => target.files[0] && open_file(target.files[0]));
+  find("svg").addEventListener("click", save_svg);
+  find("png").addEventListener("click", save_png);
+  find("npy").addEventListener("click", save_npy);
+  find("theme").addEventListener("click", () => {
+    const dark =
+      (document.documentElement.dataset.theme ??
+        (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
+    document.documentElement.dataset.theme = dark ? "light" : "dark";
+    render();
+  });
+  addEventListener("popstate", () => {
+    Object.assign(state, read_address());
+    only_patches();
+    render();
+  });
+}
+
+async function begin() {
+  render_photographs();
+  listen();
+  await ask("open", { index, base64: find("weights").textContent.trim(), config });
+  const score = await load(await from_source(photographs[0].source));
+  Object.assign(state, read_address());
+  say(about.note);
+  await go({});
+  return score;
+}
+
+/** For tests, and for the curious. */
+window.musiq = {
+  ready: begin().catch((error) => {
+    say(`This page cannot compute here: ${error.message}`);
+    throw error;
+  }),
+  get score() {
+    return state.score;
+  },
+  get changes() {
+    return state.changes;
+  },
+  load,
+  stage: (name) => ask("stage", name),
+  gradient: (name) => ask("gradient", name),
+};

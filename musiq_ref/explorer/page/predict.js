@@ -1,0 +1,93 @@
+// Predict first: commit to an answer, then see what the model says.
+
+const given = [];
+
+/** The view with all questions, one at a time. */
+function predict_view() {
+  const i = Math.min(state.question ?? 0, QUESTIONS.length - 1),
+    { text, options, answer, at } = QUESTIONS[i],
+    past = given[i];
+  const right = given.filter((one) => one && one.choice === one.right).length,
+    done = given.filter(Boolean).length;
+  const dots = h(
+    "div",
+    { class: "row dots", role: "group", "aria-label": "questions" },
+    ...QUESTIONS.map((_, k) =>
+      h(
+        "button",
+        {
+          class: given[k] ? (given[k].choice === given[k].right ? "dot right" : "dot wrong") : "dot",
+          "aria-current": k === i && "true",
+          "aria-label": `question ${k + 1}`,
+          onclick: () => go({ question: k }),
+        },
+        `${k + 1}`,
+      ),
+    ),
+  );
+  const result = h("div", { "aria-live": "polite" });
+  const reveal = ({ choice, right, because }) => {
+    [...list.children].forEach((button, k) => {
+      button.disabled = true;
+      if (k === right) button.classList.add("right");
+      else if (k === choice) button.classList.add("wrong");
+    });
+    result.replaceChildren(
+      h("p", { class: "verdict" }, choice === right ? "Right. " : "Not so. ", because),
+      h(
+        "p",
+        { class: "row" },
+        h("a", { class: "pill", href: `#${at}` }, "See it at its station"),
+        i + 1 < QUESTIONS.length
+          ? h("button", { class: "pill strong", onclick: () => go({ question: i + 1 }) }, "Next question")
+          : null,
+      ),
+    );
+  };
+  const list = h(
+    "div",
+    { class: "options" },
+    ...options().map((words, choice) =>
+      h(
+        "button",
+        {
+          class: "option",
+          onclick: async () => {
+            if (given[i]) return;
+            [...list.children].forEach((button) => (button.disabled = true));
+            result.replaceChildren(h("p", {}, "The model computes …"));
+            given[i] = {
+              choice,
+              ...(await answer((share) =>
+                result.replaceChildren(h("p", {}, `The model computes … ${Math.round(100 * share)} %`)),
+              )),
+            };
+            await ask("score", state.changes);
+            go({});
+          },
+        },
+        words,
+      ),
+    ),
+  );
+  if (past) reveal(past);
+  return [
+    h("h2", {}, "Predict first"),
+    h(
+      "p",
+      {},
+      "Commit to an answer; then the model computes it on this photograph. Being wrong is how one learns most.",
+    ),
+    dots,
+    h("p", { class: "question" }, `${i + 1}. ${text()}`),
+    list,
+    result,
+    h(
+      "p",
+      { class: "count", role: "status" },
+      done === QUESTIONS.length
+        ? `All ${done} answered: ${right} right.${right > 11 ? " You could have built it." : " Try again with another photograph: the answers may change."}`
+        : `${right} right of ${done} answered, ${QUESTIONS.length - done} to go.`,
+    ),
+  ];
+}

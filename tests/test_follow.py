@@ -1,0 +1,315 @@
+"""`musiq-ref follow`: what the page computes in a browser, certified by the kit, and what can be done on it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from browser import CHROMIUM, Browser
+from PIL import Image
+
+import musiq_ref as mq
+from musiq_ref.cli import main
+from musiq_ref.explorer import page, page_params
+from musiq_ref.image.tokenize import drop_padding
+from musiq_ref.model.musiq import forward
+from musiq_ref.model.parameters import map_params
+from musiq_ref.verify.comparison.climb import compare
+from musiq_ref.verify.ladder.fixture import measured_fixture
+
+PHOTOGRAPHS = Path(mq.__file__).parent / "data" / "photographs"
+in_a_browser = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")
+STATIONS = ["pixels", "scales", "patches", "stem", "embedding", "place", "scale", "attention", "mlp", "score"]
+QUESTIONS = 15
+SETTLED = "document.body.dataset.ready === location.hash && !document.querySelector('.busy')"
+REQUIRED = ["pixels/*", "patches", "stem/*", "patch_embedding", "encoder/*", "head/*", "score", "gradient/*"]
+
+
+def crop(name, height, width):
+    return np.asarray(Image.open(PHOTOGRAPHS / f"{name}.png").convert("RGB"))[:height, 40 : 40 + width]
+
+
+PICTURES = {"landscape": crop("coffee", 70, 110), "portrait": crop("cat", 90, 50), "tiny": crop("flower", 20, 23)}
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return mq.load_checkpoint("demo")
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("follow")
+    Image.fromarray(PICTURES["landscape"]).save(folder / "photo.png")
+    assert main(["follow", str(folder / "photo.png"), "-o", str(folder / "page.html")]) == 0
+    return folder / "page.html"
+
+
+@pytest.fixture(scope="module")
+def browser(html):
+    one = Browser()
+    try:
+        one.resize(1400)
+        one.open(html)
+        yield one
+    finally:
+        one.close()
+
+
+def as_pixels(image):
+    height, width = image.shape[:2]
+    rgba = np.concatenate([image, np.full((height, width, 1), 255, np.uint8)], axis=2)
+    text = base64.b64encode(rgba.tobytes()).decode()
+    data = f"Uint8ClampedArray.from(atob('{text}'), (letter) => letter.charCodeAt(0))"
+    return f"{{width: {width}, height: {height}, data: {data}}}"
+
+
+def computed(browser, names):
+    """The stages and gradients that the page computes, by the kit's names."""
+    found = {}
+    for name in names:
+        if name.startswith(("pixels/", "patch", "stem/", "spatial_", "scale_embedding", "encoder/", "head/", "score")):
+            found[name] = browser.array(f"musiq.stage('{name}')")
+        elif name.startswith("gradient/"):
+            found[name] = browser.array(f"musiq.gradient('{name[9:]}')")
+    return found
+
+
+def go_to(browser, address):
+    """Opens a deep link, and waits until the page shows it."""
+    browser.run(f"location.hash = '{address}'")
+    wait(browser, SETTLED)
+
+
+def click(browser, selector, expected=SETTLED):
+    """Clicks the first element that fits, and waits until what follows is drawn."""
+    drawn = browser.run("document.body.dataset.drawn")
+    browser.run(f"document.querySelector({json.dumps(selector)}).click()")
+    wait(browser, f"document.body.dataset.drawn > {drawn} && {expected}")
+
+
+def press(browser, selector, key):
+    """A key, for the first element that fits."""
+    event = f"new KeyboardEvent('keydown', {{ key: '{key}', bubbles: true }})"
+    browser.run(f"document.querySelector('{selector}').dispatchEvent({event})")
+
+
+def wait(browser, condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not browser.run(f"Boolean({condition})"):
+        assert time.monotonic() < end, f"{condition} does not become true"
+        time.sleep(0.03)
+
+
+@in_a_browser
+@pytest.mark.parametrize("picture", PICTURES)
+def test_every_stage_and_gradient_is_numpys(picture, browser, demo):
+    image, params = PICTURES[picture], page_params(demo.params)
+    exact = map_params(lambda a: a.astype(np.float64), params)
+    fixture = measured_fixture(demo.config, exact, image, {"weights": "float16", "image": picture, "preset": None})
+    score = browser.run(f"musiq.load({as_pixels(image)})")
+    result = compare(fixture, computed(browser, fixture.stages), require=REQUIRED, diagnose=False)
+    assert result.passed, str(result)
+    for rung in result.rungs:
+        if rung.distance and fixture.stages[rung.name].tolerance.absolute is None:
+            assert rung.distance.bulk < (2e-2 if rung.name.startswith("gradient/") else 1e-3), rung
+    rounded = mq.Checkpoint(params, demo.config, "native", None)
+    assert score == pytest.approx(mq.score(image, rounded)[0].value, abs=2e-3)
+    assert score == pytest.approx(mq.score(image)[0].value, abs=0.03)
+
+
+@in_a_browser
+def test_a_fault_in_the_page_is_found_and_named(html, demo, tmp_path):
+    text = html.read_text(encoding="utf-8")
+    assert text.count("eps = 1e-6)") == 1
+    (tmp_path / "page.html").write_text(text.replace("eps = 1e-6)", "eps = 1e-5)"), encoding="utf-8")
+    params = map_params(lambda a: a.astype(np.float64), page_params(demo.params))
+    image = np.full((20, 23, 3), 128, np.uint8)
+    fixture = measured_fixture(demo.config, params, image, {"weights": "float16", "image": "grey", "preset": None})
+    browser = Browser()
+    try:
+        browser.open(tmp_path / "page.html")
+        browser.run(f"musiq.load({as_pixels(image)})")
+        names = [name for name in fixture.stages if not name.startswith("gradient/")]
+        result = compare(fixture, computed(browser, names))
+    finally:
+        browser.close()
+    assert result.first
+    assert result.first.name.endswith(("norm1", "norm2", "encoder/norm"))
+    assert "LayerNorm with ε 1e-5" in str(result)
+
+
+@in_a_browser
+def test_every_station_and_view_at_two_widths(browser, html, tmp_path):
+    browser.requests.clear()
+    browser.complaints.clear()
+    browser.open(html)
+    for width in (1400, 390):
+        browser.resize(width)
+        views = [f"{back}{name}/token_3" for back in ("", "reverse/") for name in STATIONS] + [
+            "predict/1",
+            "doubt",
+            "spoil",
+        ]
+        for view in views:
+            go_to(browser, view)
+            assert browser.run("document.documentElement.scrollWidth") <= width, (view, width)
+            assert browser.run("document.querySelector('#panel h2').textContent.length") > 3
+            browser.screenshot(tmp_path / f"{width}_{view.replace('/', '_')}.png")
+    titles = {browser.run("document.title"), "Follow a patch: photo.png"}
+    assert len(titles) == 1
+    assert [
+        address for address in browser.requests if not address.startswith(("file:", "data:", "blob:", "about:"))
+    ] == []
+    assert browser.complaints == []
+
+
+@in_a_browser
+def test_the_tour_goes_to_the_score_and_back_to_the_pixels(browser, html):
+    browser.resize(1400)
+    browser.open(html)
+    for name in STATIONS[1:]:
+        click(browser, "#next")
+        assert browser.run("document.querySelector('#rail [aria-current]').id") == f"stop-{name}"
+    click(browser, ".onward .strong")
+    for name in reversed(STATIONS[:-1]):
+        click(browser, "#next")
+        assert browser.run("location.hash").startswith("#reverse/")
+        assert browser.run("document.querySelector('#rail [aria-current]').id") == f"stop-{name}"
+
+
+@in_a_browser
+def test_the_sum_of_a_number_is_shown(browser, html):
+    browser.resize(1400)
+    browser.open(html, "#block_01/mlp/token_5")
+    wait(browser, "document.querySelector('#sum .total')")
+    browser.run("document.querySelector('.strip').focus()")
+    wait(browser, "document.querySelector('#sum .what').textContent.includes('cell 0')")
+    press(browser, ".strip", "ArrowRight")
+    wait(browser, "document.querySelector('#sum .what').textContent.includes('cell 1')")
+    numbers = "['#sum .what b', '#sum .total .number'].map((where) => document.querySelector(where).textContent)"
+    value, total = (float(text.replace("−", "-")) for text in browser.run(numbers))
+    assert value == pytest.approx(total, rel=1e-2)
+
+
+@in_a_browser
+def test_all_questions_can_be_answered(browser, html):
+    browser.open(html, "#predict/1")
+    for number in range(QUESTIONS):
+        click(browser, f".dots button:nth-child({number + 1})")
+        click(browser, ".option", "document.querySelector('.verdict')")
+    assert browser.run("document.querySelectorAll('.dots .right, .dots .wrong').length") == QUESTIONS
+    assert "All 15 answered" in browser.run("document.querySelector('.count').textContent")
+    assert browser.complaints == []
+
+
+@in_a_browser
+def test_doubt_and_spoil(browser, html):
+    browser.open(html, "#doubt")
+    click(browser, "#panel .strong", "document.querySelectorAll('.map').length === 6")
+    before = browser.run("musiq.score")
+    go_to(browser, "spoil")
+    click(
+        browser,
+        "#panel .row:nth-of-type(2) .pill",
+        "document.querySelector('.verdict').textContent.includes('noticed')",
+    )
+    assert browser.run("musiq.score") != before
+    click(browser, "#view-follow", f"musiq.score === {before}")
+    assert browser.complaints == []
+
+
+@in_a_browser
+def test_what_is_changed_is_computed_as_numpy_does(browser, html, demo):
+    browser.open(html, "#pixels/token_4")
+    tokens = mq.batch([drop_padding(mq.tokenize(PICTURES["landscape"], demo.config))])
+    params = page_params(demo.params)
+
+    def muted(name, array):
+        return (
+            array * (np.arange(array.shape[1]) != 1)[:, None, None]
+            if name.endswith("block_00/attention/heads")
+            else array
+        )
+
+    def score(tokens, tap=None):
+        return float(forward(params, tokens, demo.config, tap=tap)[0][0, 0])
+
+    click(browser, "#actions button:nth-child(3)")
+    go_to(browser, "attention/token_4")
+    before = browser.run("musiq.score")
+    press(browser, "#drawing", "ArrowRight")
+    wait(browser, f"musiq.score !== {before} && {SETTLED}")
+    places = tokens.hash_index.copy()
+    places[0, 4] = places[0, 5]
+    assert browser.run("musiq.score") == pytest.approx(score(tokens._replace(hash_index=places)), abs=2e-4)
+    click(browser, "#actions button:nth-child(4)")
+    assert browser.run("musiq.score") == pytest.approx(score(tokens), abs=2e-4)
+    click(browser, ".head-choice:nth-of-type(2) .mute")
+    assert browser.run("musiq.score") == pytest.approx(score(tokens, muted), abs=2e-4)
+    click(browser, "#actions button:nth-child(4)")
+    click(browser, "#actions button:nth-child(1)")
+    hidden = browser.run("musiq.changes.hidden")
+    mask = tokens.mask.copy()
+    mask[0, hidden] = False
+    assert 4 in hidden
+    assert browser.run("musiq.score") == pytest.approx(score(tokens._replace(mask=mask)), abs=2e-4)
+
+
+@in_a_browser
+def test_pictures_and_numbers_can_be_saved(browser, html, tmp_path):
+    browser.open(html, "#embedding/token_4")
+    browser.send("Page.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    for button, ending in (("#npy", "npy"), ("#svg", "svg"), ("#png", "png")):
+        browser.run(f"document.querySelector('{button}').click()")
+        end = time.monotonic() + 30
+        while not list(tmp_path.glob(f"*.{ending}")):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+    time.sleep(0.2)
+    [numbers] = tmp_path.glob("*.npy")
+    np.testing.assert_array_equal(np.load(numbers), browser.array("musiq.stage('patch_embedding')"))
+    [drawing], [picture] = tmp_path.glob("*.svg"), tmp_path.glob("*.png")
+    assert drawing.read_text(encoding="utf-8").startswith("<svg")
+    with Image.open(picture) as image:
+        assert image.size[0] == 1200
+
+
+def test_the_page_is_not_too_large(html):
+    text = html.read_text(encoding="utf-8")
+    assert len(text) < 4e6
+    assert 'content="musiq_ref"' in text
+
+
+def test_a_large_photograph_is_reduced_and_that_is_said(demo):
+    text = page(np.zeros((1000, 1500, 3), np.uint8), demo, "large.png")
+    assert (
+        "Reduced from 1500×1000 to 600×400"
+        in json.loads(text.split('id="model">')[1].split("</script>")[0])["about"]["note"]
+    )
+
+
+def test_names_are_text_not_markup(demo):
+    text = page(np.zeros((30, 30, 3), np.uint8), demo, "</script><b>.png")
+    assert "</script><b>" not in text
+
+
+def test_what_cannot_be_followed_is_refused_in_one_sentence(tmp_path, capsys):
+    (tmp_path / "photo.png").write_bytes((PHOTOGRAPHS / "cat.png").read_bytes())
+    assert main(["follow", str(tmp_path / "photo.png"), "-o", str(tmp_path / "photo.png")]) == 2
+    assert "does not end in .html" in capsys.readouterr().err
+    (tmp_path / "mine.html").write_text("<p>mine")
+    assert main(["follow", str(tmp_path / "photo.png"), "-o", str(tmp_path / "mine.html")]) == 2
+    assert "was not written by musiq-ref" in capsys.readouterr().err
+    assert main(["follow", str(tmp_path / "none.png"), "-o", str(tmp_path / "page.html")]) == 2
+    assert "does not exist" in capsys.readouterr().err
+    Image.new("RGB", (2000, 3)).save(tmp_path / "line.png")
+    assert main(["follow", str(tmp_path / "line.png"), "-o", str(tmp_path / "page.html")]) == 2
+    assert "too elongated" in capsys.readouterr().err
+    large = mq.Checkpoint({"head": {"bias": np.full(2_000_000, 1e6)}}, mq.MusiqConfig(), "native", None)
+    with pytest.raises(ValueError, match="float16 cannot hold"):
+        page(tmp_path / "photo.png", large)
