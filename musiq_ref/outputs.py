@@ -104,7 +104,7 @@ def _is_table(start: bytes) -> bool:
     line = line.removesuffix(b"\r")
     probabilities = [b"p%d" % k for k in range(1, line.count(b",p") + 1)]
     scores = b",".join([b"path", b"score", b"height", b"width", *probabilities, b"error"])
-    headers = (scores, b"image,target,score,error")
+    headers = (scores + b",model", scores, b"image,target,score,error")  # before 0.2 tables had no model
     return line in headers if end else any(header.startswith(line) for header in headers)
 
 

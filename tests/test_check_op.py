@@ -25,6 +25,7 @@ UNSEEN = (
     "as many as 12 heads",
     "skipped same-size blur",  # shows where an image is resized to its own size, and axes differ in length here
     "sides rounded half up",  # shows at few sizes, which the ladder lists
+    "sides rounded half up in float64",
 )
 ALIKE = {  # on small inputs: a mistake, and the one that gives the same numbers and is named
     "ReLU6 in the MLP": "ReLU in the MLP",
@@ -42,6 +43,10 @@ ALIKE = {  # on small inputs: a mistake, and the one that gives the same numbers
     "classes counted down": "probabilities in reverse order",
     "median class": "most likely class",
     "padded with a mirror image (symmetric)": "padded by repeating the edge",
+    "sides cut off, not rounded in float64": "sides cut off, not rounded",
+    "sides rounded to even numbers": "sides rounded up",
+    "sides rounded to even numbers in float64": "sides rounded up",
+    "sides rounded to multiples of 32 in float64": "sides rounded to multiples of 32",
 }
 FORWARDS = [(op, m.name) for op in OPS for m in mistakes_of(op) if m.name not in UNSEEN]
 BACKWARDS = [(op, m.name) for op in OPS for m in mistakes_of(f"{op}_backward")]

@@ -189,7 +189,7 @@ def test_other_errors_pass_the_guard():
 
 
 def test_the_score_of_an_image_too_large_for_the_gpu_is_a_sentence(monkeypatch):
-    monkeypatch.setattr("musiq_ref.scoring.get_backend", lambda name: BACKEND)
+    monkeypatch.setattr("musiq_ref.scorers.get_backend", lambda name: BACKEND)
     one = mq.scorer(mq.Checkpoint(mq.init_params(TINY), TINY, "native", None), backend="cupy")
     monkeypatch.setattr(inference, "_logits", failing(MemoryError("Out of memory allocating 9,000,000,000 bytes")))
     with pytest.raises(MemoryError, match=r"^the image: too large for the memory of the GPU; reduce it"):

@@ -298,7 +298,7 @@ for dtype, params in (("float32", single), ("float64", double)):
 # %% [markdown]
 # ## Photographs that do not fit
 #
-# $\mathbf{A}$ has $H N^2$ numbers in each block. For a forward that keeps all of them, as training does, times $L$. The
+# $\mathbf{A}$ has $H N^2$ numbers in each block. For a forward that keeps all of them, as `mq.forward` does, times $L$. The
 # published model:
 
 # %%
@@ -340,7 +340,7 @@ assert memory["all blocks, kept"][3] > 16 * 2**30 > memory["one head"][3]
 # so when it scores:
 
 # %%
-show(by_team._attend)
+show(by_team.attend)
 
 
 # %%

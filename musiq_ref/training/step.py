@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from musiq_ref.backend import Array, namespace
+from musiq_ref.backend import Array, namespace, on_host
 from musiq_ref.config import MusiqConfig
 from musiq_ref.image.tokenize import Tokens, batch, drop_padding
 from musiq_ref.losses import LOSSES, ON_LOGITS
@@ -83,13 +83,14 @@ def batch_gradient(
     """
     loss_forward, loss_backward = LOSSES[loss]
     weight, xp = 1 / (whole_batch or len(tokens)), namespace(params["class_token"])
+    save_memory = "attention" if on_host(params["class_token"]) else False
 
     @np.errstate(over="ignore", invalid="ignore")  # a loss or gradient that is not finite is for the caller to notice
     def run(start: int):
         here = slice(start, start + micro_batch)
         noise = Noise(np.random.default_rng((*seed, first + start)), *(rates or ()))
         piece = Tokens(*map(xp.asarray, batch([drop_padding(t) for t in tokens[here]])))
-        logits, cache = forward(params, piece, config, noise=noise, recompute=recompute or "attention")
+        logits, cache = forward(params, piece, config, noise=noise, recompute=recompute or save_memory)
         expected, cache_score = expected_score(logits)
         prediction = logits if loss in ON_LOGITS else expected.score
         value, cache_loss = loss_forward(prediction, xp.asarray(targets[here]), weight, **(loss_options or {}))

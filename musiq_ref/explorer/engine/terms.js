@@ -26,7 +26,7 @@ const SOURCE = {
   concatenate: ["model/embeddings.py", "z = xp.concatenate([class_token, x], axis=1)"],
   layer_norm: ["ops/layer_norm.py", "return gamma * xhat + beta, (xhat, rho, gamma)"],
   logits: ["model/attention.py", "(q * scale) @ k.swapaxes(-1, -2)"],
-  softmax: ["ops/softmax.py", "y = e / xp.where(total == 0, 1, total)"],
+  softmax: ["ops/softmax.py", "y /= xp.where(total == 0, 1, total)"],
   heads: ["model/attention.py", "weights @ v"],
   residual1: ["model/encoder.py", 'z = tap("residual1", z + x)'],
   output: ["model/encoder.py", 'return tap("output", z + x), cache'],

@@ -329,8 +329,6 @@ MISTAKES = [
                 "one block too few": lambda names: names[:-1], "blocks run in reverse order": lambda names: names[::-1],
                 "first block skipped": lambda names: names[1:],
                 "only the first block run": lambda names: names[:1],
-                "first block run twice": lambda names: names[:1] + names,
-                "last block run twice": lambda names: names + names[-1:],
             }, "block_names", lambda order: lambda params: order(block_names(params)), "encoder/*",
             when=lambda config: config.layers > 1),
     *family("blocks {}", "run all encoder blocks once, in the order of their numbers", {
