@@ -22,6 +22,7 @@ COMMANDS = {  # a command, up to the file that it writes; the files that it read
     "score --csv": ("score a.png --checkpoint tiny.safetensors --csv", "out.csv", ["a.png", "tiny.safetensors"]),
     "score --html": ("score a.png --checkpoint tiny.safetensors --html", "out.html", ["a.png", "tiny.safetensors"]),
     "explain page": ("explain a.png --checkpoint tiny.safetensors -o", "out.html", ["a.png", "tiny.safetensors"]),
+    "follow": ("follow a.png --checkpoint tiny.safetensors -o", "out.html", ["a.png", "tiny.safetensors"]),
     "explain picture": ("explain a.png --checkpoint tiny.safetensors -o", "out.png", ["a.png", "tiny.safetensors"]),
     "explain svg": ("explain a.png --checkpoint tiny.safetensors -o", "out.svg", ["a.png", "tiny.safetensors"]),
     "explain pdf": ("explain a.png --checkpoint tiny.safetensors -o", "out.pdf", ["a.png", "tiny.safetensors"]),
