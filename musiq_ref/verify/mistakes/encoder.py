@@ -32,11 +32,6 @@ def flattened(change):
     return embedding
 
 
-def embed_without(table):
-    """`embed` with one of its tables taken as zero."""
-    return embed_with(table, lambda rows: 0 * rows)
-
-
 def embed_with(table, change):
     """`embed` with one of its tables changed."""
 
