@@ -28,10 +28,10 @@ from musiq_ref.model import by_team, gradient_by_team, inference, recompute
 from musiq_ref.model.folded import fold
 from musiq_ref.model.gradient_by_team import patch_gradient
 from musiq_ref.model.parameters import flatten, map_params
+from musiq_ref.ordered import in_order
 from musiq_ref.team import ONE_THREAD, share, together
 from musiq_ref.training.run import train
 from musiq_ref.training.settings import Settings
-from musiq_ref.training.step import in_order
 from musiq_ref.verify import deterministic_params
 
 TOKENS = random_tokens(SMALL, 41, 0)
@@ -225,7 +225,7 @@ def test_scorers_in_many_threads():
 def test_a_training_shares_the_limit_with_scorers_whoever_ends_first():
     with threadpool_limits(2, "blas"):
         ONE_THREAD.__enter__()  # a scorer begins
-        steps = in_order(lambda item: set(blas_threads()), range(4), threads=2)
+        steps = in_order(ONE_THREAD(lambda item: set(blas_threads())), range(4), workers=2)
         seen = [next(steps)]
         ONE_THREAD.__exit__()
         seen += steps
@@ -235,7 +235,7 @@ def test_a_training_shares_the_limit_with_scorers_whoever_ends_first():
 
 def test_a_loop_that_is_left_half_way_leaves_no_limit_behind():
     with threadpool_limits(2, "blas"):
-        steps = in_order(abs, range(4), threads=2)
+        steps = in_order(ONE_THREAD(abs), range(4), workers=2)
         next(steps)  # and is kept, as a traceback keeps the frames of what was interrupted
         until = time.monotonic() + 10
         while ONE_THREAD.users and time.monotonic() < until:

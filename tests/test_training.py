@@ -19,13 +19,14 @@ from musiq_ref.checkpoint import to_pyiqa
 from musiq_ref.cli import main
 from musiq_ref.losses import l1, l1_backward
 from musiq_ref.model.parameters import flatten
+from musiq_ref.ordered import in_order
 from musiq_ref.outputs import is_ours
 from musiq_ref.training.datasets import DatasetError
 from musiq_ref.training.log import Log
 from musiq_ref.training.run import train
 from musiq_ref.training.settings import RECIPES, Settings, recipe
 from musiq_ref.training.state import TrainingError, load_state
-from musiq_ref.training.step import Rates, batch_gradient, in_order
+from musiq_ref.training.step import Rates, batch_gradient
 from musiq_ref.training.stream import open_stream
 from musiq_ref.verify import deterministic_params
 
@@ -153,7 +154,7 @@ def test_noise_depends_on_the_seed_alone(images):
 
 
 def test_results_come_in_order_however_long_they_take():
-    assert list(in_order(lambda t: time.sleep(t) or t, [0.03, 0.0, 0.02, 0.0], threads=3)) == [0.03, 0.0, 0.02, 0.0]
+    assert list(in_order(lambda t: time.sleep(t) or t, [0.03, 0.0, 0.02, 0.0], workers=3)) == [0.03, 0.0, 0.02, 0.0]
 
 
 @pytest.mark.long  # test_golden_training.py has one like it

@@ -8,8 +8,7 @@ where the parameters are; on a device nothing is waited for until the last micro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +21,7 @@ from musiq_ref.model.head import expected_score, expected_score_backward
 from musiq_ref.model.musiq import backward, forward
 from musiq_ref.model.noise import Noise
 from musiq_ref.model.parameters import Params
+from musiq_ref.ordered import in_order
 from musiq_ref.team import ONE_THREAD
 
 
@@ -85,6 +85,7 @@ def batch_gradient(
     weight, xp = 1 / (whole_batch or len(tokens)), namespace(params["class_token"])
     save_memory = "attention" if on_host(params["class_token"]) else False
 
+    @ONE_THREAD  # not around the loop: whoever leaves that half-way would leave the limit behind
     @np.errstate(over="ignore", invalid="ignore")  # a loss or gradient that is not finite is for the caller to notice
     def run(start: int):
         here = slice(start, start + micro_batch)
@@ -99,7 +100,8 @@ def batch_gradient(
         return value, backward(dlogits, cache, want_patches=False).params, expected.score
 
     values, gradients, scores = [], None, []
-    for value, piece_gradients, piece_scores in in_order(run, range(0, len(tokens), micro_batch), threads):
+    starts = range(0, len(tokens), micro_batch)
+    for value, piece_gradients, piece_scores in in_order(run, starts, threads, ahead=threads):
         values.append(value)
         gradients = piece_gradients if gradients is None else _add(gradients, piece_gradients)
         scores.append(piece_scores)
@@ -115,20 +117,3 @@ def _add(total: Params, more: Params) -> Params:
         else:
             namespace(value).add(total[name], value, out=total[name])
     return total
-
-
-def in_order(run: Callable[[Any], Any], items: Sequence[Any], threads: int):
-    """run(item) for every item, several at a time, each on one core; the results in the order of the items.
-
-    >>> list(in_order(abs, [-1, 2, -3], threads=2))
-    [1, 2, 3]
-    """
-    run = ONE_THREAD(run)  # not around the loop: whoever leaves that half-way would leave the limit behind
-    with ThreadPoolExecutor(threads) as pool:
-        pending: list[Any] = []
-        for item in items:
-            pending.append(pool.submit(run, item))
-            if len(pending) > threads:  # no more results are kept waiting than can be made at a time
-                yield pending.pop(0).result()
-        for future in pending:
-            yield future.result()

@@ -14,7 +14,8 @@ from musiq_ref.model.folded import fold
 from musiq_ref.model.head import expected_score
 from musiq_ref.model.inference import predict
 from musiq_ref.model.parameters import Params, check_params
-from musiq_ref.training.step import in_order
+from musiq_ref.ordered import in_order
+from musiq_ref.team import ONE_THREAD
 from musiq_ref.training.stream import Stream
 
 
@@ -22,6 +23,7 @@ def validate(params: Params, config: MusiqConfig, stream: Stream, threads: int =
     """SRCC, PLCC and RMSE of the scores on the validation images; of classes, the accuracy."""
     model, dtype = fold(params, config), check_params(params, config)
 
+    @ONE_THREAD
     def one(number: int):
         image, target = stream.validation(number)
         logits = predict(model, tokens_for(image, config, dtype), config, threads=1)
