@@ -398,9 +398,10 @@ np.testing.assert_allclose(o / l, result[0], atol=1e-6)
 # %% [markdown]
 # ### And backward?
 #
-# Training needs the shares again. Either they are kept, or each block is computed again on the way back from its input
-# (chapter 07), or, in blocks of keys, from $m$ and $\ell$, which say at once what each share was. The first costs
-# memory, the others time. `mq.forward(…, recompute=True)` takes the second way.
+# Training needs the shares again. Either they are kept; or each encoder block is computed again on the way back from its
+# input (chapter 07); or only the shares are, some queries at a time from $\mathbf{Q}$ and $\mathbf{K}$, or in blocks of
+# keys, where $m$ and $\ell$ say at once what each share was. The first costs memory, the others time.
+# `mq.forward(…, recompute=True)` takes the second way, `recompute="attention"` the third, as training does by default.
 
 # %%
 small_tokens, ones = tokens, np.ones((1, 1))
