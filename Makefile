@@ -2,7 +2,7 @@
 # make test   all that can be tested without PyTorch, JAX, ONNX, CuPy, MPI and Dask, in minutes
 # make test-all   also what needs those, and what takes long
 # make lint   style and types
-# make train-demo  trains the bundled model anew, from nothing
+# make train-demo  trains a model to bundle, from nothing
 # make tutorials      executes all chapters of the course and writes their notebooks
 # make tutorials-lab  opens the course in Jupyter
 # make docs   the documentation site, in docs/_build/html
