@@ -18,7 +18,6 @@ from musiq_ref.image.decode import ImageError, ImageLike, decode
 from musiq_ref.image.tokenize import tokenize, tokenize_backward, tokens_for
 from musiq_ref.model.gradient_by_team import patch_gradient
 from musiq_ref.model.parameters import Params, check_params
-from musiq_ref.scorers import NO_SCORE as NO_SCORE
 from musiq_ref.scorers import Score, Scorer
 
 log = logging.getLogger(__name__)

@@ -401,7 +401,7 @@ np.testing.assert_allclose(o / l, result[0], atol=1e-6)
 # Training needs the shares again. Either they are kept; or each encoder block is computed again on the way back from its
 # input (chapter 07); or only the shares are, some queries at a time from $\mathbf{Q}$ and $\mathbf{K}$, or in blocks of
 # keys, where $m$ and $\ell$ say at once what each share was. The first costs memory, the others time.
-# `mq.forward(…, recompute=True)` takes the second way, `recompute="attention"` the third, as training does by default.
+# `mq.forward(…, recompute=True)` takes the second way, `recompute="attention"` the third, as training on a processor does.
 
 # %%
 small_tokens, ones = tokens, np.ones((1, 1))

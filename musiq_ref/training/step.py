@@ -69,7 +69,7 @@ def batch_gradient(
     loss: a name in LOSSES
     micro_batch: images that go through together
     threads: micro-batches that run at a time
-    recompute: keep little for the backward, see `forward`; attention weights are kept only for dropout of them
+    recompute: keep little for the backward, see `forward`; on the host attention weights are kept only to drop some
     rates, seed: dropout, drawn anew for each micro-batch from (*seed, its first image)
     whole_batch: the batch that this is a piece of, when several processes share one
     first: where in it the piece begins
