@@ -16,6 +16,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,10 +24,10 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
-from compare_torch import interleaved
 
 import musiq_ref as mq
 from musiq_ref.backend import get_backend, to_host
+from musiq_ref.bench.measure import interleaved
 from musiq_ref.model.parameters import map_params
 from musiq_ref.training.optimizers import adam_init, adamw
 from musiq_ref.training.step import batch_gradient
@@ -121,6 +122,12 @@ def theirs(config: mq.MusiqConfig, cuda: bool) -> Contender:
     return Contender("torch", scores, step, peak)
 
 
+def seconds_of(run: Callable[[list[mq.Tokens]], Any], images: list[mq.Tokens]) -> float:
+    start = time.perf_counter()
+    run(images)
+    return time.perf_counter() - start
+
+
 def measure(backend: str, quick: bool) -> list[dict[str, Any]]:
     """One record for every task."""
     config = mq.MusiqConfig.preset("tiny" if quick else "small", conventions=mq.PYIQA)
@@ -142,17 +149,19 @@ def measure(backend: str, quick: bool) -> list[dict[str, Any]]:
     records = []
     for task, (kind, sizes, runs) in tasks.items():
         images = tokens(shrunk(sizes))
-        peaks = []
+        peaks, results, seconds = [], [], {}
         for contender in contenders:
             contender.peak()
             getattr(contender, kind)(images)
             peaks.append(contender.peak())
-        calls = [partial(getattr(c, kind), images) for c in contenders]
-        seconds, results = interleaved(calls, 1 if quick else runs)
-        record = {"task": task, "tokens": [int(t.mask.sum()) for t in images], "runs": len(seconds[0])}
-        for contender, mine, memory in zip(contenders, seconds, peaks, strict=True):
-            record |= {f"{contender.name}_seconds": median(mine), f"{contender.name}_bytes": memory}
-        record["ratio"] = median(a / b for a, b in zip(*seconds, strict=True))
+            results.append(getattr(contender, kind)(images))
+        calls = {c.name: partial(seconds_of, getattr(c, kind), images) for c in contenders}
+        interleaved(calls, 1 if quick else runs, seconds)
+        record = {"task": task, "tokens": [int(t.mask.sum()) for t in images], "runs": len(seconds["torch"])}
+        for contender, memory in zip(contenders, peaks, strict=True):
+            name = contender.name
+            record |= {f"{name}_seconds": median(seconds[name]), f"{name}_bytes": memory}
+        record["ratio"] = median(a / b for a, b in zip(*seconds.values(), strict=True))
         record["difference"] = float(np.abs(np.subtract(*results)).max() / np.abs(results[0]).max())  # scores or losses
         records.append(record)
     return records

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import sys
 import time
 from pathlib import Path
@@ -440,3 +441,8 @@ def test_the_tables_of_the_documentation_are_those_of_the_reports(monkeypatch):
     assert tables.page() == tables.PAGE.read_text("utf-8"), "write it again: python benchmarks/speed_tables.py"
     assert tables.readme() == tables.README.read_text("utf-8"), "write it again: python benchmarks/speed_tables.py"
     sys.modules.pop("speed_tables")
+
+
+@pytest.mark.parametrize("name", ["calibrate_distortions", "gpu", "measure_conventions", "speed_tables"])
+def test_a_script_that_nothing_else_runs_finds_what_it_imports(name):
+    runpy.run_path(str(ROOT / "benchmarks" / f"{name}.py"), run_name="not main")
