@@ -2,8 +2,9 @@
 
 Example number i of seed s is the same whenever it is asked for. Small pictures are whole photographs seen small rather
 than corners of large ones, as in real use. The shorter side s is drawn with density ∝ s^−3.5: half of the pictures
-have less than 127 pixels, one in 17 more than 300, one in 66 more than 512. A picture takes time in proportion to s²,
-and of the largest, where attention counts, to s⁴: so no octave of sizes takes much more of the training than another.
+have less than 127 pixels, one in 18 more than 300, one in 80 more than 512, where 1,024 is the largest. A picture takes
+time in proportion to s², and of the largest, where attention counts, to s⁴: so no octave of sizes takes much more of
+the training than another.
 
 What cannot be known from pixels is taught with its right score: soft backgrounds, plain skies, night, fog and textures
 are no flaws, nor are another exposure within reason, black and white, or the filter that a picture was reduced with.
