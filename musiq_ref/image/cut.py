@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from io import BytesIO
 from itertools import islice
 from math import ceil
+from typing import Any
 
 from PIL import Image, ImageChops
 from PIL.JpegImagePlugin import JpegImageFile
@@ -57,8 +58,9 @@ def _ends_in_zeros(image: Image.Image, data: bytes) -> bool:
     few = 64 + image.width * image.height // 4096
     if len(data) - len(written) <= few or b"VP8L" in written:  # lossless WebP may well end in zeros
         return False
+    kind: Any = type(image)
     try:
-        other = type(image)(BytesIO(written + (JUNK * (len(data) // len(JUNK) + 1))[len(written) : len(data)]), "")
+        other = kind(BytesIO(written + (JUNK * (len(data) // len(JUNK) + 1))[len(written) : len(data)]), "")
         other.load()
     except Exception:  # as the junk is no picture
         return True
