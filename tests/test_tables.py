@@ -222,6 +222,17 @@ def test_cells_of_every_kind(tmp_path):
             csv_file(tmp_path / "a.xlsx")
 
 
+def test_a_hidden_sheet_is_not_taken_for_the_table(tmp_path):
+    image(tmp_path / "a.png")
+    sheet(tmp_path / "a.xlsx", HEADER + ROW.format(2, 2))
+    assert len(read_table(tmp_path / "a.xlsx")) == 1
+    with zipfile.ZipFile(tmp_path / "a.xlsx") as archive:
+        workbook = archive.read("xl/workbook.xml").decode().replace("<sheet ", '<sheet state="hidden" ', 1)
+    sheet(tmp_path / "a.xlsx", HEADER + ROW.format(2, 2), **{"xl/workbook.xml": workbook})
+    with pytest.raises(DatasetError, match=r"a\.xlsx cannot be read as a table \(its first sheet is hidden\)"):
+        csv_file(tmp_path / "a.xlsx")
+
+
 def test_a_number_that_a_workbook_shows_as_a_date_is_no_score(tmp_path):
     image(tmp_path / "a.png")
     main = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'

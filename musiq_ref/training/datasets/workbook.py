@@ -67,7 +67,10 @@ def _first_sheet(archive: zipfile.ZipFile) -> tuple[ElementTree.Element, list[st
         raise ValueError("it holds a part twice")
     workbook, relations = (_xml(archive, f"xl/{name}") for name in ("workbook.xml", "_rels/workbook.xml.rels"))
     targets = {relation.get("Id"): relation.get("Target", "") for relation in relations}
-    target = targets[workbook.findall("{*}sheets/{*}sheet")[0].attrib[f"{OFFICE}id"]]
+    first = workbook.findall("{*}sheets/{*}sheet")[0]
+    if first.get("state", "visible") != "visible":
+        raise ValueError("its first sheet is hidden")
+    target = targets[first.attrib[f"{OFFICE}id"]]
     texts = _xml(archive, "xl/sharedStrings.xml").findall("{*}si") if "xl/sharedStrings.xml" in names else []
     sheet = _xml(archive, target.lstrip("/") if target.startswith("/") else f"xl/{target}")
     return sheet, [_text(item) for item in texts]
