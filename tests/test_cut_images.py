@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from musiq_ref.image.decode import ImageError, decode
+from musiq_ref.image.heif import readable
 
 H, W = 113, 171
 Y, X = np.mgrid[0:H, 0:W]
@@ -144,3 +145,33 @@ def test_a_jpeg_of_very_many_scans_or_segments_is_refused_at_once(marker, times)
     with pytest.raises(ImageError, match="is a JPEG of far more parts than a photograph has"):
         decode(io.BytesIO(data[:at] + part * times + data[at:]))
     assert decode(io.BytesIO(data[:at] + part * 20 + data[at:])).shape == GREY.shape
+
+
+UNWRITTEN = [("JPEG", {"quality": 95, "subsampling": 0}), ("WEBP", {"quality": 90})]
+UNWRITTEN += [("AVIF", {"quality": 90, "speed": 10})] if readable("AVIF") else []
+
+
+@pytest.mark.parametrize(("file_format", "options"), UNWRITTEN, ids=str)
+def test_a_file_whose_end_was_never_written_is_refused(file_format, options):
+    data = encoded(Image.fromarray(SCENES["noise"]), file_format, **options)
+    for part in (0.4, 0.6, 0.9):
+        start = int(len(data) * part)
+        with pytest.raises(ImageError):
+            decode(io.BytesIO(data[:start] + bytes(len(data) - start)))
+
+
+@pytest.mark.parametrize(("file_format", "options"), UNWRITTEN, ids=str)
+def test_zeros_behind_a_whole_picture_do_no_harm(file_format, options):
+    exif = b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0" + bytes(5000)  # some programs leave room behind it
+    for scene in SCENES.values():
+        for more in ({}, {"exif": exif}):
+            data = encoded(Image.fromarray(scene), file_format, **options, **more)
+            assert np.array_equal(decode(io.BytesIO(data + bytes(9000))), decode(io.BytesIO(data)))
+
+
+def test_a_blank_webp_that_ends_in_zeros_by_itself_is_read():
+    for lossless in (False, True):
+        scene = Image.new("RGB", (2400, 1600), "black")
+        scene.paste(Image.fromarray(SCENE))
+        data = encoded(scene, "WEBP", quality=80, lossless=lossless, method=0)
+        assert decode(io.BytesIO(data)).shape == (1600, 2400, 3)

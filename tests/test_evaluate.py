@@ -284,6 +284,7 @@ def test_results_are_printed_even_if_the_files_cannot_be_written(evaluate, table
         (["--dataset", "koniq", "--resamples", "0"], "--resamples is 0; it must be at least 1"),
         (["--dataset", "csv"], "where is the data set csv? pass its table (--data FILE.csv on the command line)"),
         (["--dataset", "koniq", "--splits", "1"], "--splits must be at least 2"),
+        (["--dataset", "koniq", "--splits", "0"], "--splits must be at least 2"),
     ],
 )
 def test_bad_use_is_one_sentence(arguments, message, evaluate):

@@ -222,6 +222,33 @@ def test_cells_of_every_kind(tmp_path):
             csv_file(tmp_path / "a.xlsx")
 
 
+def test_a_hidden_sheet_is_not_taken_for_the_table(tmp_path):
+    image(tmp_path / "a.png")
+    sheet(tmp_path / "a.xlsx", HEADER + ROW.format(2, 2))
+    assert len(read_table(tmp_path / "a.xlsx")) == 1
+    with zipfile.ZipFile(tmp_path / "a.xlsx") as archive:
+        workbook = archive.read("xl/workbook.xml").decode().replace("<sheet ", '<sheet state="hidden" ', 1)
+    sheet(tmp_path / "a.xlsx", HEADER + ROW.format(2, 2), **{"xl/workbook.xml": workbook})
+    with pytest.raises(DatasetError, match=r"a\.xlsx cannot be read as a table \(its first sheet is hidden\)"):
+        csv_file(tmp_path / "a.xlsx")
+
+
+def test_a_number_that_a_workbook_shows_as_a_date_is_no_score(tmp_path):
+    image(tmp_path / "a.png")
+    main = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
+    styles = f"""<styleSheet {main}><numFmts><numFmt numFmtId="164" formatCode="dd\\.mmm"/>
+        <numFmt numFmtId="165" formatCode='0.0" my"\\h[Red]'/></numFmts><cellXfs>
+        <xf numFmtId="0"/><xf numFmtId="16"/><xf numFmtId="164"/><xf numFmtId="165"/></cellXfs></styleSheet>"""
+    for style, is_date in ((0, False), (1, True), (2, True), (3, False)):
+        row = ROW.format(2, 2).replace('"B2"', f'"B2" s="{style}"')
+        sheet(tmp_path / "a.xlsx", HEADER + row, **{"xl/styles.xml": styles})
+        [read] = read_table(tmp_path / "a.xlsx")
+        assert ("(a date)" in read.text("mos")) == is_date
+        if is_date:
+            with pytest.raises(DatasetError, match=r"a\.xlsx, row 2: mos is '.* \(a date\)'; it must be a number"):
+                csv_file(tmp_path / "a.xlsx")
+
+
 BOMB = "".join(f'<!ENTITY a{i} "{f"&a{i - 1};" * 10}">' for i in range(1, 12))
 
 

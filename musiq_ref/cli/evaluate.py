@@ -49,7 +49,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     which.add_argument(
         "--splits",
         type=int,
-        default=0,
         metavar="N",
         help="average over the test parts of N random 80/20 splits; the paper has 10, and a model trained for each",
     )
@@ -112,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     check_scheduler(args)
-    if args.splits < 0 or args.splits == 1 or (args.split or 0) < 0 or (args.shorter_side or 0) < 0:
+    if (args.splits is not None and args.splits < 2) or (args.split or 0) < 0 or (args.shorter_side or 0) < 0:
         raise ValueError("--splits must be at least 2, --split and --shorter-side must not be negative")
     if args.resamples < 1:
         raise ValueError(f"--resamples is {args.resamples}; it must be at least 1")
@@ -124,7 +123,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _choose(args: argparse.Namespace, dataset: Dataset) -> rating.Selection:
     try:
-        return rating.choose_parts(dataset, args.splits, args.split, args.all)
+        return rating.choose_parts(dataset, args.splits or 0, args.split, args.all)
     except DatasetError as error:
         raise DatasetError(f"{error}; {MORE}") from None
 

@@ -1,7 +1,9 @@
 """Files that end before their picture does, where Pillow fills the rest and says nothing.
 
 JPEG: a download cut short, with an end marker put behind it. What a decoder makes of pixels that are not there depends
-on what follows them, so the picture is decoded again with other bytes there; an intact one stays the same.
+on what follows them, so the picture is decoded again with other bytes there; an intact one stays the same. The same
+tells a file whose end was never written: a download that was stopped after its whole length had been reserved, or a
+crash, leaves zeros there, of which decoders make pixels.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from collections.abc import Iterator
 from io import BytesIO
 from itertools import islice
 from math import ceil
+from typing import Any
 
 from PIL import Image, ImageChops
 from PIL.JpegImagePlugin import JpegImageFile
@@ -42,17 +45,35 @@ def is_cut(image: Image.Image, data: bytes) -> bool:
     if image.format == "PNG":
         return _png_is_cut(data)
     if image.format == "WEBP":
-        return len(data) < 8 + int.from_bytes(data[4:8], "little")
+        end = 8 + int.from_bytes(data[4:8], "little")
+        return len(data) < end or _ends_in_zeros(image, data[:end])
+    if image.format in ("AVIF", "HEIF"):
+        return _ends_in_zeros(image, data)
     return image.format in ("JPEG", "MPO") and _jpeg_is_cut(image, data)
+
+
+def _ends_in_zeros(image: Image.Image, data: bytes) -> bool:
+    """Whether the file ends in zeros that were decoded, more than encoders leave behind a blank picture."""
+    written = data.rstrip(b"\0")
+    few = 64 + image.width * image.height // 4096
+    if len(data) - len(written) <= few or b"VP8L" in written:  # lossless WebP may well end in zeros
+        return False
+    kind: Any = type(image)
+    try:
+        other = kind(BytesIO(written + (JUNK * (len(data) // len(JUNK) + 1))[len(written) : len(data)]), "")
+        other.load()
+    except Exception:  # as the junk is no picture
+        return True
+    return other.size != image.size or bool(ImageChops.difference(image, other).getbbox(alpha_only=False))
 
 
 def _jpeg_is_cut(image: Image.Image, data: bytes) -> bool:
     segments = list(_segments(data))
     kinds = [kind for kind, _, _ in segments]
-    if END not in kinds or ARITHMETIC & set(kinds):
+    if ARITHMETIC & set(kinds):
         return False
-    end = segments[-1][1]
-    other = JpegImageFile(BytesIO(data[:end] + JUNK + data[end : end + 2]))
+    end = segments[-1][1] if END in kinds else len(data.rstrip(b"\0"))
+    other = JpegImageFile(BytesIO(data[:end] + JUNK + b"\xff\xd9"))
     if (other.mode, other.size) != (image.mode, image.size):  # reduced while decoding
         return False
     left, top, right, bottom = ImageChops.difference(image, other).getbbox(alpha_only=False) or (0, 0, 0, 0)

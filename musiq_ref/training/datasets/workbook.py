@@ -18,6 +18,10 @@ from musiq_ref.training.datasets.dataset import DatasetError
 LARGEST = 2**25  # bytes of the file, and of each of its parts unpacked
 ROWS, COLUMNS = 2**20, 2**14  # as many as Excel has
 CELLS = 2**23
+DATES = {str(number) for number in (*range(14, 23), *range(27, 37), *range(45, 48), *range(50, 59))}
+"""Of the formats that every workbook has, those of dates and times (18.8.30)."""
+LITERAL = re.compile(r'"[^"]*"|\[[^\]]*\]|[\\_*].')
+"""What stands for itself, a colour or a blank in the code of a format."""
 OFFICE = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}"
 DAMAGED = (OSError, zipfile.BadZipFile, ElementTree.ParseError, EOFError, struct.error, zlib.error, LZMAError)
 UNEXPECTED = (LookupError, ValueError, RuntimeError)  # of a zip that holds something else, or an encrypted one
@@ -44,7 +48,8 @@ def read_workbook(path: Path) -> list[tuple[int, list[str]]]:
             raise ValueError(f"it has more than {LARGEST >> 20} MiB")
         with zipfile.ZipFile(path) as archive:
             sheet, texts = _first_sheet(archive)
-        rows = _rows(sheet, texts)
+            dates = _date_styles(archive)
+        rows = _rows(sheet, texts, dates)
         width = max((max(cells) for _, cells in rows), default=0)
         if width * len(rows) > CELLS:
             raise ValueError(f"it has {len(rows)} rows of {width} columns")
@@ -62,7 +67,10 @@ def _first_sheet(archive: zipfile.ZipFile) -> tuple[ElementTree.Element, list[st
         raise ValueError("it holds a part twice")
     workbook, relations = (_xml(archive, f"xl/{name}") for name in ("workbook.xml", "_rels/workbook.xml.rels"))
     targets = {relation.get("Id"): relation.get("Target", "") for relation in relations}
-    target = targets[workbook.findall("{*}sheets/{*}sheet")[0].attrib[f"{OFFICE}id"]]
+    first = workbook.findall("{*}sheets/{*}sheet")[0]
+    if first.get("state", "visible") != "visible":
+        raise ValueError("its first sheet is hidden")
+    target = targets[first.attrib[f"{OFFICE}id"]]
     texts = _xml(archive, "xl/sharedStrings.xml").findall("{*}si") if "xl/sharedStrings.xml" in names else []
     sheet = _xml(archive, target.lstrip("/") if target.startswith("/") else f"xl/{target}")
     return sheet, [_text(item) for item in texts]
@@ -74,20 +82,31 @@ def _xml(archive: zipfile.ZipFile, name: str) -> ElementTree.Element:
     return ElementTree.fromstring(archive.read(name), ElementTree.XMLParser(target=_Tree()))
 
 
-def _rows(sheet: ElementTree.Element, texts: list[str]) -> list[tuple[int, dict[int, str]]]:
+def _date_styles(archive: zipfile.ZipFile) -> set[str]:
+    """The numbers of the styles that show a number as a date or a time."""
+    if "xl/styles.xml" not in archive.namelist():
+        return set()
+    styles = _xml(archive, "xl/styles.xml")
+    codes = {form.get("numFmtId"): form.get("formatCode", "") for form in styles.findall("{*}numFmts/{*}numFmt")}
+    dates = DATES | {number for number, code in codes.items() if re.search("[dmyh]", LITERAL.sub("", code), re.I)}
+    forms = styles.findall("{*}cellXfs/{*}xf")
+    return {str(index) for index, form in enumerate(forms) if form.get("numFmtId") in dates}
+
+
+def _rows(sheet: ElementTree.Element, texts: list[str], dates: set[str]) -> list[tuple[int, dict[int, str]]]:
     """The rows that are not empty: number and {column from 1: text}."""
     rows, number = [], 0
     for row in sheet.findall("{*}sheetData/{*}row"):
         before, number = number, int(row.get("r", number + 1))
         if not before < number <= ROWS:
             raise ValueError(f"row {number} follows row {before}")
-        cells = {column: text for column, text in _cells(row, number, texts).items() if text.strip()}
+        cells = {column: text for column, text in _cells(row, number, texts, dates).items() if text.strip()}
         if cells:
             rows.append((number, cells))
     return rows
 
 
-def _cells(row: ElementTree.Element, number: int, texts: list[str]) -> dict[int, str]:
+def _cells(row: ElementTree.Element, number: int, texts: list[str], dates: set[str]) -> dict[int, str]:
     cells: dict[int, str] = {}
     column = 0
     for cell in row.findall("{*}c"):
@@ -103,6 +122,8 @@ def _cells(row: ElementTree.Element, number: int, texts: list[str]) -> dict[int,
             value = texts[int(value)]
         elif kind == "b":
             value = {"0": "FALSE", "1": "TRUE"}.get(value, value)
+        elif value and kind in (None, "n") and cell.get("s") in dates:  # Excel may have made it of 3.5
+            value = f"{value} (a date)"
         cells[column] = value
     return cells
 
