@@ -489,6 +489,11 @@ def test_the_stem_in_pieces_is_the_stem(threads, monkeypatch):
         np.testing.assert_allclose(results[0][name] / scale, expected / scale, rtol=0, atol=1e-12)
 
 
+def test_recomputed_the_stem_keeps_nothing_but_its_patches():
+    _, (*_, caches) = recompute.RECOMPUTED["resnet"][0](TOKENS.patches, PARAMS["stem"], SMALL.conventions)
+    assert set(caches) == {None}
+
+
 def test_each_is_in_order_and_alone_where_a_team_is_at_work():
     def name(item):
         return item, threading.current_thread()
