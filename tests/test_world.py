@@ -44,6 +44,14 @@ def test_a_soft_photograph_is_reduced_until_it_is_sharp():
     assert out.shape[0] / out.shape[1] == pytest.approx(0.8, abs=0.01)
 
 
+def test_a_view_that_is_only_cut_shows_detail(monkeypatch):
+    monkeypatch.setattr("musiq_ref.pictures.photographs.NATIVE", 1.0)
+    pixels = np.full((128, 512, 3), 99, np.uint8)
+    pixels[:, 400:] = np.random.default_rng(0).integers(0, 256, (128, 112, 3))
+    views = [view(Photograph("half flat", pixels), np.random.default_rng(seed), 96) for seed in range(60)]
+    assert sum(one.std() > 0 for one in views) > 35  # of three places; of one it were 17
+
+
 def test_views_are_parts_of_the_photograph_never_enlarged(photographs):
     shapes, native = set(), 0
     whole = photographs[0].pixels
