@@ -120,6 +120,27 @@ def test_noise_of_a_dark_scene_is_there_in_the_dark_too(level):
     assert out.std() == pytest.approx(255 * 0.02 * (level / 255 + 0.03) ** 0.5, rel=0.05)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_colour_cast_is_as_many_stops_wide_as_asked_for_and_keeps_the_brightness(seed):
+    out = effects.colour_cast(np.full((1, 1, 3), 120, np.uint8), 1.5, np.random.default_rng(seed))[0, 0] / 120
+    stops = effects.GAMMA * np.log2(out)
+    assert np.linalg.norm(stops - stops.mean()) == pytest.approx(1.5, rel=0.02)
+    assert out.mean() == pytest.approx(1, abs=0.005)
+
+
+def test_beyond_an_edge_a_filter_sees_the_mirror_and_not_the_other_side():
+    image = np.zeros((64, 96, 3), np.uint8)
+    image[:, 48:] = 200
+    blurred = effects.motion_blur(image, 20, np.random.default_rng(0))
+    assert blurred[:, :8].max() < 5 < 195 < blurred[:, -8:].min()
+
+
+def test_blocks_of_jpeg_begin_anywhere():
+    image = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    results = {effects.jpeg(image, 10, np.random.default_rng(seed)).tobytes() for seed in range(40)}
+    assert len(results) > 10  # two of them for either way to keep colours
+
+
 def test_mixtures_are_of_two_kinds_and_of_the_severity_asked_for():
     kind = {name: number for number, names in enumerate(KINDS) for name in names}
     seen = set()
