@@ -141,6 +141,11 @@ def test_blocks_of_jpeg_begin_anywhere():
     assert len(results) > 10  # two of them for either way to keep colours
 
 
+def test_photons_are_counted():
+    out = effects.poisson_noise(np.full((128, 128, 3), 100, np.uint8), 0.05, np.random.default_rng(0))
+    assert out.std() == pytest.approx(0.05 * (100 * 255) ** 0.5, rel=0.02)
+
+
 def test_mixtures_are_of_two_kinds_and_of_the_severity_asked_for():
     kind = {name: number for number, names in enumerate(KINDS) for name in names}
     seen = set()

@@ -342,6 +342,7 @@ def test_an_image_called_path_does_not_cost_the_header(tmp_path):
     failed = {"path": "path", "score": None, "height": None, "width": None, "distribution": None, "error": "no image"}
     with open_table(tmp_path / "a.csv", 1, "a b c") as table:
         table.write(failed)
+        table.write({**failed, "path": "b.png", "score": 1.0, "error": None})
     with open_table(tmp_path / "a.csv", 1, "a b c", resume=True, names=["path"]) as table:
         table.write(failed)
     assert (tmp_path / "a.csv").read_text().split("\n")[:1] == ["path,score,height,width,error,model"]

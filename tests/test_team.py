@@ -506,3 +506,10 @@ def test_each_is_in_order_and_alone_where_a_team_is_at_work():
             assert {thread for _, thread in team.each(name, range(7))} == {threading.current_thread()}
         with pytest.raises(ZeroDivisionError):
             team.each(lambda item: 1 // (item - 3), range(7))
+
+
+def test_the_gradient_keeps_the_stem_of_no_more_patches_than_it_may():
+    stem = gradient_by_team._Stem(PARAMS["stem"], SMALL, "float64", 3)
+    for _ in range(2):
+        stem.forward(TOKENS.patches[:2])
+    assert [cache is None for _, cache in stem.caches] == [False, True]
