@@ -4,11 +4,14 @@ import { runInThisContext } from "node:vm";
 
 const { weights, config, pixels } = JSON.parse(readFileSync(0, "utf8"));
 runInThisContext(readFileSync(process.argv[2], "utf8"));
-const { session, nest, explain, FORWARD, BACKWARD, SOURCE } = runInThisContext("({ session, nest, explain, FORWARD, BACKWARD, SOURCE })");
+const names_of = "({ session, nest, explain, rollout, gradient_strength, coarse_regions, FORWARD, BACKWARD, SOURCE })";
+const { session, nest, explain, rollout, gradient_strength, coarse_regions, FORWARD, BACKWARD, SOURCE } = runInThisContext(names_of);
 
 for (const weight of Object.values(weights)) weight.data = Float32Array.from(weight.data);
 const model = session(nest(weights), config);
 model.load({ ...pixels, data: Uint8ClampedArray.from(pixels.data) });
+model.score();
+const maps = { rollout: [...rollout(model)], gradient: [...gradient_strength(model)], regions: coarse_regions(model.tokens.scales, 2) };
 model.score({ swapped: [[0, 3]], heads: ["block_00/1"] });
 
 const found = [];
@@ -23,4 +26,4 @@ for (const [rules, back] of [[FORWARD, false], [BACKWARD, true]])
         found.push({ rule: `${back ? "gradient " : ""}${pattern}`, name, error: Math.abs(total - value), size });
       }
     }
-console.log(JSON.stringify({ found, rules: FORWARD.length + BACKWARD.length, source: SOURCE }));
+console.log(JSON.stringify({ found, maps, rules: FORWARD.length + BACKWARD.length, source: SOURCE }));

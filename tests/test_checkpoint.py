@@ -421,6 +421,7 @@ NOT_CHECKPOINTS = {
     "bare pickle": (lambda p: p.write_bytes(pickle.dumps({"conv_root.weight": 1})), r"a bare pickle.*torch\.save"),
     "tar": (lambda p: grow(p, 512, b"\0" * 257 + b"ustar"), "a tar archive"),
     "msgpack": (lambda p: p.write_bytes(b"\x82\xa6params\x81"), r"msgpack, it seems.*np\.savez"),
+    "large msgpack": (lambda p: p.write_bytes(b"\xdf\0\0\0\2\xa6params\x81"), r"msgpack, it seems.*np\.savez"),
     "picture": (lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(60)), "a picture, not a checkpoint"),
     "like msgpack": (lambda p: p.write_bytes(b"\x82\x00\x01"), "not a checkpoint"),
     "array": (lambda p: p.write_bytes(b"\x93NUMPY\x01\x00" + bytes(120)), "not a checkpoint"),

@@ -242,6 +242,13 @@ def test_images_that_only_this_machine_sees(model, images, tmp_path):
         run._checked(1, None)
 
 
+def test_of_a_file_that_a_worker_does_not_see_it_says_nothing(model, images, monkeypatch):
+    monkeypatch.setattr(cluster, "_scorer", lambda model: mq.scorer(model.checkpoint))
+    gone, there = cluster.score_batch(model, [str(images[0]) + ".gone", str(images[0])], None)
+    assert gone is None
+    assert isinstance(there, mq.Score)
+
+
 def test_versions_that_differ_are_a_sentence():
     def packages(distributed, python):
         return {"packages": {"distributed": distributed, "python": python}}

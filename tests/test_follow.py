@@ -118,8 +118,8 @@ def test_every_stage_and_gradient_is_numpys(picture, browser, demo):
         if rung.distance and fixture.stages[rung.name].tolerance.absolute is None:
             assert rung.distance.bulk < (2e-2 if rung.name.startswith("gradient/") else 1e-3), rung
     rounded = mq.Checkpoint(params, demo.config, "native", None)
-    assert score == pytest.approx(mq.score(image, rounded)[0].value, abs=2e-3)
-    assert score == pytest.approx(mq.score(image)[0].value, abs=0.03)
+    assert score == pytest.approx(mq.score(image, rounded)[0].value, abs=5e-4)
+    assert score == pytest.approx(mq.score(image)[0].value, abs=1e-3)
 
 
 @in_a_browser
@@ -193,7 +193,7 @@ def test_the_sum_of_a_number_is_shown(browser, html):
     wait(browser, "document.querySelector('#sum .what').textContent.includes('cell 1')")
     numbers = "['#sum .what b', '#sum .total .number'].map((where) => document.querySelector(where).textContent)"
     value, total = (float(text.replace("−", "-")) for text in browser.run(numbers))
-    assert value == pytest.approx(total, rel=1e-2)
+    assert value == pytest.approx(total, rel=3e-3)
 
 
 @in_a_browser

@@ -7,12 +7,15 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import musiq_ref as mq
 from musiq_ref.checkpoint.native import config_to_json
 from musiq_ref.explorer import engine
-from musiq_ref.model.parameters import flatten
+from musiq_ref.image.tokenize import drop_padding
+from musiq_ref.model.gradient_by_team import patch_gradient
+from musiq_ref.model.parameters import flatten, nest
 from musiq_ref.verify import deterministic_params, make_fixture
 from musiq_ref.verify.adapters import run_command
 from musiq_ref.verify.comparison.climb import compare
@@ -100,6 +103,27 @@ def test_a_fault_planted_into_the_javascript_is_found_and_named(line, official, 
     assert words in str(result)
 
 
+def check_maps(maps, image, weights, config):
+    """Rollout, gradient and regions of every token are those of the library, or of their definition."""
+    params = nest({name: np.reshape(one["data"], one["shape"]) for name, one in weights.items()})
+    tokens = drop_padding(mq.tokenize(image, config))
+    order = np.argsort(tokens.scale_index, kind="stable")
+    shares = mq.attention_rollout(params, tokens, config)
+    np.testing.assert_allclose(
+        np.array(maps["rollout"])[order], np.concatenate([one.ravel() for one in shares]), rtol=1e-4
+    )
+    strength = np.abs(patch_gradient(params, tokens, config)[1]).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(maps["gradient"], strength, rtol=1e-3, atol=1e-4 * strength.max())
+    halves = [[int(2 * (i + 0.5) / n) for i in range(n)] for one in shares for n in one.shape]
+    regions = [
+        2 * row + column
+        for rows, columns in zip(halves[::2], halves[1::2], strict=True)
+        for row in rows
+        for column in columns
+    ]
+    assert np.array(maps["regions"])[order].tolist() == regions
+
+
 def test_the_terms_that_the_page_shows_add_up(tmp_path, rng):
     config = mq.MusiqConfig.preset("tiny", longer_sides=(40,), patch_size=16, outputs=3)
     weights = {
@@ -113,6 +137,7 @@ def test_the_terms_that_the_page_shows_add_up(tmp_path, rng):
         [NODE, str(TERMS), str(tmp_path / "engine.js")], input=given, capture_output=True, text=True, check=True
     )
     answer = json.loads(done.stdout)
+    check_maps(answer["maps"], np.reshape(pixels["data"], (34, 50, 4))[..., :3].astype(np.uint8), weights, config)
     assert len({one["rule"] for one in answer["found"]}) == answer["rules"]
     assert [one for one in answer["found"] if one["error"] > 2e-5 * one["size"] + 1e-7] == []
     for file, line in answer["source"].values():

@@ -8,6 +8,8 @@ import pytest
 from musiq_ref.backend import op
 from musiq_ref.ops import fused
 from musiq_ref.ops.fused import attend, attend_backward
+from musiq_ref.ops.group_norm import group_norm
+from musiq_ref.ops.layer_norm import layer_norm
 from musiq_ref.ops.softmax import softmax
 from musiq_ref.verify import check_vjp
 
@@ -78,3 +80,12 @@ def test_a_kernel_is_for_its_array_type_alone():
     assert (twice(x) == 2).all()
     assert (twice(x=x) == 2).all()
     assert twice.__doc__ == "2·x"
+
+
+def test_epsilon_and_groups_reach_the_norms():
+    x, bias, residual, gamma, beta = draw((2, 3, 6), 6, (2, 3, 6), 6, 6)
+    (_, y), _ = fused.bias_residual_layer_norm(x, bias, residual, gamma, beta, eps=0.5)
+    np.testing.assert_array_equal(y, layer_norm(residual + (x + bias), gamma, beta, 0.5)[0])
+    [maps] = draw((2, 4, 5, 6))
+    y, _ = fused.group_norm_relu(maps, gamma, beta, 0.5, 3)
+    np.testing.assert_array_equal(y, np.maximum(group_norm(maps, gamma, beta, 0.5, 3)[0], 0))

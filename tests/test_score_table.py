@@ -336,3 +336,13 @@ def test_rows_are_on_the_disk_within_a_second(tmp_path, monkeypatch):
             now[0] += 0.1
             table.write(row(str(i)))
     assert 3 <= len(synced) <= 6
+
+
+def test_an_image_called_path_does_not_cost_the_header(tmp_path):
+    failed = {"path": "path", "score": None, "height": None, "width": None, "distribution": None, "error": "no image"}
+    with open_table(tmp_path / "a.csv", 1, "a b c") as table:
+        table.write(failed)
+        table.write({**failed, "path": "b.png", "score": 1.0, "error": None})
+    with open_table(tmp_path / "a.csv", 1, "a b c", resume=True, names=["path"]) as table:
+        table.write(failed)
+    assert (tmp_path / "a.csv").read_text().split("\n")[:1] == ["path,score,height,width,error,model"]

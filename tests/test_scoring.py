@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextvars import ContextVar, copy_context
 
 import numpy as np
 import pytest
@@ -21,7 +22,9 @@ from tqdm import tqdm
 import musiq_ref as mq
 from musiq_ref.cli import COMMANDS, main
 from musiq_ref.image.limits import too_many_pixels
+from musiq_ref.image.tokenize import tokens_for
 from musiq_ref.model.inference import predict
+from musiq_ref.ordered import in_order
 from musiq_ref.team import OneThreadOfBlas
 from musiq_ref.verify import deterministic_params
 
@@ -451,6 +454,7 @@ def test_many_images_in_their_order_with_the_scores_of_single_calls(pictures, ch
     for _ in range(3):
         results = list(one.map(image for image in images))
         assert [type(r).__name__ for r in results[11:14]] == ["ImageError", "Score", "ImageError"]
+        assert results[11].__traceback__ is results[11].__context__ is None  # which would keep pixels in memory
         for result, path, single in zip(results, paths, singles, strict=True):
             if isinstance(result, mq.Score):
                 assert result.value == pytest.approx(single, rel=1e-6)
@@ -480,6 +484,37 @@ def test_each_small_image_has_a_thread_and_a_large_one_has_all(pictures, checkpo
         seen.clear()
         mq.score(pictures[:count], checkpoint)
         assert [found for _, found in seen] == [threads] * count
+
+
+def test_of_large_images_two_at_most_have_their_tokens(pictures, checkpoint, blas_of_three, monkeypatch):
+    ready, most = [], []
+
+    def counted(*args):
+        tokens = tokens_for(*args)
+        ready.append(1)
+        most.append(len(ready))
+        return tokens
+
+    def slow(*args):
+        time.sleep(0.02)
+        ready.pop()
+        return predict(*args)
+
+    monkeypatch.setattr("musiq_ref.scorers.LARGE", 0)
+    monkeypatch.setattr("musiq_ref.scorers.tokens_for", counted)
+    monkeypatch.setattr("musiq_ref.scorers.predict", slow)
+    list(mq.scorer(checkpoint).map(pictures))
+    assert 1 <= max(most) <= 2
+
+
+def test_threads_have_the_context_of_their_caller():
+    place = ContextVar("place", default="elsewhere")
+
+    def within():
+        place.set("here")
+        return list(in_order(lambda _: place.get(), range(3), workers=2))
+
+    assert copy_context().run(within) == ["here"] * 3
 
 
 def test_what_changes_between_two_looks_is_read_when_it_is_given(tmp_path, checkpoint, blas_of_three):
@@ -519,10 +554,11 @@ def test_few_images_are_taken_ahead_and_a_stop_is_heeded_within_an_image(
     results = mq.scorer(checkpoint).map(endless(), lambda done: None)
     for _ in range(5):
         next(results)
-    assert len(taken) <= 5 + 8 * 3
+    ahead = len(taken)
     taken += pictures * 3  # from now on they are slow
     time.sleep(0.3)
     results.close()
+    assert ahead <= 5 + 8 * 3
     assert 0 < len(asked) < 2000
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPool")]
 

@@ -65,6 +65,12 @@ def test_half_a_seal_is_refused(tmp_path, gone):
         read_sealed(tmp_path / "a")
 
 
+def test_a_seal_of_another_method_is_refused(tmp_path):
+    write_sealed(tmp_path / "a", TENSORS, {METHOD: "md5"})
+    with pytest.raises(CheckpointError, match="changed after it was written"):
+        read_sealed(tmp_path / "a")
+
+
 def test_files_without_a_seal_are_read(tmp_path):
     safetensors.numpy.save_file({"half": TENSORS["half"]}, tmp_path / "a", METADATA)
     tensors, metadata = read_sealed(tmp_path / "a")

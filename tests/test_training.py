@@ -153,6 +153,13 @@ def test_noise_depends_on_the_seed_alone(images):
     assert losses[0] == losses[1] != losses[2]
 
 
+def test_a_piece_of_a_batch_has_the_noise_of_its_place_in_it(images):
+    params, tokens, targets = random_params(CONFIG), [mq.tokenize(image, CONFIG) for image in images], np.arange(8.0)
+    whole = batch_gradient(params, tokens, targets, CONFIG, rates=Rates(0.3))
+    piece = batch_gradient(params, tokens[5:], targets[5:], CONFIG, rates=Rates(0.3), whole_batch=8, first=5)
+    np.testing.assert_array_equal(piece.scores, whole.scores[5:])
+
+
 def test_results_come_in_order_however_long_they_take():
     assert list(in_order(lambda t: time.sleep(t) or t, [0.03, 0.0, 0.02, 0.0], workers=3)) == [0.03, 0.0, 0.02, 0.0]
 

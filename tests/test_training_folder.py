@@ -216,6 +216,8 @@ def test_a_refused_run_says_which_settings_changed_and_which_may(run, table):
     said = r"with learning_rate = 0\.01, not 0\.5 and model\.heads = 2, not 4; .*\(only epochs, threads, save_every may"
     with pytest.raises(TrainingError, match=said):
         go(run, table, learning_rate=0.5, model={"heads": 4})
+    with pytest.raises(TrainingError, match=r"with( [\w.]+ = \S+, not \S+ and){5} 1 more; set what it was"):
+        go(run, table, learning_rate=0.5, clip=3.0, dropout=0.2, loss="mse", ema=0.25, seed=9)
 
 
 def test_any_changed_bit_of_a_state_is_noticed(run):

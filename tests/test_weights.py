@@ -27,6 +27,7 @@ from musiq_ref.checkpoint import (
     to_pyiqa,
 )
 from musiq_ref.checkpoint.pyiqa import PYIQA_LAYOUT
+from musiq_ref.checkpoint.weights import slashed
 from musiq_ref.model.parameters import flatten, parameter_shapes
 
 CONFIG = MusiqConfig(layers=1, width=8, mlp_width=8, heads=2, patch_size=8, grid_size=4)
@@ -390,6 +391,17 @@ def test_names_of_flax_joined_by_dots(prefix, tmp_path):
         assert loaded.format == "official"
         for (_, array), (_, ours) in zip(flatten(loaded.params), flatten(PARAMS), strict=True):
             np.testing.assert_array_equal(array, ours)
+
+
+def test_names_that_dots_tell_apart_stay_as_they_are():
+    names = {"a.conv_root.kernel": 1, "a/conv_root/kernel": 2}
+    assert slashed(names) == names
+
+
+def test_a_tensor_alone_is_called_so(torch, tmp_path):
+    torch.save(torch.ones(3), tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="holds a single tensor, not a state dict"):
+        load_checkpoint(tmp_path / "a.pth")
 
 
 def test_all_that_may_read_one_file_may_read_the_others(tmp_path):

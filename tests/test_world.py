@@ -17,7 +17,7 @@ from musiq_ref.pictures.photographs import (
 )
 from musiq_ref.pictures.scenes import scene
 from musiq_ref.pictures.synthetic import PHOTOGRAPHS
-from musiq_ref.pictures.world import MIXED, SCENES, TEXTURES, UNTOUCHED, drawn_side, world_example
+from musiq_ref.pictures.world import GREY, MIXED, SCENES, TEXTURES, UNTOUCHED, drawn_side, untouched, world_example
 from musiq_ref.training.datasets import DatasetError
 from musiq_ref.training.settings import recipe
 from musiq_ref.training.stream import open_stream
@@ -42,6 +42,19 @@ def test_a_soft_photograph_is_reduced_until_it_is_sharp():
     assert sharpness(out) >= SHARP
     assert 150 < out.shape[0] < 400  # the sharp picture has 320
     assert out.shape[0] / out.shape[1] == pytest.approx(0.8, abs=0.01)
+
+
+def test_a_view_that_is_only_cut_shows_detail(monkeypatch):
+    monkeypatch.setattr("musiq_ref.pictures.photographs.NATIVE", 1.0)
+    pixels = np.full((128, 512, 3), 99, np.uint8)
+    pixels[:, 400:] = np.random.default_rng(0).integers(0, 256, (128, 112, 3))
+    views = [view(Photograph("half flat", pixels), np.random.default_rng(seed), 96) for seed in range(60)]
+    assert sum(one.std() > 0 for one in views) > 35  # of three places; of one it were 17
+
+
+def test_some_photographs_are_black_and_white(photographs):
+    drawn = [untouched(np.random.default_rng(seed), photographs, 96)[1] for seed in range(300)]
+    assert 0 < np.mean([(one == one[..., :1]).all() for one in drawn]) < 2 * GREY
 
 
 def test_views_are_parts_of_the_photograph_never_enlarged(photographs):
