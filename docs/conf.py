@@ -62,7 +62,7 @@ def write_course() -> None:
     folder = DOCS / "course"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    for notebook in sorted((ROOT / "tutorials").glob("[0-9][0-9]_*.ipynb")):
+    for notebook in sorted((ROOT / "tutorials").glob("[0-9]*_*.ipynb")):
         shutil.copy(notebook, folder)
 
 

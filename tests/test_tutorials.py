@@ -21,7 +21,7 @@ import notebooks  # noqa: E402
 
 CHAPTERS = notebooks.chapters()
 each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
-HEADINGS = ("What you will learn", "What you need", "Exercises", "In practice", "References")  # in this order
+HEADINGS = ("What you will learn", "What you need", "Exercises", "Quiz", "In practice", "References")  # in this order
 WIDEST, LONGEST = 100, 30  # of code in a cell, in characters and lines, to be read without scrolling
 CITED = re.compile(r"\b(?:Eq\.|Equations?) \(?(\d+)\)?(?:(?:–| and | or )\(?(\d+)\)?)?")
 
@@ -58,17 +58,19 @@ def test_the_stored_notebook_is_the_chapter(path):
 def test_the_chapter_keeps_the_contract(path):
     notebook = notebooks.read(path)
     text, code = text_of(notebook), code_cells(notebook)
-    assert re.match(rf"# {path.stem[:2]} · \S", text), f"the title is not '# {path.stem[:2]} · …'"
+    assert re.match(rf"# {notebooks.number(path)} · \S", text), f"the title is not '# {notebooks.number(path)} · …'"
     headings = re.findall(r"^## (.+)$", text, re.M)
     assert [h for h in headings if h in HEADINGS] == list(HEADINGS)
-    assert re.search(r"[Aa]bout \d+ minutes", text.split("## What you need")[1].split("\n## ")[0])
+    said = re.search(r"[Aa]bout (\d+) minutes", text.split("## What you need")[1].split("\n## ")[0])
+    assert said, "the chapter does not say how long it takes"
+    assert notebooks.minutes(path) - 5 <= int(said[1]) <= 60, f"it takes about {notebooks.minutes(path):.0f} minutes"
     assert sum(cell.source.count("assert") for cell in code) >= 3, "fewer than three asserts"
     for cell in code:
         lines = cell.source.splitlines()
         assert len(lines) <= LONGEST, f"a cell of {len(lines)} lines begins with {lines[0]!r}"
         too_wide = [line for line in lines if len(line) > WIDEST]
         assert not too_wide, f"wider than {WIDEST} characters: {too_wide[0]!r}"
-    pictures = notebooks.picture_sizes(nbformat.read(path.with_suffix(".ipynb"), as_version=4))
+    pictures = notebooks.picture_sizes(nbformat.read(notebooks.stored(path), as_version=4))
     assert len(pictures) >= 2, "fewer than two pictures"
 
 
@@ -85,10 +87,24 @@ def test_every_exercise_has_all_its_parts(path):
     parts = re.split(r"^### Exercise ", text_of(notebook), flags=re.M)[1:]
     assert [int(part.split(":")[0]) for part in parts] == numbers
     for part in parts:
+        assert re.match(r"\d: .+ \(★{1,3}, \d+ minutes\)\n", part), f"{part.splitlines()[0]}: no difficulty and time"
         assert "<summary>Hint" in part
     for number, cell in exercises.items():
         assert "..." in cell.source, f"exercise {number} leaves nothing open"
         assert f"exercise({number}," in checks[number].source
+
+
+@each_chapter
+def test_the_quiz_can_be_answered(path):
+    chapter = notebooks.number(path)
+    asked = course.questions(chapter)
+    assert len(asked) == 5
+    for question in asked:
+        assert set(question) == {"ask", "right", "why", "wrong"}
+        assert 2 <= len(question["wrong"]) <= 4
+        assert question["right"] not in question["wrong"]
+        assert all(isinstance(text, str) and text.strip() for text in (*question["wrong"].values(), question["why"]))
+    assert [f'quiz("{chapter}")'] == [c.source for c in code_cells(notebooks.read(path)) if "quiz(" in c.source]
 
 
 QUICKER = {
@@ -139,11 +155,14 @@ def test_the_chapter_runs_and_its_exercises_tell_right_from_wrong(path, changes)
 # ---- equations
 
 
-DERIVED = {path.stem[:2]: [int(n) for n in re.findall(r"\\tag\{(\d+)\}", path.read_text("utf-8"))] for path in CHAPTERS}
+DERIVED = {
+    notebooks.number(path): [int(n) for n in re.findall(r"\\tag\{(\d+)\}", path.read_text("utf-8"))]
+    for path in CHAPTERS
+}
 GLOSSARY = (TUTORIALS.parent / "docs" / "glossary.md").read_text("utf-8")
 EQUATIONS = {
     int(n): (chapter, re.findall(r"`([\w.]+)`", code))
-    for n, chapter, code in re.findall(r"^\| \((\d+)\) \|[^|]*\| (\d\d) \|(.*)\|$", GLOSSARY, re.M)
+    for n, chapter, code in re.findall(r"^\| \((\d+)\) \|[^|]*\| (\d\db?) \|(.*)\|$", GLOSSARY, re.M)
 }
 
 
@@ -175,21 +194,21 @@ def test_equations_that_are_cited_exist(path):
 
 
 def test_a_notebook_that_does_not_fit_is_noticed(tmp_path):
-    source = CHAPTERS[0]
-    for file in (source, source.with_suffix(".ipynb")):
-        shutil.copy(file, tmp_path)
-    path = tmp_path / source.name
+    path = tmp_path / "sources" / CHAPTERS[0].name
+    path.parent.mkdir()
+    shutil.copy(CHAPTERS[0], path)
+    shutil.copy(notebooks.stored(CHAPTERS[0]), tmp_path)
     assert notebooks.problems(path) == []
-    stored = nbformat.read(path.with_suffix(".ipynb"), as_version=4)
+    stored = nbformat.read(notebooks.stored(path), as_version=4)
     code_cells(stored)[0].outputs.append(nbformat.v4.new_output("error", ename="E", evalue="e", traceback=[]))
     code_cells(stored)[1].execution_count = None
-    nbformat.write(stored, path.with_suffix(".ipynb"))
+    nbformat.write(stored, notebooks.stored(path))
     path.write_text(path.read_text("utf-8") + "\n# %%\n1 + 1\n", "utf-8")
     differs, unexecuted, error = notebooks.problems(path)
     assert "differs from" in differs
     assert "was not executed" in unexecuted
     assert "holds an error" in error
-    path.with_suffix(".ipynb").unlink()
+    notebooks.stored(path).unlink()
     assert "does not exist" in notebooks.problems(path)[0]
 
 
@@ -211,6 +230,42 @@ def test_building_again_changes_nothing(tmp_path):
     assert cells[3].outputs[0].data["text/plain"] == "2"
 
 
+def test_optional_sections_are_folded_and_cost_no_time(tmp_path):
+    path = tmp_path / "99_corner.py"
+    prose = "# " + "word " * 1300 + "\n"
+    kept = f"# %% [markdown]\n# ## A section\n{prose}# %%\n1 + 1\n"
+    path.write_text(kept, "utf-8")
+    alone = notebooks.minutes(path)
+    assert alone == pytest.approx(1300 / 130 + 1 / 15 + 4, abs=0.1)
+    corner = f"# %% [markdown]\n# ### Optional: a corner\n{prose}# %%\n2 + 2\n"
+    path.write_text(kept + corner + kept, "utf-8")
+    assert notebooks.minutes(path) == pytest.approx(2 * alone - 4)
+    cells = notebooks.read(path).cells
+    assert [c.metadata.get("jp-MarkdownHeadingCollapsed", False) for c in cells] == [
+        False,
+        False,
+        True,
+        False,
+        False,
+        False,
+    ]
+    assert ["hide-cell" in c.metadata.get("tags", []) for c in cells] == [False, False, False, True, False, False]
+
+
+def test_a_quiz_answers_for_itself(monkeypatch):
+    asked = {"ask": "Is 1 < 2?", "right": "yes, `<` says so", "why": "It is less.", "wrong": {"no": "Count again."}}
+    shown = []
+    monkeypatch.setattr(course, "questions", lambda chapter: [asked])
+    monkeypatch.setattr(course, "display", lambda html: shown.append(html.data))
+    course.quiz("99")
+    for part in (
+        "<b>1.</b> Is 1 &lt; 2?",
+        "<summary>yes, <code>&lt;</code> says so</summary><p><b>Right.</b> It is less.",
+    ):
+        assert part in shown[0]
+    assert "<summary>no</summary><p><b>No.</b> Count again." in shown[0]
+
+
 def test_folders_of_this_run_are_left_out(tmp_path):
     path = tmp_path / "99_folders.py"
     path.write_text("# %%\nimport tempfile\nprint(1)\nprint(tempfile.mkdtemp() + '/weights.pth: refused')\n", "utf-8")
@@ -219,15 +274,16 @@ def test_folders_of_this_run_are_left_out(tmp_path):
 
 
 def test_a_chapter_that_lacks_a_package_says_so_and_stays_as_it_is(tmp_path, monkeypatch, capsys):
-    path = tmp_path / "99_lacking.py"
+    path = tmp_path / "sources" / "99_lacking.py"
+    path.parent.mkdir()
     path.write_text("# %%\n1 + 1\n", "utf-8")
-    nbformat.write(notebooks.build(path), path.with_suffix(".ipynb"))
-    before = path.with_suffix(".ipynb").read_bytes()
+    nbformat.write(notebooks.build(path), notebooks.stored(path))
+    before = notebooks.stored(path).read_bytes()
     path.write_text('# %%\nfrom course import needs\nneeds("no_such_package", "Such", "%pip install such")\n', "utf-8")
     monkeypatch.setattr(notebooks, "chapters", lambda names: [path])
     monkeypatch.setattr(sys, "argv", ["notebooks.py"])
     notebooks.main()
-    assert path.with_suffix(".ipynb").read_bytes() == before
+    assert notebooks.stored(path).read_bytes() == before
     assert capsys.readouterr().err.startswith(
         "99_lacking stays as it is. This chapter needs Such, which is not installed: run %pip install such in a cell, "
         "then restart the kernel.\n"

@@ -1,4 +1,4 @@
-"""What every chapter imports: photographs, the library's source, exercises that check themselves, sliders.
+"""What every chapter imports: photographs, the library's source, exercises and quizzes that check themselves, sliders.
 
 Not part of the library: it only serves the notebooks in this folder.
 """
@@ -6,17 +6,22 @@ Not part of the library: it only serves the notebooks in this folder.
 from __future__ import annotations
 
 import functools
+import html
 import importlib.util
 import inspect
 import os
+import random
+import re
+import tomllib
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from IPython import get_ipython
-from IPython.display import Markdown, display
+from IPython.display import HTML, Markdown, display
 from PIL import Image
 
 from musiq_ref.explain.style import STYLE
@@ -127,6 +132,35 @@ def _where(error: Exception) -> str:
     ]
     place = f", in the line `{frames[-1].line}`" if frames else ""
     return f"{type(error).__name__}: {error}{place}"
+
+
+def questions(chapter: str) -> list[dict[str, Any]]:
+    """The quiz of a chapter, from quiz/: each question has ask, right, why, and wrong, {answer: why it is wrong}."""
+    [path] = (Path(__file__).parent / "quiz").glob(f"{chapter}_*.toml")
+    return tomllib.loads(path.read_text("utf-8"))["question"]
+
+
+def quiz(chapter: str) -> None:
+    """Shows the quiz of a chapter: click an answer, and it says whether it is right, and why.
+
+    chapter: "05", or "05b"
+    """
+    shown = []
+    for number, question in enumerate(questions(chapter), 1):
+        replies = {question["right"]: f"<b>Right.</b> {_marked(question['why'])}"}
+        replies |= {a: f"<b>No.</b> {_marked(why)}" for a, why in question["wrong"].items()}
+        answers = random.Random(question["ask"]).sample(sorted(replies), len(replies))
+        shown.append(f"<p><b>{number}.</b> {_marked(question['ask'])}</p>")
+        shown += [
+            f"<details><summary>{_marked(answer)}</summary><p>{replies[answer]}</p></details>"
+            for answer in answers
+        ]
+    display(HTML(f'<div class="quiz">{"".join(shown)}</div>'))
+
+
+def _marked(text: str) -> str:
+    """Plain text as HTML, with what stands between backticks as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text, quote=False))
 
 
 def explore(draw: Callable[..., Any], **choices: Any) -> None:

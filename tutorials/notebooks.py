@@ -1,8 +1,8 @@
 """Executes the chapters and writes their notebooks: `python tutorials/notebooks.py [05 …] [--check | --prose]`.
 
-NN_name.py is the chapter; NN_name.ipynb is made from it, with its outputs, and never edited. What changes from run to
-run without meaning anything (timings, counters, random identifiers, how a picture is compressed) is left out, so that
-building again gives a small difference, or none.
+sources/NN_name.py is the chapter; NN_name.ipynb is made from it, with its outputs, and never edited. What changes from
+run to run without meaning anything (timings, counters, random identifiers, how a picture is compressed) is left out, so
+that building again gives a small difference, or none.
 """
 
 from __future__ import annotations
@@ -24,15 +24,24 @@ from nbclient.exceptions import CellExecutionError
 from PIL import Image
 
 HERE = Path(__file__).parent
+SOURCES = HERE / "sources"
 SECONDS = 180  # a chapter may take, on 2 cores
 TEMPORARY = re.compile(
     rf"{re.escape(tempfile.gettempdir())}/tmp\w+/"
 )  # folders, another in each run
 PICTURE_BYTES = 150_000  # a picture may take in a notebook
-METADATA = {
-    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-    "language_info": {"name": "python"},
+METADATA = {  # as JupyterLab writes it, so that a notebook that is only opened does not count as changed
+    "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+    "language_info": {
+        "codemirror_mode": {"name": "ipython", "version": 3},
+        "file_extension": ".py",
+        "mimetype": "text/x-python",
+        "name": "python",
+        "nbconvert_exporter": "python",
+        "pygments_lexer": "ipython3",
+    },
 }
+HEADING = re.compile(r"(#{2,3}) (.*)")
 KEPT = (
     "image/png",
     "image/jpeg",
@@ -42,33 +51,79 @@ KEPT = (
 )  # of what an output offers
 
 
+def number(path: Path) -> str:
+    """What a chapter is called: "05", or "05b" for its second half."""
+    return path.stem.partition("_")[0]
+
+
+def stored(path: Path) -> Path:
+    """Where a chapter's notebook lies: beside the folder of the sources."""
+    return path.parent.parent / f"{path.stem}.ipynb"
+
+
 def chapters(names: list[str] | None = None) -> list[Path]:
-    """The chapters, in order; or those whose name starts with one of the given beginnings, such as "05"."""
-    found = sorted(HERE.glob("[0-9][0-9]_*.py"))
+    """The sources of the chapters, in order; or those with the given numbers, such as "05"."""
+    found = sorted(SOURCES.glob("[0-9][0-9]*_*.py"))
     if names:
-        unknown = [name for name in names if not any(path.name.startswith(name) for path in found)]
+        unknown = [name for name in names if name not in map(number, found)]
         if unknown:
-            raise SystemExit(
-                f"no chapter begins with {unknown[0]!r}; there are {', '.join(p.stem for p in found)}"
-            )
-        found = [path for path in found if path.name.startswith(tuple(names))]
+            there = ", ".join(map(number, found))
+            raise SystemExit(f"there is no chapter {unknown[0]!r}; there are {there}")
+        found = [path for path in found if number(path) in names]
     return found
 
 
 def read(path: Path) -> nbformat.NotebookNode:
-    """A percent-format file as a notebook without outputs; a cell's id depends on its text only."""
+    """A percent-format file as a notebook without outputs; a cell's id depends on its text only.
+
+    Sections whose heading begins with "Optional:" are folded away, in JupyterLab and on the site.
+    """
     notebook = jupytext.read(path, fmt="py:percent")
     notebook.metadata = nbformat.from_dict(METADATA)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     seen: dict[str, int] = {}
-    for cell in notebook.cells:
+    for cell, optional in zip(notebook.cells, _optional(notebook), strict=True):
         digest = hashlib.sha256(cell.source.encode()).hexdigest()[:8]
         seen[digest] = seen.get(digest, 0) + 1
         cell.id = f"{digest}-{seen[digest]}"
-        cell.metadata = nbformat.from_dict(
-            {"tags": cell.metadata["tags"]} if "tags" in cell.metadata else {}
-        )
+        tags = cell.metadata.get("tags", [])
+        if optional and cell.cell_type == "code":
+            tags = [*tags, "hide-cell"]  # for the site
+        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+        if optional and HEADING.match(cell.source):
+            cell.metadata["jp-MarkdownHeadingCollapsed"] = True
     return notebook
+
+
+def _optional(notebook: nbformat.NotebookNode) -> list[bool]:
+    """For each cell whether it belongs to an optional section, which ends at the next heading of its level or above."""
+    found, level = [], 0  # of the heading of the optional section that we are in; 0 outside
+    for cell in notebook.cells:
+        heading = HEADING.match(cell.source) if cell.cell_type == "markdown" else None
+        if heading and (not level or len(heading[1]) <= level):
+            level = len(heading[1]) if heading[2].startswith("Optional:") else 0
+        found.append(level > 0)
+    return found
+
+
+def minutes(path: Path) -> float:
+    """What a chapter asks of a careful reader, estimated; optional sections do not count.
+
+    130 words or 15 lines of code a minute, two minutes for three figures, four for the quiz, and what its exercises say.
+    """
+    notebook = read(path)
+    text, code, figures = "", 0, 0
+    for cell, optional in zip(notebook.cells, _optional(notebook), strict=True):
+        if optional:
+            continue
+        if cell.cell_type == "markdown":
+            text += cell.source + "\n"
+            continue
+        lines = [line for line in cell.source.splitlines() if line.strip()]
+        code += sum(not line.startswith(("import ", "from ")) for line in lines)
+        figures += len(re.findall(r"plt\.show|explain\.\w+\(|explore\(", cell.source))
+    exercises = sum(map(int, re.findall(r"^### Exercise .*\b(\d+) minutes\)$", text, re.M)))
+    return len(text.split()) / 130 + code / 15 + figures * 2 / 3 + 4 + exercises
 
 
 def execute(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -153,8 +208,8 @@ def build(path: Path) -> nbformat.NotebookNode:
 
 def with_stored_outputs(path: Path) -> nbformat.NotebookNode:
     """The chapter's notebook with the outputs stored before, for changes to the prose; code must be what was executed."""
-    notebook, stored = read(path), nbformat.read(path.with_suffix(".ipynb"), as_version=4)
-    new, old = ([c for c in n.cells if c.cell_type == "code"] for n in (notebook, stored))
+    notebook, before = read(path), nbformat.read(stored(path), as_version=4)
+    new, old = ([c for c in n.cells if c.cell_type == "code"] for n in (notebook, before))
     if [c.source for c in new] != [c.source for c in old]:
         raise SystemExit(f"{path.name} has other code than its notebook; run it without --prose")
     for cell, executed in zip(new, old, strict=True):
@@ -164,23 +219,23 @@ def with_stored_outputs(path: Path) -> nbformat.NotebookNode:
 
 def problems(path: Path) -> list[str]:
     """What is wrong with the stored notebook of a chapter, in sentences; nothing is executed."""
-    target = path.with_suffix(".ipynb")
-    again = f"run: python tutorials/notebooks.py {path.stem[:2]}"
+    target = stored(path)
+    again = f"run: python tutorials/notebooks.py {number(path)}"
     if not target.exists():
         return [f"{target.name} does not exist; {again}"]
-    stored, wanted = nbformat.read(target, as_version=4), read(path)
-    nbformat.validate(stored)
+    held, wanted = nbformat.read(target, as_version=4), read(path)
+    nbformat.validate(held)
     found = []
-    if [(c.cell_type, c.source, c.id) for c in stored.cells] != [
+    if [(c.cell_type, c.source, c.id) for c in held.cells] != [
         (c.cell_type, c.source, c.id) for c in wanted.cells
     ]:
         found.append(f"{target.name} differs from {path.name}; {again}")
-    code = [cell for cell in stored.cells if cell.cell_type == "code"]
+    code = [cell for cell in held.cells if cell.cell_type == "code"]
     if [cell.execution_count for cell in code] != list(range(1, len(code) + 1)):
         found.append(f"{target.name} was not executed from top to bottom; {again}")
     if any(output.output_type == "error" for cell in code for output in cell.outputs):
         found.append(f"{target.name} holds an error; mend {path.name}, then {again}")
-    if any(size > PICTURE_BYTES for size in picture_sizes(stored)):
+    if any(size > PICTURE_BYTES for size in picture_sizes(held)):
         found.append(
             f"{target.name} has a picture of more than {PICTURE_BYTES} bytes; draw it smaller, then {again}"
         )
@@ -193,9 +248,7 @@ def main() -> int:
         description="execute chapters and write their notebooks",
         epilog="example: python tutorials/notebooks.py 05",
     )
-    parser.add_argument(
-        "chapters", nargs="*", help='beginnings of names, such as "05"; default: all'
-    )
+    parser.add_argument("chapters", nargs="*", help='their numbers, such as "05"; default: all')
     parser.add_argument(
         "--check", action="store_true", help="only check that the stored notebooks fit; run nothing"
     )
@@ -214,7 +267,7 @@ def main() -> int:
                     raise
                 print(f"{path.stem} stays as it is. {error.evalue}", file=sys.stderr)
             else:
-                nbformat.write(notebook, path.with_suffix(".ipynb"))
+                nbformat.write(notebook, stored(path))
         bad += problems(path)
     print("\n".join(bad), file=sys.stderr, end="\n" if bad else "")
     return 1 if bad else 0
