@@ -378,7 +378,7 @@ _TOLD = {  # what a name or a description matches that leads to the fault
     "relu after patch embedding": "ReLU too many",
     "embedding dropout 10 % scaling": r"1\.11111 times",
     "last block never loaded (identity)": "one block too few",
-    "first block run twice": "run twice",
+    "first block run twice": "runs a second time",
     "fc1 bias of the other block": "block_01/mlp/fc1/bias",
     "head bias zero (not loaded)": "head without bias",
     "norm2 of block 1 at init": "without γ and β",

@@ -234,6 +234,7 @@ REWIRED = [  # a stage, what is there instead, what is told
     ("mlp/fc1", lambda run: linear(run["encoder/block_01/norm2"], **fc1(0)), "parameters of encoder/block_00/mlp/fc1"),
     ("mlp/fc1", lambda run: linear(run["encoder/block_01/norm2"], **fc1(1) | {"b": fc1(0)["b"]}), "00/mlp/fc1/bias"),
     ("norm2", lambda run: normalised(run["encoder/block_00/output"] + run["encoder/block_01/norm1"]), "for its input"),
+    ("norm2", lambda run: normalised(run["encoder/block_01/output"]), "its input, which comes later"),
 ]  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from musiq_ref.ordered import in_order
 from musiq_ref.outputs import is_ours
 from musiq_ref.training.datasets import DatasetError
 from musiq_ref.training.log import Log
+from musiq_ref.training.parallel import world_gradient
 from musiq_ref.training.run import train
 from musiq_ref.training.settings import RECIPES, Settings, recipe
 from musiq_ref.training.state import TrainingError, load_state
@@ -158,6 +159,24 @@ def test_a_piece_of_a_batch_has_the_noise_of_its_place_in_it(images):
     whole = batch_gradient(params, tokens, targets, CONFIG, rates=Rates(0.3))
     piece = batch_gradient(params, tokens[5:], targets[5:], CONFIG, rates=Rates(0.3), whole_batch=8, first=5)
     np.testing.assert_array_equal(piece.scores, whole.scores[5:])
+
+
+def test_patches_are_left_out_but_for_the_last_fifth(table, images, tmp_path, monkeypatch):
+    seen = []
+
+    def noted(world, params, tokens, *rest, **more):
+        seen.append([(int(t.mask.sum()), t.hash_index[:3].tolist()) for t in tokens])
+        return world_gradient(world, params, tokens, *rest, **more)
+
+    monkeypatch.setattr("musiq_ref.training.run.world_gradient", noted)
+    run = settings(epochs=5, batch=6, patch_dropout=0.75)
+    first = train(run, tmp_path / "run", table, progress=False)
+    *early, whole = [sorted(length for length, _ in batch) for batch in seen]
+    assert whole == sorted(int(mq.tokenize(image, CONFIG).mask.sum()) for image in images[:6])
+    assert early == 4 * [sorted(round(length / 4) for length in whole)]
+    assert len({str(batch) for batch in seen}) == 5, "the same patches in two epochs"
+    again = train(run, tmp_path / "again", table, progress=False)
+    assert first.log.read_bytes() == again.log.read_bytes()
 
 
 def test_results_come_in_order_however_long_they_take():

@@ -52,6 +52,16 @@ def test_a_view_that_is_only_cut_shows_detail(monkeypatch):
     assert sum(one.std() > 0 for one in views) > 35  # of three places; of one it were 17
 
 
+def test_every_picture_comes_twice_with_flaws_of_its_own(photographs, examples):
+    pairs = list(zip(examples[::2], examples[1::2], strict=True))
+    assert all(a.source == b.source and a.image.shape == b.image.shape for a, b in pairs)
+    as_they_are = [(a.image, b.image) for a, b in pairs if a.score == b.score == 100]
+    assert as_they_are
+    assert all(np.array_equal(a, b) for a, b in as_they_are)
+    assert np.mean([a.score == b.score for a, b in pairs]) < 2 * UNTOUCHED**2 + 0.05
+    assert len({one.image.shape for one, _ in pairs}) > len(pairs) / 2
+
+
 def test_some_photographs_are_black_and_white(photographs):
     drawn = [untouched(np.random.default_rng(seed), photographs, 96)[1] for seed in range(300)]
     assert 0 < np.mean([(one == one[..., :1]).all() for one in drawn]) < 2 * GREY
@@ -97,7 +107,8 @@ def test_every_kind_of_example_comes_up(examples, photographs):
     assert scenes / len(examples) == pytest.approx(SCENES, abs=0.08)
     assert set(TEXTURES) <= {one.source for one in examples}
     assert all(one.score == score_of(one.severity) for one in examples)
-    assert len({one.image.tobytes() for one in examples}) >= len(examples) - 1  # two may be all black
+    twice = sum(a.score == b.score == 100 for a, b in zip(examples[::2], examples[1::2], strict=True))
+    assert len({one.image.tobytes() for one in examples}) >= len(examples) - twice - 1  # two may be all black
 
 
 def test_sizes_go_from_96_to_the_largest_and_small_ones_are_most():

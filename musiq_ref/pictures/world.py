@@ -6,6 +6,9 @@ have less than 127 pixels, one in 18 more than 300, one in 80 more than 512, whe
 time in proportion to s², and of the largest, where attention counts, to s⁴: so no octave of sizes takes much more of
 the training than another.
 
+Every picture comes twice, one after the other, with flaws of its own each time: what makes one of the two better than
+the other is then not what it shows.
+
 What cannot be known from pixels is taught with its right score: soft backgrounds, plain skies, night, fog and textures
 are no flaws, nor are another exposure within reason, black and white, or the filter that a picture was reduced with.
 """
@@ -44,8 +47,9 @@ def world_example(
     >>> min(example.image.shape[:2]) >= 96, 0 <= example.score <= 100
     (True, True)
     """
-    rng = np.random.default_rng((2, seed, index))
+    rng = np.random.default_rng((2, seed, index // 2))
     source, picture = untouched(rng, photographs, drawn_side(rng, largest, power))
+    rng = np.random.default_rng((3, seed, index))
     if rng.random() < UNTOUCHED:
         return SyntheticExample(source, "pristine", 0.0, picture, score_of(0.0))
     severity = float(rng.random())

@@ -31,7 +31,7 @@ RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     **dict.fromkeys(("learning_rate", "epochs", "batch", "micro_batch", "save_every", "eps", "delta"), ABOVE_0),
     **dict.fromkeys(("warmup", "epoch_images", "clip", "seed", "split", "lr_scale", "weight_decay"), NOT_NEGATIVE),
     **dict.fromkeys(("crops", "scenes", "mixtures"), NOT_NEGATIVE),
-    **dict.fromkeys(("ema", "dropout", "attention_dropout", "stochastic_depth"), BELOW_1),
+    **dict.fromkeys(("ema", "dropout", "attention_dropout", "stochastic_depth", "patch_dropout"), BELOW_1),
     **dict.fromkeys(("momentum", "beta1", "beta2"), BELOW_1),
     "threads": ("from 0 to 1024", lambda x: 0 <= x <= 1024),
     "side": (f"0, or from 16 to {LARGEST}", lambda x: x == 0 or 16 <= x <= LARGEST),

@@ -31,6 +31,7 @@ from musiq_ref.training.stream import Stream, open_stream
 from musiq_ref.training.validation import validate
 
 CALIBRATION = 512  # examples from which the mean and deviation of targets, and of features, are taken
+WITHOUT_PATCHES = 0.8  # the part of the epochs in which patches are left out
 
 
 class Result(NamedTuple):
@@ -272,7 +273,10 @@ def _batches(run: Run, first: int) -> Iterator[tuple[list[Tokens], np.ndarray]]:
         image, target = stream.example(epoch, number)
         if settings.flip and np.random.default_rng((settings.seed, epoch, number, 1)).random() < 0.5:
             image = np.ascontiguousarray(image[:, ::-1])
-        return tokens_for(image, run.config, settings.dtype), target
+        tokens = tokens_for(image, run.config, settings.dtype)
+        if settings.patch_dropout and epoch < WITHOUT_PATCHES * settings.epochs:
+            tokens = _thinned(tokens, settings.patch_dropout, np.random.default_rng((settings.seed, epoch, number, 2)))
+        return tokens, target
 
     @ONE_THREAD
     def prepare(step: int):
@@ -288,6 +292,13 @@ def _batches(run: Run, first: int) -> Iterator[tuple[list[Tokens], np.ndarray]]:
             ready = ahead.result()
             ahead = pool.submit(prepare, step + 1) if step + 1 < run.steps else None
             yield ready
+
+
+def _thinned(tokens: Tokens, rate: float, rng: np.random.Generator) -> Tokens:
+    """The tokens without a share of the patches, at least one being left: cheaper, and nearly as instructive."""
+    valid = np.flatnonzero(tokens.mask)
+    kept = np.sort(rng.choice(valid, max(1, round((1 - rate) * len(valid))), replace=False))
+    return Tokens(*(array[kept] for array in tokens))
 
 
 def _one_step(run: Run, state: State, tokens: list[Tokens], targets: np.ndarray):

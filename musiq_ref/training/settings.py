@@ -52,6 +52,7 @@ class Settings:
     dropout: float = 0.0
     attention_dropout: float = 0.0
     stochastic_depth: float = 0.0
+    patch_dropout: float = 0.0  # share of an image's patches that is left out, but for the last fifth of the epochs
     init: str = ""  # checkpoint to start from; its head is replaced if the number of outputs differs
     fit_to_images: bool = False  # start from filters and a patch embedding that suit the images: training.initial
     seed: int = 0

@@ -82,7 +82,8 @@ def rewired(
         return
     flat, path = dict(flatten(params)), here.removesuffix("/logits")
     own = {p.rpartition("/")[2]: a for p, a in flat.items() if p.rpartition("/")[0] == path}
-    before = [n for n in order[: order.index(here)] if n in exact and np.asarray(exact[n]).dtype.kind == "f"]
+    known = [n for n in order if n in exact and np.asarray(exact[n]).dtype.kind == "f"]
+    before, after = known[: known.index(here)], known[known.index(here) + 1 :]
 
     def gives(x: Any, p: Any) -> bool:
         try:
@@ -93,6 +94,10 @@ def rewired(
     for name in reversed(before):
         if gives(exact[name], own):
             yield f"it is the right layer with {name} for its input"
+            return
+    for name in after:
+        if gives(exact[name], own):
+            yield f"it is the right layer with {name} for its input, which comes later: it runs a second time"
             return
     source = next((n for n in reversed(before) if _right_input(layer, exact, n, own, here)), "")
     for one, other in itertools.combinations(before[-NEAREST:], 2) if not here.startswith("stem/conv") else ():
