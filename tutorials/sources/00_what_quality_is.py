@@ -36,14 +36,14 @@ from musiq_ref.pictures.distortions import DISTORTIONS, parameter
 # %% [markdown]
 # ## Sixteen pixels
 #
-# Here is a picture of 4×4 pixels: dark on the left, bright on the right. The numbers are grey levels. Beside it, three
-# versions of it. One has moved to the right by a pixel, one is brighter, one is dirty.
+# Take a picture of 4×4 pixels, dark on the left and bright on the right, and three versions of it. One has moved to the
+# right by a pixel, one is brighter, one is dirty. The numbers are grey levels.
 
 # %%
-original = np.array([[0, 0, 8, 8]] * 4)
+original = np.array([[4, 4, 12, 12]] * 4)
 dirt = np.array([[4, -4, 4, -4], [-4, 4, -4, 4]] * 2)  # a chequerboard
 versions = {
-    "moved": np.array([[0, 0, 0, 8]] * 4),
+    "moved": np.array([[4, 4, 4, 12]] * 4),
     "brighter": original + 4,
     "dirty": original + dirt,
 }
@@ -65,9 +65,9 @@ def distance(a, b):
 # %%
 figure, axes = plt.subplots(1, 4, figsize=(9, 2.7))
 for axis, (title, toy) in zip(axes, {"original": original, **versions}.items(), strict=True):
-    axis.imshow(toy, cmap="gray", vmin=-6, vmax=14)
+    axis.imshow(toy, cmap="gray", vmin=-2, vmax=18)
     for (y, x), grey in np.ndenumerate(toy):
-        axis.text(x, y, grey, ha="center", va="center", color="white" if grey < 5 else "black")
+        axis.text(x, y, grey, ha="center", va="center", color="white" if grey < 8 else "black")
     axis.set(title=title, xticks=[], yticks=[])
     axis.set_xlabel(f"distance {distance(toy, original):.0f}")
 plt.show()

@@ -140,7 +140,8 @@ assert usual["contrast"][3] > 0.9
 # %% [markdown]
 # ## The size of each scale
 #
-# A scale is named by its longer side $L$; the shorter one follows from the picture's shape:
+# A scale is named by its longer side $L$; the shorter one follows from the picture's shape. ("SPEC 3" in the source is a
+# section of [docs/spec.md](../docs/spec.md), which says what the authors' program does.)
 #
 # $$r = L / \max(h, w), \qquad h' = \text{round}(h\,r), \quad w' = \text{round}(w\,r)$$
 
@@ -283,8 +284,7 @@ print("odd:", odd.shape)
 explain.multi_scale_patches(odd, config)
 
 # %% [markdown]
-# Grey rows and columns are padding. In the native picture there is one more of them on the right and below than on the
-# left and above, where their number is odd.
+# Grey rows and columns are padding. Where their number is odd, one more lies on the right, or below.
 
 # %%
 show(extract_patches)

@@ -519,7 +519,8 @@ quiz("02b")
 #   can sit in $Q$, in $T$, and in the sharpness of the patches themselves.
 # - **Changing G** in a trained model: `hash_index` of the grid itself says which cells to average (optional section),
 #   as one interpolates a ViT's positions for larger images. Fine-tune afterwards.
-# - **Rows that no picture reaches** keep the noise they began with. They do harm on the first photograph that does.
+# - **Rows that no picture reaches** keep the noise they began with. They may do harm on the first
+#   photograph that does.
 
 # %% [markdown]
 # ## References

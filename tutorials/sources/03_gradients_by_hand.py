@@ -515,9 +515,8 @@ quiz("03")
 # - **Shapes first.** A gradient has the shape of its value. Write the shapes down before the formula; often one way to
 #   combine them is left.
 # - **What is used twice collects a sum**: weights over tokens, rows of a table over patches, the input of a residual block
-#   over its two ways. Most wrong gradients are a forgotten sum.
+#   over its two ways. Many a wrong gradient is a forgotten sum.
 # - **The cache costs memory, not the gradient.** Each forward keeps what its backward needs, until the backward has run.
-#   Chapter 07 counts it.
 # - **ε is part of the layer.** Another ε in the backward than in the forward is a small, lasting error.
 
 # %% [markdown]

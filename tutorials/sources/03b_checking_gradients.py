@@ -65,12 +65,12 @@ for dy in (np.array([1.0, 1.0]), np.array([1.0, 0.0])):
     np.testing.assert_allclose(yours(dy, x), nudged, atol=1e-6)
 
 # %%
-steps_to = np.linspace(0.2, 4, 50)
-made = np.array([shares(np.array([x1, 3.0]))[0] for x1 in steps_to])
+first = np.linspace(0.2, 4, 50)
+made = np.array([shares(np.array([x1, 3.0]))[0] for x1 in first])
 figure, axis = plt.subplots(figsize=(6.5, 2.8))
 for line, label, style in ((made[:, 0], "y₁", "-"), (made[:, 1], "y₂", "--")):
-    axis.plot(steps_to, line, style, label=label)
-axis.plot(steps_to, made.sum(axis=1), ":", linewidth=3, label="their sum")
+    axis.plot(first, line, style, label=label)
+axis.plot(first, made.sum(axis=1), ":", linewidth=3, label="their sum")
 axis.set(xlabel="x₁ (x₂ = 3)", ylabel="outputs", title="The sum cannot tell")
 axis.legend()
 plt.show()
@@ -87,12 +87,11 @@ np.testing.assert_allclose(made.sum(axis=1), 1)
 # For a function of one number there are two ways to take differences:
 #
 # - forward: $(f(x + h) - f(x)) / h$, wrong by about $h \cdot f''/2$;
-# - central: $(f(x + h) - f(x - h)) / 2h$, wrong by about $h^2 \cdot f'''/6$;
-# - both lose digits by subtracting nearly equal numbers: about $\epsilon_{machine} / h$.
+# - central: $(f(x + h) - f(x - h)) / 2h$, wrong by about $h^2 \cdot f'''/6$.
 #
-# Try it on $f(x) = x^2$ at $x = 3$, with the slope 6, and the large step $h = 1$: forward $(16 - 9)/1 = 7$, central
-# $(16 - 4)/2 = 6$. A large $h$ is wrong because the function bends, a small one because of rounding. Where between them is
-# the best?
+# Both also lose digits, since they subtract nearly equal numbers: about $\epsilon_{machine} / h$. Try it on $f(x) = x^2$ at
+# $x = 3$, with the slope 6, and the large step $h = 1$: forward $(16 - 9)/1 = 7$, central $(16 - 4)/2 = 6$. A large $h$ is
+# wrong because the function bends, a small one because of rounding. Where between them is the best?
 
 # %%
 x0 = np.array([0.7])
