@@ -234,6 +234,17 @@ def test_the_report_of_made_up_weights_says_so(image):
     assert "These weights were never trained" in page
 
 
+def test_the_report_does_not_say_what_rollout_cannot(image):
+    page = report_module.report(image, mq.Checkpoint(PARAMS, CONFIG, "native", None))
+    shares = np.concatenate([m.ravel() for m in mq.attention_rollout(PARAMS, mq.tokenize(image, CONFIG), CONFIG)])
+    assert f"It keeps {1 - shares.sum():.0%} of itself" in page
+    headless = {**PARAMS, "head": {name: 0 * array for name, array in PARAMS["head"].items()}}  # one score for all
+    same = report_module.report(image, mq.Checkpoint(headless, CONFIG, "native", None))
+    looked = re.compile(r"<h2>Where the class token looked.*?</figure>", re.S)
+    assert looked.findall(page) == looked.findall(same)  # the picture cannot know what contributed
+    assert "contributed" not in page
+
+
 def test_explain_wants_a_kind_it_knows(tmp_path, capsys):
     assert main(["explain", "photo.jpg", "-o", str(tmp_path / "out.docx")]) == 2
     assert "does not end in .html or .png" in capsys.readouterr().err

@@ -15,13 +15,13 @@ from PIL import Image
 from musiq_ref.checkpoint import Checkpoint
 from musiq_ref.config import MusiqConfig
 from musiq_ref.counts import Complexity, complexity
-from musiq_ref.explain.attention_maps import rollout_over_photograph
 from musiq_ref.explain.gradient import gradient_over_photograph
 from musiq_ref.explain.positions import hash_grid
-from musiq_ref.explain.scales import multi_scale_patches, scale_name
+from musiq_ref.explain.rollout import attention_rollout
+from musiq_ref.explain.scales import multi_scale_patches, over_scales, scale_name
 from musiq_ref.explain.style import COLOURS, new_figure, styled
 from musiq_ref.image.decode import ImageLike, decode
-from musiq_ref.image.tokenize import scales_of
+from musiq_ref.image.tokenize import scales_of, tokens_for
 from musiq_ref.outputs import GENERATOR
 from musiq_ref.scoring import scorer
 
@@ -101,14 +101,7 @@ def report(image: ImageLike, checkpoint: Checkpoint, name: str = "the photograph
             "grain, sharpness and compression. Grey borders are padding.",
         ),
         *([_places(pixels, config)] if config.spatial != "none" else []),
-        _section(
-            "Where the answer comes from: attention rollout, by scale",
-            rollout_over_photograph(pixels, params, config),
-            "The score is read from one extra token, which gathers information from all patches, layer by layer. "
-            "Multiplying the attention of all layers (half of it staying where it is, for the residual path) "
-            "estimates what share of it comes from each patch. Bright patches contributed more. It says where the "
-            "model looked, not whether it liked what it saw; where all are about equally bright, it looked everywhere.",
-        ),
+        _rollout(pixels, params, config),
         _section(
             "What would change the score: the gradient",
             gradient_over_photograph(pixels, params, config),
@@ -192,6 +185,21 @@ def _places(pixels, config) -> str:
         f"Images of any size share one table of {config.grid_size}×{config.grid_size} learned places. Every "
         "patch gets the place of the cell it falls into. The colour says how many patches share a cell: those the "
         "model cannot tell apart by place, only by content.",
+    )
+
+
+def _rollout(pixels, params, config) -> str:
+    maps = attention_rollout(params, tokens_for(pixels, config, params), config, pixels.shape[:2])
+    shares = np.concatenate([laid_out[np.isfinite(laid_out)] for laid_out in maps])  # cut-off patches are NaN
+    return _section(
+        "Where the class token looked: attention rollout, by scale",
+        over_scales(pixels, shares, config, "share of the class token", share=True),
+        "The score is read from one extra token, the class token, which gathers information from all patches, layer by "
+        "layer. Multiplying the attention of all layers (half of it staying where it is, for the residual path) "
+        "estimates how much of that token was mixed from each patch: more from the brighter ones. It keeps "
+        f"{1 - shares.sum():.0%} of itself; the percentages over the pictures are the rest, and a scale with more "
+        "patches gets more for that alone. Whether a bright patch raised the score, lowered it or made no difference, "
+        "this picture cannot say: it knows nothing of the part of the model that turns the token into a number.",
     )
 
 

@@ -5,17 +5,6 @@
 
 
 # %% tags=["solution-1"]
-def my_sides(h, w, L):
-    ratio = np.float32(L) / np.float32(max(h, w))
-    return int(np.rint(np.float32(h) * ratio)), int(np.rint(np.float32(w) * ratio))
-
-
-# %% tags=["wrong-1"]
-def my_sides(h, w, L):
-    return round(h * L / max(h, w)), round(w * L / max(h, w))  # exact, and so not the authors'
-
-
-# %% tags=["solution-2"]
 def my_weights(x, n_in, n_out):
     s = (x + 0.5) * n_in / n_out
     d = abs(np.arange(n_in) + 0.5 - s)
@@ -23,14 +12,14 @@ def my_weights(x, n_in, n_out):
     return weights / weights.sum()
 
 
-# %% tags=["wrong-2"]
+# %% tags=["wrong-1"]
 def my_weights(x, n_in, n_out):
     d = abs(np.arange(n_in) - x * n_in / n_out)  # corners aligned, not middles
     weights = np.where(d < 1.5, np.exp(-(d**2) / (2 * 0.5**2)), 0)
     return weights / weights.sum()
 
 
-# %% tags=["solution-3"]
+# %% tags=["solution-2"]
 def my_patches(image, P):
     h, w = image.shape[:2]
     rows, columns = math.ceil(h / P), math.ceil(w / P)
@@ -42,7 +31,7 @@ def my_patches(image, P):
     )
 
 
-# %% tags=["wrong-3"]
+# %% tags=["wrong-2"]
 def my_patches(image, P):
     h, w = image.shape[:2]
     rows, columns = math.ceil(h / P), math.ceil(w / P)
@@ -50,13 +39,13 @@ def my_patches(image, P):
     return x.reshape(rows, P, columns, P, 3).swapaxes(1, 2).reshape(-1, P, P, 3)
 
 
-# %% tags=["solution-4"]
+# %% tags=["solution-3"]
 def my_count(h, w):
     sizes = [resized_sides(h, w, 224), resized_sides(h, w, 384), (h, w)]
     return sum(math.ceil(a / 32) * math.ceil(b / 32) for a, b in sizes)
 
 
-# %% tags=["wrong-4"]
+# %% tags=["wrong-3"]
 def my_count(h, w):
     sizes = [resized_sides(h, w, 224), resized_sides(h, w, 384), (h, w)]
     return sum(

@@ -43,14 +43,3 @@ def my_rms_norm_backward(dy, cache):
     dx = dxhat - dxhat.mean(axis=-1, keepdims=True)  # LayerNorm's term, which has no place here
     dx = rho * (dx - xhat * (dxhat * xhat).mean(axis=-1, keepdims=True))
     return dx, (dy * xhat).sum(axis=0)
-
-
-# %% tags=["solution-4"]
-def my_fooling_backward(dy, cache):
-    xhat, rho, gamma = cache
-    return 0 * dy, (dy * xhat).sum(axis=0), dy.sum(axis=0)
-
-
-# %% tags=["wrong-4"]
-def my_fooling_backward(dy, cache):
-    return layer_norm_backward(dy, cache)  # nothing wrong with it

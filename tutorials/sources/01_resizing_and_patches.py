@@ -1,27 +1,27 @@
 # %% [markdown]
 # # 01 · Resizing and patches: from a photograph to tokens
 #
-# Most image models begin by making every photograph a square of 224 pixels. For "is this a cat?" that does no harm. For
-# "is this photograph *good*?" it destroys the evidence: squeezing changes shapes, cropping loses the composition, and
-# shrinking hides noise and blur. MUSIQ instead looks at the whole picture, at several sizes, each in its own shape.
-# Here you follow the pixels until they are tokens, and find that *how* one resizes matters to the last digit and to the
-# eye.
+# Many image models begin by making every photograph a square of 224 pixels. For "is this a cat?" that does little harm.
+# For "is this photograph *good*?" it destroys the evidence: squeezing changes shapes, cropping loses the composition,
+# and shrinking hides noise and blur. MUSIQ looks at the whole picture instead, at several sizes, each in its own shape.
+# Here you follow the pixels until they are tokens.
+#
+# The question of this chapter: **what is lost when a photograph is shrunk, and how can a model judge it all the same?**
 
 # %% [markdown]
 # ## What you will learn
 #
+# - to shrink 16 pixels by hand, and why that is two matrix products;
 # - what a small square does to the evidence, measured;
-# - the size of every scale, and where `float32` decides about a whole column of pixels;
-# - that resizing is two matrix products, and what the authors' Gaussian, pyiqa's bicubic and an antialiased filter do
-#   to fine detail, on a zone plate;
-# - why the authors' filter blurs a picture whose size does not change;
+# - what the authors' Gaussian, pyiqa's bicubic and an antialiased filter do to fine detail, on a zone plate;
 # - how patches are cut, padded and ordered, and how many tokens a photograph becomes;
-# - why the backward of all this is a transpose.
+# - why the backward of all this is a transpose;
+# - if you like: where `float32` decides about a whole row of patches, and a filter that blurs without resizing.
 
 # %% [markdown]
 # ## What you need
 #
-# About 40 minutes; matrix products; images as arrays of shape (height, width, 3).
+# About 60 minutes, of which the exercises take 25; matrix products; images as arrays of shape (height, width, 3).
 
 # %%
 import math
@@ -32,7 +32,7 @@ import numpy as np
 from PIL import Image
 
 import musiq_ref as mq
-from course import exercise, photograph, show
+from course import exercise, photograph, quiz, show
 from musiq_ref import explain
 from musiq_ref.image.patches import extract_patches
 from musiq_ref.image.resize import (
@@ -46,35 +46,53 @@ from musiq_ref.image.tokenize import drop_padding, normalize, scales_of
 from musiq_ref.model.inference import predict
 from musiq_ref.pictures.distortions import DISTORTIONS
 
-image = photograph("coffee")
-print(image.shape, image.dtype)
+# %% [markdown]
+# ## Sixteen pixels, halved
+#
+# Two patches of 4×4 grey levels. One has an edge in it, the other is dirty: a chequerboard of noise. Halve both. Each new
+# pixel is the mean of the 2×2 old ones under it, so on paper:
+#
+# - the edge: $(0+0+0+0)/4 = 0$ on the left, $(8+8+8+8)/4 = 8$ on the right;
+# - the dirt: $(8+0+0+8)/4 = 4$, everywhere.
+
+# %%
+edge = np.array([[0, 0, 8, 8]] * 4)
+dirt = np.array([[8, 0, 8, 0], [0, 8, 0, 8]] * 2)
+half = np.array([[1, 1, 0, 0], [0, 0, 1, 1]]) / 2
+figure, axes = plt.subplots(1, 4, figsize=(9, 2.6), width_ratios=[2, 1, 2, 1])
+for axis, picture, title in zip(
+    axes,
+    (edge, half @ edge @ half.T, dirt, half @ dirt @ half.T),
+    ("edge, 4×4", "halved", "dirt, 4×4", "halved"),
+    strict=True,
+):
+    axis.imshow(picture, cmap="gray", vmin=-2, vmax=10)
+    for (y, x), grey in np.ndenumerate(picture):
+        axis.text(x, y, f"{grey:g}", ha="center", va="center", color="w" if grey < 4 else "k")
+    axis.set(title=title, xticks=[], yticks=[])
+plt.show()
+assert (half @ edge @ half.T == [[0, 8], [0, 8]]).all()
+assert (half @ dirt @ half.T == 4).all()
+
+# %% [markdown]
+# The edge is still there. The dirt has become an even grey, just what a clean grey patch would become. Whoever sees the
+# small picture only cannot know whether the large one was dirty. That is the whole problem of this chapter.
+#
+# Look at how the cell halves: `half @ X @ half.T`. The matrix on the left averages rows two by two, the one on the right
+# columns. Every way to resize is such a pair of matrices; only the weights differ.
 
 # %% [markdown]
 # ## Why not one square?
 #
-# Two ways to make a square. Both keep the cup recognisable. Neither is the photograph that somebody rated.
+# Make a photograph a square by squeezing it, and everybody sees that the cup has become an oval. Cut a square out of it,
+# and everybody sees that something is missing. Shrinking is the least visible harm and the worst. Spoil the photograph
+# in four ways, shrink the spoilt and the untouched one alike, as most programs do it, and see how much of the difference
+# is left at each size.
 
 # %%
+image = photograph("coffee")
 height, width = image.shape[:2]
-side, left = min(height, width), (width - min(height, width)) // 2
-squeezed = np.asarray(Image.fromarray(image).resize((224, 224), Image.Resampling.BICUBIC))
-cropped = image[:, left : left + side]
-figure, axes = plt.subplots(1, 3, figsize=(9, 2.6), width_ratios=[width / height, 1, 1])
-for axis, picture, title in zip(
-    axes,
-    (image, squeezed, cropped),
-    (f"the photograph, {height}×{width}", "squeezed, 224×224", f"cropped, {side}×{side}"),
-    strict=True,
-):
-    axis.imshow(picture)
-    axis.set(title=title, xticks=[], yticks=[])
-plt.show()
-print(f"the crop has lost {1 - side / width:.0%} of the picture")
-assert squeezed.shape[0] / squeezed.shape[1] != height / width
-
-# %% [markdown]
-# The third harm, shrinking, is the least visible and the worst. Spoil the photograph in four ways, shrink the spoilt
-# and the untouched one alike, as most programs do it, and see how much of the difference is left at each size.
+print(image.shape, image.dtype)
 
 
 # %%
@@ -115,14 +133,15 @@ assert usual["white_noise"][3] < 0.3
 assert usual["contrast"][3] > 0.9
 
 # %% [markdown]
-# Haze (lost contrast) is as visible in a thumbnail as in the original; noise and blur are gone. Judge from one small
-# square, and you are blind to half of what can be wrong. So MUSIQ takes the **native** picture, for the details, and
-# smaller ones, for the whole, each in its own shape.
+# Haze (lost contrast) is as visible in a thumbnail as in the original. Of noise and blur less than a third is left at a
+# longer side of 96: the toy's chequerboard again. Judge from one small square, and you are nearly blind to them. So MUSIQ takes the **native**
+# picture, for the details, and smaller ones, for the whole, each in its own shape.
 
 # %% [markdown]
 # ## The size of each scale
 #
-# A scale is named by its longer side $L$; the shorter one follows from the picture's shape:
+# A scale is named by its longer side $L$; the shorter one follows from the picture's shape. ("SPEC 3" in the source is a
+# section of [docs/spec.md](../docs/spec.md), which says what the authors' program does.)
 #
 # $$r = L / \max(h, w), \qquad h' = \text{round}(h\,r), \quad w' = \text{round}(w\,r)$$
 
@@ -133,18 +152,6 @@ print("480×640 at 224 by hand:", round(480 * ratio), "×", round(640 * ratio))
 assert resized_sides(480, 640, 224) == (168, 224)
 
 # %% [markdown]
-# "Round half to even", in `float32`. A detail? Here is a picture for which `float64` gives another height, and one for
-# which a whole row of patches hangs on it:
-
-# %%
-for h, w, L in ((735, 1280, 384), (1375, 1600, 224)):
-    theirs, other = resized_sides(h, w, L), resized_sides(h, w, L, "float64")
-    rows = [math.ceil(sides[0] / 32) for sides in (theirs, other)]
-    print(f"{h}×{w} at {L}: float32 {theirs}, float64 {other}; rows of patches {rows}")
-    assert theirs != other
-assert rows[0] != rows[1]  # of the second picture
-
-# %% [markdown]
 # ## Resizing is two matrix products
 #
 # Every output pixel is a weighted mean of input pixels, and the weights along rows and columns are chosen separately.
@@ -152,10 +159,13 @@ assert rows[0] != rows[1]  # of the second picture
 #
 # $$\mathbf{Y} = \mathbf{R}_{rows}\,\mathbf{X}\,\mathbf{R}_{columns}^T$$
 #
-# for each colour. A filter *is* its matrix. The authors' uses a Gaussian of $\sigma = 0.5$ input pixels, cut at a
-# radius of 1.5:
+# for each colour. A filter *is* its matrix. The authors' filter uses a Gaussian of $\sigma = 0.5$ input pixels, cut off at
+# a radius of 1.5. When it halves, that is the toy's matrix: both pixels under an output pixel lie at distance 0.5 from
+# its middle and weigh the same, and the next ones, at 1.5, weigh nothing.
 
 # %%
+np.testing.assert_allclose(gaussian_matrix(4, 2).toarray(), half)
+print("4 → 1:", gaussian_matrix(4, 1).toarray()[0], " two of the four pixels are not read at all")
 show(gaussian_matrix)
 
 # %%
@@ -171,9 +181,9 @@ np.testing.assert_allclose(R_rows.sum(axis=1), 1, rtol=1e-6)
 # %% [markdown]
 # ### Which pixels does an output pixel see?
 #
-# Reduce by 4. The middle of output pixel $x$ lies at $s = 4(x + 0.5)$ in the input, on a pixel's edge. Three filters:
-# the authors', the bicubic one that the port pyiqa inherits from PyTorch, and Pillow's bicubic, which is stretched by
-# the factor 4, as signal theory demands ("antialiased").
+# Reduce by 4. The middle of output pixel $x$ lies at $s = 4(x + 0.5)$ in the input, on the border of two pixels. Three
+# filters: the authors', the bicubic one that the port pyiqa inherits from PyTorch, and Pillow's bicubic, which is
+# stretched by the factor 4, as signal theory demands ("antialiased").
 
 
 # %%
@@ -206,15 +216,16 @@ assert np.count_nonzero(filters["Gaussian (authors)"][x]) == 2
 assert np.count_nonzero(filters["antialiased (Pillow)"][x]) > 12
 
 # %% [markdown]
-# The Gaussian sees two of four pixels along each axis, so **four of sixteen**; three quarters of the picture have no
-# influence at all. (A pixel exactly at the radius 1.5 gets weight 0.) What happens to fine detail then?
+# The Gaussian reads two of four pixels along each axis, so **four of sixteen**: at this scale, three quarters of the
+# picture have no influence at all. Pillow's filter reads them all, and some beyond. What happens to fine detail then?
 
 # %% [markdown]
 # ### The zone plate
 #
-# Rings that become finer outwards, from nothing in the middle to a period of 2 pixels at the edges' middles. After
-# reducing by 4 only the middle quarter of the radius can be represented. The rest should turn into even grey. What a
-# filter makes of it instead is **aliasing**: false rings, coarse patterns that are not in the picture.
+# A test picture for filters: rings that become finer outwards, from an even patch in the middle to a period of 2 pixels
+# at the middle of each side. After reducing by 4, only the middle quarter of that radius can be shown. The rest should
+# turn into even grey. What a filter makes of it instead is **aliasing**: false rings, coarse patterns that are not in the
+# picture.
 
 # %%
 y, x = np.mgrid[:n_in, :n_in] - (n_in - 1) / 2
@@ -234,8 +245,164 @@ for axis in axes:
 plt.show()
 
 # %% [markdown]
-# With exact numbers: feed a wave $e^{2\pi i f x}$ of frequency $f$ (cycles per pixel) to $\mathbf{R}$. What comes out
-# has a constant height, the filter's response. Beyond the new limit, $f = 1/8$, it should be 0.
+# The antialiased picture is grey outside the middle, as it should be. The other two are full of rings that nobody drew.
+# Is the authors' filter then wrong? By the textbook, yes. But look at what it does to the four kinds of damage:
+
+
+# %%
+def as_musiq_sees(pixels, longer_side):
+    """One scale, by the authors' filter; 0 stands for the native size."""
+    x = normalize(pixels)
+    return resize(x, *resized_sides(*x.shape[:2], longer_side)) if longer_side else x
+
+
+theirs = damage_left(as_musiq_sees)
+draw_damage(theirs, "… and with the authors' filter")
+print({name: round(float(values[-1] / usual[name][-1]), 1) for name, values in theirs.items()})
+assert theirs["white_noise"][-1] > 3 * usual["white_noise"][-1]
+assert theirs["gaussian_blur"][-1] > 3 * usual["gaussian_blur"][-1]
+assert min(values[-1] for values in theirs.values()) > 0.5
+
+# %% [markdown]
+# A filter that averages a few pixels only can neither average noise away nor hide that edges have become soft. False
+# detail is still a sign of detail: even at the smallest scale, the noisy and the clean picture differ by several times
+# as much as with the usual filter.
+
+# %% [markdown]
+# ## Patches
+#
+# Each scale is cut into squares of $P$ pixels. Where the picture does not fill the last one, zeros are added: after
+# normalising to $-1 \dots 1$, so 0 is a medium grey. The smaller half comes before, the larger after ("SAME", as
+# TensorFlow calls it). Odd sizes show it best.
+
+# %%
+checkpoint = mq.load_checkpoint("demo")
+config = checkpoint.config
+P = config.patch_size
+odd = photograph("coffee", longer_side=6 * P + 5)
+print("odd:", odd.shape)
+explain.multi_scale_patches(odd, config)
+
+# %% [markdown]
+# Grey rows and columns are padding. Where their number is odd, one more lies on the right, or below.
+
+# %%
+show(extract_patches)
+
+# %% [markdown]
+# The reshape is the whole trick: $(rows \cdot P,\ columns \cdot P)$ becomes $(rows, P, columns, P)$, and the two inner
+# axes change places. By hand, patch (row 1, column 2):
+
+# %%
+x = normalize(odd)
+h, w = x.shape[:2]
+rows, columns = math.ceil(h / P), math.ceil(w / P)
+top, left = (rows * P - h) // 2, (columns * P - w) // 2  # the smaller half
+patches = extract_patches(x, P)
+print(f"{rows}×{columns} patches: {patches.shape}; added above {top}, left {left}")
+by_hand = x[1 * P - top : 2 * P - top, 2 * P - left : 3 * P - left]
+np.testing.assert_array_equal(patches[1 * columns + 2], by_hand)
+assert (patches[0, :top] == 0).all()  # padding
+
+# %% [markdown]
+# All scales, one after the other, smallest first, are the **tokens** of the photograph. A resized scale is filled up with
+# empty places to $\lceil L/P \rceil^2$, so that it takes as many in every picture; `mask` says which are real.
+
+# %%
+tokens = mq.tokenize(odd, config)
+for name, array in tokens._asdict().items():
+    print(f"{name:12} {array.shape!s:20} {array.dtype}")
+scales = scales_of(h, w, config)
+for scale in scales:
+    print(f"{explain.scale_name(scale):16} {scale.kept:4} patches in {scale.length:4} places")
+assert len(tokens.mask) == sum(scale.length for scale in scales)
+assert tokens.mask.sum() == sum(scale.kept for scale in scales)
+
+# %% [markdown]
+# The native scale is another matter. In training it, too, gets a fixed number of places, $l$ (the authors' 512): what is
+# beyond is cut off. At test time nothing is cut ($l = -1$), and pictures differ in the number of their tokens.
+
+# %%
+for l in (-1, 20):
+    c = config.replace(native=True, max_native_patches=l)
+    places = [len(mq.tokenize(photograph("coffee", side), c).mask) for side in (6 * P, 9 * P)]
+    print(f"l = {l:2}: a small and a larger picture take {places} places")
+    assert (places[0] == places[1]) == (l > 0)
+
+# %%
+start = sum(
+    scale.length for scale in scales[:-1]
+)  # the last scale is the native one, if there is one
+if config.native and config.max_native_patches < 0:
+    np.testing.assert_array_equal(tokens.patches[start:], patches)
+
+# %% [markdown]
+# ## Backward
+#
+# Chapter 07 takes the gradient of the score back to the pixels. Its last step is this chapter's, and needs no
+# derivation: resizing is a matrix, and the backward of $\mathbf{y} = \mathbf{R}\mathbf{x}$ is
+# $\mathrm{d}\mathbf{x} = \mathbf{R}^T \mathrm{d}\mathbf{y}$. Every pixel collects from the output pixels that saw it,
+# with the same weights.
+
+# %%
+dy = np.random.default_rng(0).standard_normal((20, 25, 3))
+R_rows, R_columns = gaussian_matrix(45, 20, "float64"), gaussian_matrix(70, 25, "float64")
+by_hand = np.stack([R_rows.T @ dy[:, :, c] @ R_columns for c in range(3)], axis=-1)
+print("dy", dy.shape, "→ dx", by_hand.shape)
+np.testing.assert_allclose(resize_backward(dy, (45, 70, 3)), by_hand, rtol=0, atol=1e-12)
+
+# %% [markdown]
+# And a consequence: a pixel that no output pixel reads gets the gradient 0. Reduced by 4 with the authors' filter, three
+# pixels of four cannot matter to that scale, however much you change them.
+
+# %%
+R = gaussian_matrix(240, 60, "float64")
+dx = R.T @ np.ones(60)
+print("gradient along 12 pixels:", dx[100:112])
+assert (dx == 0).mean() == 0.5  # along each axis; of the pixels ¾
+
+# %% [markdown]
+# ## The answer
+#
+# What is lost when a photograph is shrunk? Its fine flaws: with a filter as in the textbook, nearly all that was left to
+# see of noise and blur; with the authors' filter, less than half of it. How can a model judge it all the same? It gets the photograph at its own size,
+# too, where nothing is lost. It pays for that in tokens, as exercise 3 will show.
+
+# %% [markdown]
+# ## Optional: do not mix filters
+#
+# Whatever one thinks of the authors' filter, the weights were *trained* on its pictures. What one must not do is to mix:
+# weights from one filter, pictures from another. The bundled model, with its own filter and the other:
+
+# %%
+params = checkpoint.params
+picture = photograph("coffee", longer_side=200)
+scores = {}
+for kind in ("gaussian", "bicubic"):
+    c = config.replace(conventions=replace(config.conventions, resize=kind))
+    scores[kind] = float(predict(params, drop_padding(mq.tokenize(picture, c)), c)[0])
+print(scores, "apart:", f"{abs(scores['gaussian'] - scores['bicubic']):.1e}")
+assert scores["gaussian"] != scores["bicubic"]
+
+# %% [markdown]
+# ## Optional: where float32 decides
+#
+# The sides of a scale are rounded "half to even", in `float32`. A detail? Here is a picture for which `float64` gives
+# another height, and one for which a whole row of patches hangs on it:
+
+# %%
+for h, w, L in ((735, 1280, 384), (1375, 1600, 224)):
+    theirs, other = resized_sides(h, w, L), resized_sides(h, w, L, "float64")
+    rows = [math.ceil(sides[0] / 32) for sides in (theirs, other)]
+    print(f"{h}×{w} at {L}: float32 {theirs}, float64 {other}; rows of patches {rows}")
+    assert theirs != other
+assert rows[0] != rows[1]  # of the second picture
+
+# %% [markdown]
+# ## Optional: the response of a filter
+#
+# The zone plate in numbers: feed a wave $e^{2\pi i f x}$ of frequency $f$ (cycles per pixel) to $\mathbf{R}$. Away from
+# the edges, what comes out has a constant height, the filter's response. Beyond the new limit, $f = 1/8$, it should be 0.
 
 # %%
 frequencies = np.linspace(0, 0.5, 101)
@@ -254,41 +421,11 @@ print("at a period of 4 pixels:", {name: round(v, 3) for name, v in quarter.item
 assert quarter["antialiased (Pillow)"] < 0.05 < 0.5 < quarter["Gaussian (authors)"]
 
 # %% [markdown]
-# Is the authors' filter then wrong? By the textbook, yes. But look what it does to the four kinds of damage:
-
-
-# %%
-def as_musiq_sees(pixels, longer_side):
-    """One scale, by the authors' filter; 0 stands for the native size."""
-    x = normalize(pixels)
-    return resize(x, *resized_sides(*x.shape[:2], longer_side)) if longer_side else x
-
-
-theirs = damage_left(as_musiq_sees)
-draw_damage(theirs, "… and with the authors' filter")
-print({name: round(float(values[-1] / usual[name][-1]), 1) for name, values in theirs.items()})
-assert theirs["white_noise"][-1] > 3 * usual["white_noise"][-1]
-assert theirs["gaussian_blur"][-1] > 3 * usual["gaussian_blur"][-1]
+# Pillow's filter has fallen to about a half at the limit, and to nothing soon after. The Gaussian still lets most of a
+# wave through that the small picture cannot show, and the bicubic one nearly all of it.
 
 # %% [markdown]
-# A filter that never averages more than a few pixels can neither average noise away nor hide that edges have become
-# soft. False detail is still a sign of detail: even the smallest scale can tell noisy from clean. Whatever one thinks
-# of it, the weights were *trained* on this filter's pictures. What is certainly wrong is to mix: weights from one
-# filter, pictures from another. The bundled model, with its own filter and the other:
-
-# %%
-checkpoint = mq.load_checkpoint("demo")
-params, config = checkpoint.params, checkpoint.config
-picture = photograph("coffee", longer_side=200)
-scores = {}
-for kind in ("gaussian", "bicubic"):
-    c = config.replace(conventions=replace(config.conventions, resize=kind))
-    scores[kind] = float(predict(params, drop_padding(mq.tokenize(picture, c)), c)[0])
-print(scores, "apart:", f"{abs(scores['gaussian'] - scores['bicubic']):.1e}")
-assert scores["gaussian"] != scores["bicubic"]
-
-# %% [markdown]
-# ## The same-size blur
+# ## Optional: the same-size blur
 #
 # A photograph whose longer side is already 224 needs no resizing. The authors' program does it all the same. The filter
 # is then centred on each pixel, with neighbours at distance 1:
@@ -336,83 +473,8 @@ plt.show()
 assert lost.mean() > 0
 
 # %% [markdown]
-# ## Patches
-#
-# Each scale is cut into squares of $P$ pixels. Where the picture does not fill the last one, zeros are added: after
-# normalising to $-1 \dots 1$, so 0 is a medium grey. The smaller half comes before, the larger after ("SAME", as
-# TensorFlow calls it). Odd sizes show it best.
-
-# %%
-P = config.patch_size
-odd = photograph("coffee", longer_side=6 * P + 5)
-print("odd:", odd.shape)
-explain.multi_scale_patches(odd, config)
-
-# %%
-show(extract_patches)
-
-# %% [markdown]
-# The reshape is the whole trick: $(rows \cdot P,\ columns \cdot P)$ becomes $(rows, P, columns, P)$, and the two inner
-# axes change places. By hand, patch (row 1, column 2):
-
-# %%
-x = normalize(odd)
-h, w = x.shape[:2]
-rows, columns = math.ceil(h / P), math.ceil(w / P)
-top, left = (rows * P - h) // 2, (columns * P - w) // 2  # the smaller half
-patches = extract_patches(x, P)
-print(f"{rows}×{columns} patches: {patches.shape}; added above {top}, left {left}")
-by_hand = x[1 * P - top : 2 * P - top, 2 * P - left : 3 * P - left]
-np.testing.assert_array_equal(patches[1 * columns + 2], by_hand)
-assert (patches[0, :top] == 0).all()  # padding
-
-# %% [markdown]
-# All scales, one after the other, smallest first, are the **tokens** of the photograph. A resized scale is filled up to
-# $\lceil L/P \rceil^2$ places, so that all pictures have as many; `mask` says which are real.
-
-# %%
-tokens = mq.tokenize(odd, config)
-for name, array in tokens._asdict().items():
-    print(f"{name:12} {array.shape!s:20} {array.dtype}")
-scales = scales_of(h, w, config)
-for scale in scales:
-    print(f"{explain.scale_name(scale):16} {scale.kept:4} patches in {scale.length:4} places")
-assert len(tokens.mask) == sum(scale.length for scale in scales)
-assert tokens.mask.sum() == sum(scale.kept for scale in scales)
-
-# %%
-start = sum(
-    scale.length for scale in scales[:-1]
-)  # the last scale is the native one, if there is one
-if config.native and config.max_native_patches < 0:
-    np.testing.assert_array_equal(tokens.patches[start:], patches)
-first = resize(x, scales[0].height, scales[0].width, config.conventions.resize)
-np.testing.assert_array_equal(tokens.patches[: scales[0].kept], extract_patches(first, P))
-
-# %% [markdown]
-# ## Backward
-#
-# Chapter 07 takes the gradient of the score back to the pixels. Its last step is this chapter's, and needs no
-# derivation: resizing is a matrix, and the backward of $\mathbf{y} = \mathbf{R}\mathbf{x}$ is
-# $\mathrm{d}\mathbf{x} = \mathbf{R}^T \mathrm{d}\mathbf{y}$. Every pixel collects from the output pixels that saw it,
-# with the same weights.
-
-# %%
-dy = np.random.default_rng(0).standard_normal((20, 25, 3))
-R_rows, R_columns = gaussian_matrix(45, 20, "float64"), gaussian_matrix(70, 25, "float64")
-by_hand = np.stack([R_rows.T @ dy[:, :, c] @ R_columns for c in range(3)], axis=-1)
-print("dy", dy.shape, "→ dx", by_hand.shape)
-np.testing.assert_allclose(resize_backward(dy, (45, 70, 3)), by_hand, rtol=0, atol=1e-12)
-
-# %% [markdown]
-# And a consequence: a pixel that no output pixel saw gets the gradient 0. Reduced by 4 with the authors' filter, three
-# pixels of four cannot matter to that scale, however much you change them.
-
-# %%
-R = gaussian_matrix(240, 60, "float64")
-dx = R.T @ np.ones(60)
-print("gradient along 12 pixels:", dx[100:112])
-assert (dx == 0).mean() == 0.5  # along each axis; of the pixels ¾
+# The middle picture is a little softer, and the difference lies along the edges. A photograph of just that size loses
+# some of its sharpness at this scale before the model sees it.
 
 # %% [markdown]
 # ## Exercises
@@ -421,38 +483,7 @@ assert (dx == 0).mean() == 0.5  # along each axis; of the pixels ¾
 # are in `tutorials/solutions/01_resizing_and_patches.py`; try first.
 
 # %% [markdown]
-# ### Exercise 1: the sides of a scale
-#
-# Height and width, two `int`, of an `h` × `w` picture whose longer side becomes `L`: the authors' for **all** sizes.
-#
-# <details><summary>Hint</summary>
-#
-# `np.float32(…)` around each number, so that quotient and products are rounded to `float32`. `np.rint` rounds half to
-# even. Compute the ratio first, as in the formula.
-#
-# </details>
-
-
-# %% tags=["exercise-1"]
-def my_sides(h, w, L):
-    return ..., ...
-
-
-# %% tags=["check-1"]
-def check(sides):
-    sizes = [(480, 640, 224), (735, 1280, 384), (1375, 1600, 224), (715, 832, 224), (3, 3, 2)]
-    sizes += [
-        (h, w, L) for h in range(100, 900, 37) for w in range(110, 1300, 41) for L in (224, 384)
-    ]
-    for h, w, L in sizes:
-        got, wanted = tuple(sides(h, w, L)), resized_sides(h, w, L)
-        assert got == wanted, f"{h}×{w} at {L}: you say {got}, the authors' program {wanted}"
-
-
-exercise(1, my_sides, check)
-
-# %% [markdown]
-# ### Exercise 2: one row of the Gaussian's matrix
+# ### Exercise 1: one row of the Gaussian's matrix (★★, 10 minutes)
 #
 # The weights, $(n_{in},)$, that output pixel `x` of `n_out` gives to the input pixels: Gaussian of $\sigma = 0.5$
 # around $s = (x + 0.5) \cdot n_{in} / n_{out}$; the middle of input pixel $i$ lies at $i + 0.5$; weight 0 at a distance
@@ -467,12 +498,12 @@ exercise(1, my_sides, check)
 # </details>
 
 
-# %% tags=["exercise-2"]
+# %% tags=["exercise-1"]
 def my_weights(x, n_in, n_out):
     return ...
 
 
-# %% tags=["check-2"]
+# %% tags=["check-1"]
 def check(weights):
     for n_in, n_out in ((10, 10), (11, 4), (4, 7), (47, 13)):
         R = gaussian_matrix(n_in, n_out, "float64").toarray()
@@ -484,10 +515,10 @@ def check(weights):
             )
 
 
-exercise(2, my_weights, check)
+exercise(1, my_weights, check)
 
 # %% [markdown]
-# ### Exercise 3: patches
+# ### Exercise 2: patches (★★, 10 minutes)
 #
 # Cut a picture of any size into $P \times P$ patches, padded with zeros as above, row by row: $(n, P, P, 3)$. Loops are
 # fine.
@@ -500,12 +531,12 @@ exercise(2, my_weights, check)
 # </details>
 
 
-# %% tags=["exercise-3"]
+# %% tags=["exercise-2"]
 def my_patches(image, P):
     return ...
 
 
-# %% tags=["check-3"]
+# %% tags=["check-2"]
 def check(cut):
     rng = np.random.default_rng(5)
     for h, w, P in ((8, 12, 4), (9, 14, 4), (5, 3, 8)):
@@ -517,10 +548,10 @@ def check(cut):
         assert (got == wanted).all(), f"{case}: patch {first} is another"
 
 
-exercise(3, my_patches, check)
+exercise(2, my_patches, check)
 
 # %% [markdown]
-# ### Exercise 4: the price of a photograph
+# ### Exercise 3: the price of a photograph (★, 5 minutes)
 #
 # How many real tokens (without the class token) does an `h` × `w` photograph become in the published model: $P = 32$,
 # scales 224, 384 and native? Try it on your camera's size.
@@ -532,12 +563,12 @@ exercise(3, my_patches, check)
 # </details>
 
 
-# %% tags=["exercise-4"]
+# %% tags=["exercise-3"]
 def my_count(h, w):
     return ...
 
 
-# %% tags=["check-4"]
+# %% tags=["check-3"]
 def check(count):
     published = mq.MusiqConfig.preset("small")
     for h, w in ((480, 640), (768, 1024), (333, 1111), (3000, 4000)):
@@ -545,7 +576,13 @@ def check(count):
         assert count(h, w) == wanted, f"{h}×{w}: you say {count(h, w)}, it is {wanted}"
 
 
-exercise(4, my_count, check)
+exercise(3, my_count, check)
+
+# %% [markdown]
+# ## Quiz
+
+# %%
+quiz("01")
 
 # %% [markdown]
 # ## In practice
@@ -556,10 +593,19 @@ exercise(4, my_count, check)
 #   with each.
 # - **Decoding differs, too.** JPEG decoders disagree by a grey level here and there, and a photograph's EXIF orientation
 #   must be applied before anything else; `mq.tokenize("photo.jpg", config)` does.
-# - **Elongated pictures.** At $L = 224$ a panorama of more than 448 : 1 would get a side of 0 pixels. The library says
-#   so; other programs stop somewhere deep inside.
-# - **Tokens are the price.** Attention costs grow with the square of their number. In training the native scale is cut
-#   to 512 patches; at test time it is whole.
+# - **Elongated pictures.** At $L = 224$ a panorama of 448 : 1 or more would get a side of 0 pixels (half a pixel, rounded
+#   to even). The library says so, as the cell below shows; other programs stop somewhere deep inside.
+# - **Tokens are the price.** The cost of attention grows with the square of their number (chapter 06).
+
+# %%
+print("447 : 1 becomes", resized_sides(1, 447, 224))
+for sides in ((1, 448), (2, 896), (1, 449)):
+    try:
+        resized_sides(*sides, 224)
+    except ValueError as refusal:
+        print(str(refusal).split(":")[0])
+    else:
+        raise AssertionError("a picture of 448 : 1 was resized")
 
 # %% [markdown]
 # ## References
