@@ -1,12 +1,13 @@
 # %% [markdown]
 # # 04 · The stem: a small network for every patch
 #
-# Before any token meets another, each patch passes by itself through a few layers of convolution, the **stem**. What
-# the stem does not see, nothing after it can see. So here is the question of this chapter:
+# Before any token meets another, each patch passes by itself through a few layers of convolution, the **stem**.
+# What the stem does not see, nothing after it can see. So here is the question of this chapter:
 #
 # > **Halve the contrast of a photograph. Does the score notice?**
 #
-# The answer is neither yes nor no, and what decides it is the last thing one would think of: the zeros around a patch.
+# The answer is neither yes nor no, and what decides it is the last thing one would think of: the zeros around a
+# patch.
 
 # %% [markdown]
 # ## What you will learn
@@ -39,9 +40,9 @@ from musiq_ref.ops.weight_standardization import EPS, standardize
 # %% [markdown]
 # ## A patch of 4×4 pixels
 #
-# Take a small patch of one colour, in which **0 is mid-grey**: 2 is a little brighter, 8 is bright. It has a bright
-# corner. The stem looks for edges with a window of 3×3 that says "left minus right", at every second pixel, and
-# where the window sticks out, it finds zeros.
+# Take a small patch of one colour, in which **0 is mid-grey**: 2 is a little brighter, 8 is bright. It has a
+# bright corner. The stem looks for edges with a window of 3×3 that says "left minus right", at every second
+# pixel, and where the window sticks out, it finds zeros.
 
 # %%
 patch = np.array([[2, 2, 8, 8], [2, 2, 8, 8], [2, 2, 2, 2], [2, 2, 2, 2]], float)
@@ -74,11 +75,12 @@ axes[1].set_title("the answers")
 plt.show()
 
 # %% [markdown]
-# The edge in the picture gives $2-8=-6$. But look at the window on the right: it sticks out, and finds an edge between the
-# patch and the zeros, $8-0=8$. **The frame makes edges of its own**, as high as the patch is brighter than mid-grey.
+# The edge in the picture gives $2-8=-6$. But look at the window on the right: it sticks out, and finds an edge
+# between the patch and the zeros, $8-0=8$. **The frame makes edges of its own**, as high as the patch is brighter
+# than mid-grey.
 #
-# Then the answers are normalised: minus their mean, divided by their standard deviation. Their mean is 1, the deviations
-# are $-7, 7, -1, 1$, and the standard deviation is 5:
+# Then the answers are normalised: minus their mean, divided by their standard deviation. Their mean is 1, the
+# deviations are $-7, 7, -1, 1$, and the standard deviation is 5:
 
 
 # %%
@@ -91,9 +93,10 @@ print(normalised(answers(patch)))
 np.testing.assert_allclose(normalised(answers(patch)), [[-7 / 5, 7 / 5], [-1 / 5, 1 / 5]])
 
 # %% [markdown]
-# Now halve the contrast. Around mid-grey, all numbers are halved, the answers as well, and the normalisation divides by
-# a standard deviation that is halved, too: **nothing has happened**. Around the darker grey of the patch, 2, the
-# corner goes from 8 to 5, while the 2s stay, and their edge with the frame stays. The result is another one:
+# Now halve the contrast. Around mid-grey, all numbers are halved, the answers as well, and the normalisation
+# divides by a standard deviation that is halved, too: **nothing has happened**. Around the darker grey of the
+# patch, 2, the corner goes from 8 to 5, while the 2s stay, and their edge with the frame stays. The result is
+# another one:
 
 # %%
 around_0 = patch / 2
@@ -110,8 +113,8 @@ assert abs(normalised(answers(around_2)) - normalised(answers(patch))).max() > 0
 # %% [markdown]
 # ## Four patches
 #
-# The busiest and the smoothest patch of the photograph (those with the largest and smallest standard deviation) and two
-# more. The stem treats each by itself, so four are enough to see everything.
+# The busiest and the smoothest patch of the photograph (those with the largest and smallest standard deviation)
+# and two more. The stem treats each by itself, so four are enough to see everything.
 
 # %%
 checkpoint = mq.load_checkpoint("demo", dtype="float64")
@@ -123,8 +126,9 @@ chosen = [int(spread.argmax()), int(spread.argmin()), 0, len(spread) // 2]
 explain.multi_scale_patches(image, config, highlight=chosen)
 
 # %% [markdown]
-# The frames mark the four, among the patches of all scales. We run the stem on them and keep what it computes. For that
-# the library has **taps**: a tap is a function that the model calls with the name and the value of each intermediate.
+# The frames mark the four, among the patches of all scales. We run the stem on them and keep what it computes.
+# For that the library has **taps**: a tap is a function that the model calls with the name and the value of each
+# intermediate.
 
 # %%
 values = {}
@@ -137,9 +141,9 @@ P = config.patch_size
 assert y.shape == (4, P // 4, P // 4, 256)
 
 # %% [markdown]
-# Five convolutions. The first halves the side of the patch, the pooling halves it again; the other four form a
-# **bottleneck**: 64 channels, 64, and out to 256, with a shortcut beside them. Each convolution is followed by a
-# GroupNorm, and none has a bias: the $\beta$ of the norm does that work.
+# Five convolutions. The first halves the side of the patch, the pooling halves it again; the other four form
+# a **bottleneck**: 64 channels, 64, and out to 256, with a shortcut beside them. Each convolution is followed
+# by a GroupNorm, and none has a bias: the $\beta$ of the norm does that work.
 
 # %%
 show(stem)
@@ -147,14 +151,14 @@ show(stem)
 # %% [markdown]
 # ## Convolution
 #
-# A convolution lays a window over the picture, at every second pixel for stride 2, and takes the dot product of what it
-# sees with each kernel:
+# A convolution lays a window over the picture, at every second pixel for stride 2, and takes the dot product of
+# what it sees with each kernel:
 #
 # $$y_{ijo} = \sum_{a,b,c} \tilde x_{si+a,\;sj+b,\;c}\; \hat w_{abco}$$
 #
 # $\tilde x$ is the picture with zeros around it. How many? "SAME" wants $\lceil n/s \rceil$ windows, and puts the
-# smaller half of what is missing **before**. With a 7×7 window at stride 2 that is 2 before and 3 after. (PyTorch's
-# `padding=3` puts 3 on both sides, which shifts every window by one pixel: a classic fault of ports.)
+# smaller half of what is missing **before**. With a 7×7 window at stride 2 that is 2 before and 3 after.
+# (PyTorch's `padding=3` puts 3 on both sides, which shifts every window by one pixel: a classic fault of ports.)
 
 # %%
 print("before and after:", same_padding(P, size=7, stride=2))
@@ -172,8 +176,8 @@ np.testing.assert_allclose(total, values["conv_root"][n, i, j, o], atol=1e-10)
 
 # %% [markdown]
 # As loops it would take forever. But each window, read out as one long row, times the kernels as columns, is a
-# matrix product, and that is what computers do best. `windows` makes a *view*, which copies no pixel; `reshape`, which
-# needs the rows for the product, does copy.
+# matrix product, and that is what computers do best. `windows` makes a *view*, which copies no pixel; `reshape`,
+# which needs the rows for the product, does copy.
 
 # %%
 show(convolution)
@@ -191,8 +195,8 @@ assert not np.shares_memory(rows, padded)
 assert rows.size > max(value.size for value in values.values())
 
 # %% [markdown]
-# The last line is worth a thought: these copied rows are larger than *any* intermediate that the stem hands on. What
-# fills the memory need not have a name in the model.
+# The last line is worth a thought: these copied rows are larger than *any* intermediate that the stem hands on.
+# What fills the memory need not have a name in the model.
 
 # %% [markdown]
 # ### Optional: what the kernels look for
@@ -226,15 +230,15 @@ for axis in axes:
 plt.show()
 
 # %% [markdown]
-# Where an answer traces the shapes of the patch, its kernel has found an edge or a texture; where only its border lights
-# up, it has found the frame. Kernels that look alike in form need not have learned it: what a kernel looks like comes from how
-# it was initialised as much as from training.
+# Where an answer traces the shapes of the patch, its kernel has found an edge or a texture; where only its border
+# lights up, it has found the frame. Kernels that look alike in form need not have learned it: what a kernel looks
+# like comes from how it was initialised as much as from training.
 
 # %% [markdown]
 # ## Weight standardisation
 #
-# The model does not use the stored kernels $w$ but $\hat w$, each brought to mean 0 and standard deviation 1 over all
-# that one output sums up ($n = 7 \cdot 7 \cdot 3$ here):
+# The model does not use the stored kernels $w$ but $\hat w$, each brought to mean 0 and standard deviation 1 over
+# all that one output sums up ($n = 7 \cdot 7 \cdot 3$ here):
 #
 # $$\hat w = \frac{c}{\sigma + \varepsilon}, \qquad c = w - \frac1n\sum w, \qquad \sigma = \sqrt{\tfrac1n\textstyle\sum c^2}$$
 #
@@ -258,8 +262,9 @@ assert inside < 1e-10 < 1e-3 < border
 # %% [markdown]
 # ## GroupNorm
 #
-# The 64 channels of a patch form 32 groups of 2 (later 256 form 32 groups of 8). Each group, at all positions of the
-# patch, is brought to mean 0 and variance 1, then scaled by $\gamma$ and shifted by $\beta$, one of each per channel:
+# The 64 channels of a patch form 32 groups of 2 (later 256 form 32 groups of 8). Each group, at all positions of
+# the patch, is brought to mean 0 and variance 1, then scaled by $\gamma$ and shifted by $\beta$, one of each per
+# channel:
 #
 # $$\hat x = (x - \mu)\,\rho, \qquad \rho = (\sigma^2 + \varepsilon)^{-1/2}, \qquad y = \gamma \hat x + \beta$$
 
@@ -277,9 +282,10 @@ by_hand = p["gn_root"]["scale"][channels] * xhat + p["gn_root"]["bias"][channels
 np.testing.assert_allclose(by_hand, values["gn_root"][0, :, :, channels], atol=1e-10)
 
 # %% [markdown]
-# Why not BatchNorm? It takes $\mu$ and $\sigma$ over all patches of the batch, so that **in training** what a patch becomes depends on its
-# neighbours. When the model is used, it takes averages that were kept from training instead: the neighbours no longer
-# matter, but the model is no longer quite the one that was trained. GroupNorm looks at one patch alone, always.
+# Why not BatchNorm? It takes $\mu$ and $\sigma$ over all patches of the batch, so that **in training** what a
+# patch becomes depends on its neighbours. When the model is used, it takes averages that were kept from training
+# instead: the neighbours no longer matter, but the model is no longer quite the one that was trained. GroupNorm
+# looks at one patch alone, always.
 
 
 # %%
@@ -302,9 +308,10 @@ np.testing.assert_allclose(*alone, atol=1e-12)
 # %% [markdown]
 # ## What the stem sees of contrast
 #
-# Now the toy's question, to the real stem. Halve all its pixels, −1 … 1: the convolution has no bias, its output is
-# halved; GroupNorm divides by the standard deviation, and nothing is left of the ½. Only when the variance comes near
-# $\varepsilon$ can it tell. But pull the pixels towards the patch's *own mean* instead, and the frame gives it away.
+# Now the toy's question, to the real stem. Halve all its pixels, −1 … 1: the convolution has no bias, its output
+# is halved; GroupNorm divides by the standard deviation, and nothing is left of the ½. Only when the variance
+# comes near $\varepsilon$ can it tell. But pull the pixels towards the patch's *own mean* instead, and the frame
+# gives it away.
 
 # %%
 factors = 2.0 ** -np.arange(0, 13)
@@ -329,13 +336,13 @@ assert by_mid_grey < 1e-3
 assert by_mean > 10 * by_mid_grey
 
 # %% [markdown]
-# At one half, on the left, the two lines are orders of magnitude apart. Contrast lost *around the patch's own mean* is
-# seen at once; *around mid-grey* only when almost nothing is left. The frame is a **ruler**: it always
+# At one half, on the left, the two lines are orders of magnitude apart. Contrast lost *around the patch's own
+# mean* is seen at once; *around mid-grey* only when almost nothing is left. The frame is a **ruler**: it always
 # says how far the patch is from mid-grey, and texture is measured against that.
 #
-# Noise is measured against the frame in the same way. On an even patch near mid-grey there is no frame, and GroupNorm
-# brings even faint noise to variance 1; on a bright or dark patch the frame is the larger part, and faint noise stays
-# faint:
+# Noise is measured against the frame in the same way. On an even patch near mid-grey there is no frame, and
+# GroupNorm brings even faint noise to variance 1; on a bright or dark patch the frame is the larger part, and
+# faint noise stays faint:
 
 # %%
 noise = np.random.default_rng(0).standard_normal((1, P, P, 3)) / 255  # half an 8-bit level
@@ -348,8 +355,9 @@ for grey in (0, 0.9):
 assert effect[0] > 2 * effect[0.9]
 
 # %% [markdown]
-# As no later layer sees pixels, the blind spot is the whole model's. Here are three photographs of the same contrast,
-# half of the original's: pulled towards mid-grey, towards white, towards black.
+# No later layer sees pixels, resizing is linear, and it is zeros again that fill up a patch at the edge of the
+# picture: the blind spot is the whole model's. Here are three photographs of the same contrast, half of the
+# original's: pulled towards mid-grey, towards white, towards black.
 
 
 # %%
@@ -388,17 +396,18 @@ plt.show()
 print(f"around mid-grey the score moves by {moved[0.5]:.1e}, at most by {max(moved.values()):.3g}")
 
 # %% [markdown]
-# **The answer to our question.** Only at 0.5 does the curve touch the line *by construction*: with pixels pulled exactly
-# towards mid-grey, the score cannot notice, whatever the model has learned. (Where the curve crosses the line elsewhere, that
-# is chance.) Everywhere else it notices, and what it makes of it, haze or a flaw or nothing bad, is learned. The pixels are
-# floating-point numbers here; 8-bit levels add their rounding, a noise that the stem does see.
+# **The answer to our question.** Only at 0.5 does the curve touch the line *by construction*: with pixels pulled
+# exactly towards mid-grey, the score cannot notice, whatever the model has learned. (Where the curve crosses the
+# line elsewhere, that is chance.) Everywhere else it can notice, and what it makes of that, haze or a flaw or
+# nothing bad, is learned. The pixels are floating-point numbers here; 8-bit levels add their rounding, a noise
+# that the stem does see.
 
 # %% [markdown]
 # ## ReLU and max-pooling
 #
-# ReLU keeps what is positive. Max-pooling keeps the largest of each 3×3 window at every second position, and pads with
-# $-\infty$, so that padding never wins. In this stem zeros would do as well: after a ReLU nothing is below 0, so a zero can tie
-# but not win. Without the ReLU, it could:
+# ReLU keeps what is positive. Max-pooling keeps the largest of each 3×3 window at every second position, and pads
+# with $-\infty$, so that padding never wins. In this stem zeros would do as well: after a ReLU nothing is below
+# 0, so a zero can tie but not win. Without the ReLU, it could:
 
 # %%
 show(max_pool)
@@ -418,15 +427,16 @@ assert not np.array_equal(zero_padded_pool(negative), max_pool(negative)[0])
 # %% [markdown]
 # ## From features to a token
 #
-# After the bottleneck, in which nothing is new, a patch is $P/4 \times P/4 \times 256$ numbers. Written as one row and
-# multiplied by a matrix, $\mathbf{x} = \text{features} \cdot \mathbf{W} + \mathbf{b}$, they become a vector of width
-# $D$: the **patch embedding**. With $\mathbf{x}_k^n$ for patch $n$ of scale $k$, the embeddings of all scales stand one
-# below the other:
+# After the bottleneck, in which nothing is new, a patch is $P/4 \times P/4 \times 256$ numbers. Written as one
+# row and multiplied by a matrix, $\mathbf{x} = \text{features} \cdot \mathbf{W} + \mathbf{b}$, they become a
+# vector of width $D$: the **patch embedding**. With $\mathbf{x}_k^n$ for patch $n$ of scale $k$, the embeddings
+# of all scales stand one below the other:
 #
 # $$\mathbf{E}_p = [\mathbf{x}_0^1; \dots; \mathbf{x}_0^l; \mathbf{x}_1^1; \dots; \mathbf{x}_1^{m_1}; \dots; \mathbf{x}_K^1; \dots; \mathbf{x}_K^{m_K}] \tag{1}$$
 #
-# In the paper, scale 0 is the native image, with $l$ patches. The authors' code puts it last, and so does this library
-# unless you choose the paper's conventions. It matters only for which row of the scale embedding a token gets.
+# In the paper, scale 0 is the native image, with $l$ patches. The authors' code puts it last, and so does this
+# library unless you choose the paper's conventions. It matters only for which row of the scale embedding a token
+# gets.
 
 # %%
 E_p, _ = patch_embedding(y, params["patch_embedding"])
@@ -440,20 +450,21 @@ assert (np.diff(tokens.scale_index) >= 0).all()
 # %% [markdown]
 # ## Exercises
 #
-# Each cell to fill in is followed by one that checks it. Until you do, it says so and the notebook goes on. Solutions
-# are in `tutorials/solutions/04_stem.py`; try first.
+# Each cell to fill in is followed by one that checks it. Until you do, it says so and the notebook goes on.
+# Solutions are in `tutorials/solutions/04_stem.py`; try first.
 
 # %% [markdown]
 # ### Exercise 1: a convolution (★★, 10 minutes)
 #
-# `padded` (N, h, w, I) already has its zeros. Return the convolution with `kernel` (k, k, I, O), (N, rows, columns, O),
-# where `rows` and `columns` are given. Two loops, over the places $(a, b)$ in the window, are enough.
+# `padded` (N, h, w, I) already has its zeros. Return the convolution with `kernel` (k, k, I, O), (N, rows,
+# columns, O), where `rows` and `columns` are given. Two loops, over the places $(a, b)$ in the window, are
+# enough.
 #
 # <details><summary>Hint</summary>
 #
 # The place $(a, b)$ of all windows at once is `padded[:, a : a + rows * stride : stride, …]`, of shape (N, rows,
-# columns, I). Times `kernel[a, b]`, (I, O), it is one summand. The kernel is not flipped, unlike a mathematician's
-# convolution.
+# columns, I). Times `kernel[a, b]`, (I, O), it is one summand. The kernel is not flipped, unlike a
+# mathematician's convolution.
 #
 # </details>
 
@@ -483,13 +494,13 @@ exercise(1, my_convolution, check)
 # %% [markdown]
 # ### Exercise 2: how many zeros? (★★, 8 minutes)
 #
-# Return how many zeros "SAME" puts before and after an axis of `n` pixels, for windows of `size` at `stride`. There
-# must be $\lceil n/s \rceil$ windows, and the larger half, if the halves differ, comes after.
+# Return how many zeros "SAME" puts before and after an axis of `n` pixels, for windows of `size` at `stride`.
+# There must be $\lceil n/s \rceil$ windows, and the larger half, if the halves differ, comes after.
 #
 # <details><summary>Hint</summary>
 #
-# The last window begins at $(\lceil n/s \rceil - 1)\,s$ and needs `size` pixels. What it needs beyond `n` is the number of zeros;
-# it is never negative.
+# The last window begins at $(\lceil n/s \rceil - 1)\,s$ and needs `size` pixels. What it needs beyond `n` is the
+# number of zeros; it is never negative.
 #
 # </details>
 
@@ -514,8 +525,8 @@ exercise(2, my_same_padding, check)
 # %% [markdown]
 # ### Exercise 3: a change that nobody sees (★, 5 minutes)
 #
-# Return a patch, its pixels again within −1 … 1, that differs from the given one by 0.05 on average or more, and for which the
-# stem's output is the same. (Do not compute anything clever. Say what the stem is blind to.)
+# Return a patch, its pixels again within −1 … 1, that differs from the given one by 0.05 on average or more, and
+# for which the stem's output is the same. (Do not compute anything clever. Say what the stem is blind to.)
 #
 # <details><summary>Hint</summary>
 #
@@ -553,25 +564,27 @@ quiz("04")
 # ## In practice
 #
 # - **Ports fail here most often.** Padding (2, 3) against (3, 3), $\varepsilon$ of $10^{-6}$ after the root but
-#   $10^{-4}$ in the bottleneck, the standard deviation with $n$ or $n-1$, features flattened by channel first: each
-#   gives a model that runs and scores slightly wrong. Compare intermediates, not scores.
+#   $10^{-4}$ in the bottleneck, the standard deviation with $n$ or $n-1$, features flattened by channel first:
+#   each gives a model that runs and scores slightly wrong. Compare intermediates, not scores.
 # - **Standardise once.** $\hat w$ does not depend on the image. A server computes it when it loads the model.
-# - **Contrast.** Haze and fading pull a picture towards a bright grey: that is seen, if training has shown it. What is invisible is a
-#   loss of contrast around exactly mid-grey. If your application must catch that one too, measure it beside the score.
-# - **Memory.** Per patch, the copied rows of the root take $(P/2)^2 \cdot 147$ numbers, more than anything that the stem hands
-#   on; for large photographs attention's $N^2$ is larger still. Take patches in chunks (chapter 13).
+# - **Contrast.** Haze and fading pull a picture towards a bright grey: that is seen, if training has shown it.
+#   What is invisible is a loss of contrast around exactly mid-grey. If your application must catch that one too,
+#   measure it beside the score.
+# - **Memory.** Per patch, the copied rows of the root take $(P/2)^2 \cdot 147$ numbers, more than anything that
+#   the stem hands on; for large photographs attention's $N^2$ is larger still. Take patches in chunks (chapter
+#   13).
 
 # %% [markdown]
 # ## References
 #
-# - J. Ke, Q. Wang, Y. Wang, P. Milanfar, F. Yang: *MUSIQ: Multi-scale Image Quality Transformer*, ICCV 2021, section
-#   3.2 and appendix A.
+# - J. Ke, Q. Wang, Y. Wang, P. Milanfar, F. Yang: *MUSIQ: Multi-scale Image Quality Transformer*, ICCV 2021,
+#   section 3.2 and appendix A.
 # - Y. Wu, K. He: *Group Normalization*, ECCV 2018.
-# - S. Qiao, H. Wang, C. Liu, W. Shen, A. Yuille: *Micro-batch training with batch-channel normalization and weight
-#   standardization*, 2019.
+# - S. Qiao, H. Wang, C. Liu, W. Shen, A. Yuille: *Micro-batch training with batch-channel normalization and
+#   weight standardization*, 2019.
 # - K. He, X. Zhang, S. Ren, J. Sun: *Deep residual learning for image recognition*, CVPR 2016: the bottleneck.
 # - S. Ioffe, C. Szegedy: *Batch normalization*, ICML 2015.
-# - M. A. Islam, S. Jia, N. D. B. Bruce: *How much position information do convolutional neural networks encode?*, ICLR
-#   2020: what zero padding tells a network.
+# - M. A. Islam, S. Jia, N. D. B. Bruce: *How much position information do convolutional neural networks encode?*,
+#   ICLR 2020: what zero padding tells a network.
 # - The code: `musiq_ref/model/stem.py`, `musiq_ref/ops/convolution.py`, `musiq_ref/ops/group_norm.py`,
 #   `musiq_ref/ops/weight_standardization.py`, `musiq_ref/ops/max_pool.py`.

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 04b · The stem, backward: what a patch owes to each of its pixels
 #
-# A convolution is many small windows that overlap; a norm ties every number to every other. How does one walk back
-# through that? With two rules only: *what is used several times gets the sum*, and *what the forward ignores gets
-# nothing*. The question of this chapter:
+# A convolution is many small windows that overlap; a norm ties every number to every other. How does one walk
+# back through that? With two rules only: *what is used several times gets the sum*, and *what the forward ignores
+# gets nothing*. The question of this chapter:
 #
 # > **One number leaves the stem. Which pixels of the patch had a say in it?**
 
@@ -19,7 +19,8 @@
 # ## What you need
 #
 # About 55 minutes, exercises included; chapter 04; the backward of a linear layer and of LayerNorm (chapter 03).
-# $\mathrm{d}x$ is the gradient of the score with respect to $x$: how much the score changes per unit of each number of $x$.
+# $\mathrm{d}x$ is the gradient of the score with respect to $x$: how much the score changes per unit of each
+# number of $x$.
 
 # %%
 import matplotlib.pyplot as plt
@@ -45,12 +46,12 @@ from musiq_ref.ops.weight_standardization import EPS, standardize, standardize_b
 # %% [markdown]
 # ## The patch of 4×4 pixels, backward
 #
-# The toy of chapter 04: windows of 3×3 at every second pixel, each answering "left minus right" of its middle row, with
-# a zero where it sticks out. There are four answers. Suppose that the score changes by 1, 10, 100 and 1000 per unit of
-# them; these round numbers are $\mathrm{d}y$, and will show us who went where.
+# The toy of chapter 04: windows of 3×3 at every second pixel, each answering "left minus right" of its middle
+# row, with a zero where it sticks out. There are four answers. Suppose that the score changes by 1, 10, 100 and
+# 1000 per unit of them; these round numbers are $\mathrm{d}y$, and will show us who went where.
 #
-# The first answer is $x_{10} - x_{12}$ (row 1; columns 0 and 2). So $x_{10}$ gets $+1$ and $x_{12}$ gets $-1$. The
-# second is $x_{12} - 0$: it gives $x_{12}$ another $+10$. Together $x_{12}$ has $-1+10 = 9$.
+# The first answer is $x_{10} - x_{12}$ (row 1; columns 0 and 2). So $x_{10}$ gets $+1$ and $x_{12}$ gets $-1$.
+# The second is $x_{12} - 0$: it gives $x_{12}$ another $+10$. Together $x_{12}$ has $-1+10 = 9$.
 
 # %%
 patch = np.array([[2, 2, 8, 8], [2, 2, 8, 8], [2, 2, 2, 2], [2, 2, 2, 2]], float)
@@ -79,11 +80,11 @@ axes[1].set_xlim(-0.6, 5)
 plt.show()
 
 # %% [markdown]
-# The circled pixel lies in both windows, so it gets a share from each. Pixels that no window weighs get 0, and what the
-# second window would give to the zero beside the patch is dropped: there is no pixel.
+# The circled pixel lies in both windows, so it gets a share from each. Pixels that no window weighs get 0, and
+# what the second window would give to the zero beside the patch is dropped: there is no pixel.
 #
-# Then the norm. The answers $-6, 8, 0, 2$ have mean 1 and standard deviation 5; normalised they are
-# $\hat x = (-1.4, 1.4, -0.2, 0.2)$. Ask only for the first: $\mathrm{d}\hat x = (1, 0, 0, 0)$. Raising *all four* answers
+# Then the norm. The answers $-6, 8, 0, 2$ have mean 1 and standard deviation 5; normalised they are $\hat x =
+# (-1.4, 1.4, -0.2, 0.2)$. Ask only for the first: $\mathrm{d}\hat x = (1, 0, 0, 0)$. Raising *all four* answers
 # would change nothing, so the mean, 0.25, is taken off. *Stretching* them would change nothing, so the part along
 # $\hat x$ is taken off, too. Divided by 5, what remains is
 
@@ -105,9 +106,10 @@ np.testing.assert_allclose(theirs.ravel(), by_hand, atol=1e-12)
 # %% [markdown]
 # ## The stem of the model
 #
-# Four patches again, forward and backward, keeping everything through taps (functions that are shown each intermediate, or,
-# backward, the gradient with respect to it, under the same name). In place of what the rest of the model would send
-# back we take random numbers: such a $\mathrm{d}y$ from outside is called a **cotangent**, and a backward must be right for any.
+# Four patches again, forward and backward, keeping everything through taps (functions that are shown each
+# intermediate, or, backward, the gradient with respect to it, under the same name). In place of what the rest of
+# the model would send back we take random numbers: such a $\mathrm{d}y$ from outside is called a **cotangent**,
+# and a backward must be right for any.
 
 # %%
 checkpoint = mq.load_checkpoint("demo", dtype="float64")
@@ -128,10 +130,10 @@ assert all(gradients[name].shape == values[name].shape for name in gradients)
 # %% [markdown]
 # ## Convolution
 #
-# Forward it is rows times kernels (chapter 04). For the product alone it is a linear layer: $\mathrm{d}\hat{\mathbf{W}}
-# = \text{rows}^T\,\mathrm{d}\mathbf{Y}$, and $\mathrm{d}\text{rows} = \mathrm{d}\mathbf{Y}\,\hat{\mathbf{W}}^T$. And as in
-# the toy, each number of $\mathrm{d}\text{rows}$ is **added** to the pixel that it was read from. What lands on the
-# padding is dropped.
+# Forward it is rows times kernels (chapter 04). For the product alone it is a linear layer:
+# $\mathrm{d}\hat{\mathbf{W}} = \text{rows}^T\,\mathrm{d}\mathbf{Y}$, and $\mathrm{d}\text{rows} =
+# \mathrm{d}\mathbf{Y}\,\hat{\mathbf{W}}^T$. And as in the toy, each number of $\mathrm{d}\text{rows}$
+# is **added** to the pixel that it was read from. What lands on the padding is dropped.
 
 # %%
 show(convolution_backward)
@@ -159,11 +161,10 @@ np.testing.assert_allclose(dpadded[:, inside, inside], dpatches, rtol=0, atol=1e
 #
 # $$\hat w = \frac{c}{\sigma + \varepsilon}, \qquad c = w - \frac1n\sum w, \qquad \sigma = \sqrt{\tfrac1n\textstyle\sum c^2}$$
 #
-# From the last operation to the first. The quotient: $\mathrm{d}c = \mathrm{d}\hat
-# w/(\sigma+\varepsilon)$ and $\mathrm{d}\sigma = -\sum \mathrm{d}\hat w\,c/(\sigma+\varepsilon)^2$. The root,
-# $\partial\sigma/\partial c = c/(n\sigma)$, adds $\mathrm{d}\sigma\,c/(n\sigma)$ to $\mathrm{d}c$, since $c$ is used
-# twice. Subtracting the mean subtracts it from the gradient as well: $\mathrm{d}w = \mathrm{d}c -
-# \text{mean}(\mathrm{d}c)$.
+# From the last operation to the first. The quotient: $\mathrm{d}c = \mathrm{d}\hat w/(\sigma+\varepsilon)$ and
+# $\mathrm{d}\sigma = -\sum \mathrm{d}\hat w\,c/(\sigma+\varepsilon)^2$. The root, $\partial\sigma/\partial c =
+# c/(n\sigma)$, adds $\mathrm{d}\sigma\,c/(n\sigma)$ to $\mathrm{d}c$, since $c$ is used twice. Subtracting the
+# mean subtracts it from the gradient as well: $\mathrm{d}w = \mathrm{d}c - \text{mean}(\mathrm{d}c)$.
 
 # %%
 show(standardize_backward)
@@ -182,9 +183,10 @@ theirs = dparams["conv_root"]["kernel"]
 np.testing.assert_allclose(dw, theirs, rtol=0, atol=1e-10 * abs(theirs).max())
 
 # %% [markdown]
-# What the forward ignores has no gradient: $\mathrm{d}w$ has no mean, and (but for $\varepsilon$) no part along $c$. The
-# gradient is **perpendicular** to the kernel. Does a training step then only turn it? Nearly. Whoever steps sideways
-# ends a little farther from the centre: $|c - \eta\,\mathrm{d}w|^2 = |c|^2 + \eta^2|\mathrm{d}w|^2$, by Pythagoras.
+# What the forward ignores has no gradient: $\mathrm{d}w$ has no mean, and (but for $\varepsilon$) no part along
+# $c$. The gradient is **perpendicular** to the kernel. Does a training step then only turn it? Nearly. Whoever
+# steps sideways ends a little farther from the centre: $|c - \eta\,\mathrm{d}w|^2 = |c|^2 +
+# \eta^2|\mathrm{d}w|^2$, by Pythagoras.
 
 # %%
 lengths = np.sqrt((c * c).sum(axis=axes))  # (64,)
@@ -200,9 +202,10 @@ for share in (0.1, 0.5, 1.0):
     np.testing.assert_allclose(longer, np.sqrt(1 + share**2), rtol=0.1)
 
 # %% [markdown]
-# Its length does not matter to $\hat w$. But it matters to the *next* step: of a longer kernel, the same step turns less,
-# and the gradient with respect to it is smaller, too. Without weight decay such kernels grow step by step and turn more
-# and more slowly. Weight decay, which shortens them, keeps them quick; that is its effect here, and not "smaller weights".
+# Its length does not matter to $\hat w$. But it matters to the *next* step: of a longer kernel, the same step
+# turns less, and the gradient with respect to it is smaller, too. Without weight decay such kernels grow step by
+# step and turn more and more slowly. Weight decay, which shortens them, keeps them quick; that is its effect
+# here, and not "smaller weights".
 
 # %%
 _, cache = standardize(2 * w, config.conventions.weight_std_ddof)
@@ -214,10 +217,11 @@ assert 1.7 < ratio < 2.3
 # %% [markdown]
 # ## GroupNorm
 #
-# It is LayerNorm's backward of chapter 03, with "row" replaced by "group". Let $\mathrm{d}\hat x = \gamma\,\mathrm{d}y$,
-# and $\rho = (\sigma^2 + \varepsilon)^{-1/2}$. Directly, $x$ gets $\rho\,\mathrm{d}\hat x$. Raising all of the group raises $\mu$ as much, and nothing happens: so
-# the mean of $\mathrm{d}\hat x$ does not count. Stretching the group around its mean is undone by $\rho$: so what lies
-# along $\hat x$ does not count either. What is left is what you computed by hand in the toy:
+# It is LayerNorm's backward of chapter 03, with "row" replaced by "group". Let $\mathrm{d}\hat x =
+# \gamma\,\mathrm{d}y$, and $\rho = (\sigma^2 + \varepsilon)^{-1/2}$. Directly, $x$ gets $\rho\,\mathrm{d}\hat x$.
+# Raising all of the group raises $\mu$ as much, and nothing happens: so the mean of $\mathrm{d}\hat x$ does not
+# count. Stretching the group around its mean is undone by $\rho$: so what lies along $\hat x$ does not count
+# either. What is left is what you computed by hand in the toy:
 #
 # $$\mathrm{d}x = \rho\,\big(\mathrm{d}\hat x - \text{mean}(\mathrm{d}\hat x) - \hat x\,\text{mean}(\mathrm{d}\hat x\,\hat x)\big), \qquad \mathrm{d}\gamma = \sum \mathrm{d}y\,\hat x, \qquad \mathrm{d}\beta = \sum \mathrm{d}y$$
 
@@ -238,9 +242,9 @@ print(f"Σ dx = {dx.sum():.1e},  Σ dx·x̂ = {(dx * xhat).sum():.1e},  Σ |dx| 
 # %% [markdown]
 # ## ReLU and max-pooling
 #
-# ReLU lets the gradient pass where its output is above 0. For max-pooling **the winner takes it all**: only the largest
-# number of a window decides, so only it gets the gradient, and a number that wins several windows gets the sum of
-# theirs.
+# ReLU lets the gradient pass where its output is above 0. For max-pooling **the winner takes it all**: only the
+# largest number of a window decides, so only it gets the gradient, and a number that wins several windows gets
+# the sum of theirs.
 
 # %%
 show(max_pool_backward)
@@ -256,9 +260,9 @@ np.testing.assert_allclose(dx[0], gradients["relu_root"][0], atol=1e-12 * abs(dx
 print(f"{(dx[0] != 0).mean():.0%} of the positions have a gradient")
 
 # %% [markdown]
-# Two equal maxima? The library chooses the first; other programs may share or choose the last. After a ReLU there can be
-# windows of nothing but zeros, all tied, but there the choice does not matter: the ReLU lets no gradient through where
-# its output is 0.
+# Two equal maxima? The library chooses the first; other programs may share or choose the last. After a ReLU there
+# can be windows of nothing but zeros, all tied, but there the choice does not matter: the ReLU lets no gradient
+# through where its output is 0.
 
 # %%
 tied = (windows(np.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0))), 3, 2) == 0).all(axis=(3, 4))
@@ -270,17 +274,19 @@ np.testing.assert_array_equal(through, gradients["gn_root"])
 # %% [markdown]
 # ## Which pixels does a feature see?
 #
-# Now the question. We send back a gradient from **one position** of the stem's output, the first, which belongs to the
-# upper left corner. Where a pixel has no influence, its gradient is zero.
+# Now the question. We send back a gradient from **one position** of the stem's output, the first, which belongs
+# to the upper left corner. Where a pixel has no influence, its gradient is zero.
 #
-# What do we expect? By convolution and pooling alone, the root sees 7×7 pixels; a window of 3×3 of its outputs, which are 2 pixels apart,
-# sees 4 more; and one of 3×3 of the pooled numbers, which are 4 pixels apart, 8 more: 19×19. The window of the first position begins 6 pixels outside
-# the patch, so 13×13 are left of it:
+# What do we expect? By convolution and pooling alone, the root sees 7×7 pixels; a window of 3×3 of its outputs,
+# which are 2 pixels apart, sees 4 more; and one of 3×3 of the pooled numbers, which are 4 pixels apart, 8 more:
+# 19×19. The window of the first position begins 6 pixels outside the patch, so 13×13 are left of it:
 
 # %%
 corner = np.zeros_like(dy)
-corner[:, 0, 0] = dy[:, 0, 0]
-seen = abs(stem_backward(corner, kept)[0][0]).sum(axis=2)  # (P, P), the busiest patch
+corner[0, 0, 0] = dy[0, 0, 0]  # of the busiest patch
+to_patches, _ = stem_backward(corner, kept)
+assert abs(to_patches[1:]).max() == 0  # the other patches have no say
+seen = abs(to_patches[0]).sum(axis=2)  # (P, P)
 reach = 19 - (2 + 4)  # 2 before by the root; 1 before, 4 pixels wide, by the 3×3 of the bottleneck
 window = np.zeros((P, P), bool)
 window[:reach, :reach] = True
@@ -302,21 +308,22 @@ plt.show()
 assert (seen > 0).mean() > 0.9
 
 # %% [markdown]
-# **The answer.** The pixels in the white frame decide, but all around it is a fainter rest: through the mean and the
-# variance of its groups, *every* pixel of the patch has a say, as the four numbers of the toy all had a gradient. And no pixel of
-# any other patch has one: between patches, the stem passes nothing.
+# **The answer.** The pixels in the white frame decide, but all around it is a fainter rest: through the mean and
+# the variance of its groups, *every* pixel of the patch has a say, as the four numbers of the toy all had a
+# gradient. And no pixel of any other patch has one: between patches, the stem passes nothing.
 
 # %% [markdown]
 # ## Exercises
 #
-# Each cell to fill in is followed by one that checks it. Until you do, it says so and the notebook goes on. Solutions
-# are in `tutorials/solutions/04b_stem_backward.py`; try first.
+# Each cell to fill in is followed by one that checks it. Until you do, it says so and the notebook goes on.
+# Solutions are in `tutorials/solutions/04b_stem_backward.py`; try first.
 
 # %% [markdown]
 # ### Exercise 1: the backward of GroupNorm (★★★, 15 minutes)
 #
-# `cache` is what `group_norm` keeps: `xhat` (N, h, w, C), `rho` (N, 1, 1, C), equal for the channels of a group, `gamma`
-# (C,), and the number of groups. `dy` is (N, h, w, C). Return `dx` (N, h, w, C), `dgamma` and `dbeta` (C,).
+# `cache` is what `group_norm` keeps: `xhat` (N, h, w, C), `rho` (N, 1, 1, C), equal for the channels of a group,
+# `gamma` (C,), and the number of groups. `dy` is (N, h, w, C). Return `dx` (N, h, w, C), `dgamma` and `dbeta`
+# (C,).
 #
 # <details><summary>Hint</summary>
 #
@@ -346,13 +353,13 @@ exercise(1, my_group_norm_backward, check)
 # %% [markdown]
 # ### Exercise 2: the backward of max-pooling (★★, 10 minutes)
 #
-# One channel, no padding: `x` (h, w) was pooled by 3×3 windows at every second position, so `dy[i, j]` belongs to the
-# window `x[2*i : 2*i + 3, 2*j : 2*j + 3]`. Return `dx`. Of several equal maxima, the first takes it.
+# One channel, no padding: `x` (h, w) was pooled by 3×3 windows at every second position, so `dy[i, j]` belongs to
+# the window `x[2*i : 2*i + 3, 2*j : 2*j + 3]`. Return `dx`. Of several equal maxima, the first takes it.
 #
 # <details><summary>Hint</summary>
 #
-# `window.argmax()` is the first maximum, counted row by row; `np.unravel_index` makes a row and a column of it. Windows
-# share a row or column of pixels.
+# `window.argmax()` is the first maximum, counted row by row; `np.unravel_index` makes a row and a column of it.
+# Windows share a row or column of pixels.
 #
 # </details>
 
@@ -390,23 +397,24 @@ quiz("04b")
 # %% [markdown]
 # ## In practice
 #
-# - **Ask only for what you use.** Training needs no gradient with respect to the pixels, a map of the pixels needs none with
-#   respect to the kernels, and a frozen stem needs no backward at all. `stem_backward` leaves out what is not wanted.
-# - **Weight decay and norms.** Where a norm follows, decay does not make the function simpler. It sets how fast kernels
-#   turn. Many recipes leave $\gamma$ and $\beta$ out of it.
-# - **Ties** show up when a port is compared: on flat pictures many numbers are equal, and two programs may send the
-#   gradient to different pixels, both rightly. Compare gradients on pictures with some noise.
-# - **Adding in a fixed order.** Overlapping windows are sums, and on a GPU the order of atomic additions changes from run
-#   to run; so do the last digits of the gradient.
+# - **Ask only for what you use.** Training needs no gradient with respect to the pixels, a map of the pixels
+#   needs none with respect to the kernels, and a frozen stem needs no backward at all. `stem_backward` leaves out
+#   what is not wanted.
+# - **Weight decay and norms.** Where a norm follows, decay does not make the function simpler. It sets how fast
+#   kernels turn. Many recipes leave $\gamma$ and $\beta$ out of it.
+# - **Ties** show up when a port is compared: on flat pictures many numbers are equal, and two programs may send
+#   the gradient to different pixels, both rightly. Compare gradients on pictures with some noise.
+# - **Adding in a fixed order.** Overlapping windows are sums, and on a GPU the order of atomic additions changes
+#   from run to run; so do the last digits of the gradient.
 
 # %% [markdown]
 # ## References
 #
 # - Y. Wu, K. He: *Group Normalization*, ECCV 2018.
-# - S. Qiao, H. Wang, C. Liu, W. Shen, A. Yuille: *Micro-batch training with batch-channel normalization and weight
-#   standardization*, 2019.
-# - T. van Laarhoven: *L2 regularization versus batch and weight normalization*, 2017: why a kernel's length sets its
-#   learning rate.
+# - S. Qiao, H. Wang, C. Liu, W. Shen, A. Yuille: *Micro-batch training with batch-channel normalization and
+#   weight standardization*, 2019.
+# - T. van Laarhoven: *L2 regularization versus batch and weight normalization*, 2017: why a kernel's length sets
+#   its learning rate.
 # - W. Luo, Y. Li, R. Urtasun, R. Zemel: *Understanding the effective receptive field in deep convolutional neural
 #   networks*, NeurIPS 2016.
 # - The code: `musiq_ref/model/stem.py`, `musiq_ref/ops/convolution.py`, `musiq_ref/ops/group_norm.py`,

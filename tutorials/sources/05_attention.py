@@ -1,8 +1,9 @@
 # %% [markdown]
 # # 05 · Attention: how one token asks all the others
 #
-# A patch of out-of-focus table is no flaw in a picture whose cup is sharp. Whether a patch is good can only be said by
-# looking at the others, at all scales. Attention is the one place in MUSIQ where tokens meet. The question of this chapter:
+# A patch of out-of-focus table is no flaw in a picture whose cup is sharp. Whether a patch is good can only be
+# said by looking at the others, at all scales. Attention is the one place in MUSIQ where tokens meet. The
+# question of this chapter:
 #
 # > **To whom does the patch in the middle of the photograph listen, and what does it hear?**
 
@@ -12,12 +13,13 @@
 # - to compute queries, keys, values, weights and the output of one head, and to say what each of them is for;
 # - why the logits are divided by $\sqrt{D_h}$, shown by what happens without it;
 # - why many heads are one matrix product and a reshape, and what the last projection really does;
-# - what attention costs, and from which size on it costs more than all else in a block.
+# - what attention costs, and from how many tokens on its products cost more than its projections.
 
 # %% [markdown]
 # ## What you need
 #
-# About 60 minutes, exercises included; matrix products; the tokens of chapters 01 and 02. Masks and the way back are chapter 05b.
+# About 60 minutes, exercises included; matrix products; the tokens of chapters 01 and 02. Masks and the way back
+# are chapter 05b.
 
 # %%
 import math
@@ -35,12 +37,12 @@ from musiq_ref.ops.softmax import softmax
 # %% [markdown]
 # ## Three tokens
 #
-# A photograph of three patches: a sharp **cup**, a blurred **table** behind it, a **wall** farther away. Each is a token
-# of two numbers: how sharp it is, and how far away.
+# A photograph of three patches: a sharp **cup**, a blurred **table** behind it, a **wall** farther away. Each is
+# a token of two numbers: how sharp it is, and how far away.
 #
-# A blurred patch should ask: *is anything here sharp?* So let each token ask, with a strength that is its distance (its
-# **query**). Let each offer its sharpness to be found by (its **key**; the factor $\ln 2$ only makes the numbers below round). And let each
-# hand over 12 times its sharpness when it is found (its **value**):
+# A blurred patch should ask: *is anything here sharp?* So let each token ask, with a strength that is its
+# distance (its **query**). Let each offer its sharpness to be found by (its **key**; the factor $\ln 2$ only
+# makes the numbers below round). And let each hand over 12 times its sharpness when it is found (its **value**):
 
 # %%
 names = ["cup", "table", "wall"]
@@ -51,10 +53,11 @@ for name, q, k, v in zip(names, Q[:, 0], K[:, 0], V[:, 0], strict=True):
     print(f"{name:6} query {q:.0f}   key {k:.3f}   value {v:.0f}")
 
 # %% [markdown]
-# How well does a query fit a key? Multiply them. The table's query, 1, meets the keys $\ln 2, 0, 0$. Then
-# make positive numbers of the fits, $e^{\ln 2}, e^0, e^0 = 2, 1, 1$, and shares that sum to 1 (that is a **softmax**): ½, ¼, ¼. The table
-# receives the values by these shares: $½·12 + ¼·0 + ¼·0 = 6$. The wall asks twice as loudly: $4, 1, 1$, so ⅔, ⅙, ⅙, and
-# it receives 8. The cup asks nothing, so everybody gets the same share of its attention, and it receives the plain mean, 4.
+# How well does a query fit a key? Multiply them. The table's query, 1, meets the keys $\ln 2, 0, 0$. Then make
+# positive numbers of the fits, $e^{\ln 2}, e^0, e^0 = 2, 1, 1$, and shares that sum to 1 (that is a **softmax**):
+# ½, ¼, ¼. The table receives the values by these shares: $½·12 + ¼·0 + ¼·0 = 6$. The wall asks twice as loudly:
+# $4, 1, 1$, so ⅔, ⅙, ⅙, and it receives 8. The cup asks nothing, so everybody gets the same share of its
+# attention, and it receives the plain mean, 4.
 
 # %%
 S = Q @ K.T  # (3, 3): who fits whom
@@ -80,23 +83,23 @@ axis.spines[:].set_visible(False)
 plt.show()
 
 # %% [markdown]
-# Read the picture row by row: a row is one token's attention. Nobody told the table that the cup is sharp. It asked,
-# and now carries a 6 that says so. Everything else in this chapter is this, with more numbers, and with
+# Read the picture row by row: a row is one token's attention. Nobody told the table that the cup is sharp. It
+# asked, and now carries a 6 that says so. Everything else in this chapter is this, with more numbers, and with
 # matrices that are learned:
 
 # %%
 explain.attention_diagram(masked=False)
 
 # %% [markdown]
-# From bottom to top: three projections of the same tokens; queries and keys meet and become weights; the weights mix the values. You have
-# computed every box but one, the division, whose turn comes below.
+# From bottom to top: three projections of the same tokens; queries and keys meet and become weights; the weights
+# mix the values. You have computed every box but one, the division, whose turn comes below.
 
 # %% [markdown]
 # ## The tokens of one photograph
 #
-# We run the bundled model once and keep everything it computed: `verify.trace` gives each intermediate under a name. From
-# then on we recompute, and whatever a cell claims is compared with what the model really did. Double precision, so that
-# "equal" can mean equal to 12 digits.
+# We run the bundled model once and keep everything it computed: `verify.trace` gives each intermediate under a
+# name. From then on we recompute, and whatever a cell claims is compared with what the model really did. Double
+# precision, so that "equal" can mean equal to 12 digits.
 
 # %%
 checkpoint = mq.load_checkpoint("demo", dtype="float64")
@@ -114,9 +117,10 @@ print(f"z: {z.shape} = ({N} tokens, width {D});  {H} heads of width {D_h}")
 assert z.shape == (1 + tokens.mask.sum(), D)
 
 # %% [markdown]
-# Row 0 is the class token. The others are patches of the same photograph at several sizes. In this chapter $N$ counts the
-# class token, too (elsewhere, as in the glossary, that is $1 + N$), and $\mathbf{z}$ is what enters the attention; chapter 06
-# says where the LayerNorm before it comes from. One patch will be traced; it is framed here, in the middle of the smallest scale.
+# Row 0 is the class token. The others are patches of the same photograph at several sizes. In this chapter $N$
+# counts the class token, too (elsewhere, as in the glossary, that is $1 + N$), and $\mathbf{z}$ is what enters
+# the attention; chapter 06 says where the LayerNorm before it comes from. One patch will be traced; it is framed
+# here, in the middle of the smallest scale.
 
 # %%
 scales = scales_of(*image.shape[:2], config)
@@ -132,8 +136,8 @@ explain.multi_scale_patches(image, config, highlight=[traced])
 # $$\mathbf{Q} = \mathbf{z}\mathbf{U}_q, \quad \mathbf{K} = \mathbf{z}\mathbf{U}_k, \quad \mathbf{V} = \mathbf{z}\mathbf{U}_v
 # \tag{6}$$
 #
-# The **query** says what the token looks for, the **key** what it offers to be found by, the **value** what it hands over
-# once found. The paper leaves out a bias; the authors' code adds one to each.
+# The **query** says what the token looks for, the **key** what it offers to be found by, the **value** what it
+# hands over once found. The paper leaves out a bias; the authors' code adds one to each.
 
 # %%
 h = 0  # which head
@@ -151,8 +155,8 @@ for name, mine in (("query", Q), ("key", K), ("value", V)):
     np.testing.assert_allclose(mine, values[f"{block}/attention/{name}"][0, h], rtol=0, atol=1e-12)
 
 # %% [markdown]
-# How well a query fits a key is their dot product: large when they point the same way. Each row of the $N \times N$
-# **logits** holds the fits of one query with all keys; the softmax turns it into shares that sum to 1:
+# How well a query fits a key is their dot product: large when they point the same way. Each row of the $N \times
+# N$ **logits** holds the fits of one query with all keys; the softmax turns it into shares that sum to 1:
 #
 # $$\mathbf{A} = \text{softmax}(\mathbf{Q}\mathbf{K}^T / \sqrt{D_h}) \tag{7}$$
 
@@ -174,9 +178,9 @@ print("SA:", SA.shape)
 np.testing.assert_allclose(SA, values[f"{block}/attention/heads"][0, h], rtol=0, atol=1e-12)
 
 # %% [markdown]
-# Nothing in these lines asks how many tokens there are or in which order they come: shuffle the
-# tokens, and the outputs are shuffled the same way. This is why MUSIQ can take images of any size, and why it must
-# add where a patch lies (Eq. 2): attention itself would not notice.
+# Nothing in these lines asks how many tokens there are or in which order they come: shuffle the tokens, and the
+# outputs are shuffled the same way. This is why MUSIQ can take images of any size, and why it must add where a
+# patch lies (Eq. 2): attention itself would not notice.
 
 # %%
 shuffled = np.random.default_rng(0).permutation(N)
@@ -186,9 +190,9 @@ np.testing.assert_allclose(A_shuffled @ V[shuffled], SA[shuffled], rtol=0, atol=
 # %% [markdown]
 # ### One token traced
 #
-# The framed patch, in plain Python numbers. First the token that it fits best, by the dot product, term by term. Then its share of the row: $e^{S_{ij}}$ over the sum of all
-# $e^{S_{ik}}$. The largest logit is subtracted from each first; that changes no share, but keeps $e^{…}$ from
-# overflowing.
+# The framed patch, in plain Python numbers. First the token that it fits best, by the dot product, term by term.
+# Then its share of the row: $e^{S_{ij}}$ over the sum of all $e^{S_{ik}}$. The largest logit is subtracted from
+# each first; that changes no share, but keeps $e^{…}$ from overflowing.
 
 # %%
 i = 1 + traced  # its row: the class token is row 0
@@ -205,8 +209,8 @@ assert math.isclose(share, A[i, j], abs_tol=1e-12)
 
 
 # %% [markdown]
-# To whom does it listen? The five largest shares, with their places, and the whole row laid over the photograph. The
-# colour bar starts at 0, so twice as far along it is twice the share.
+# To whom does it listen? The five largest shares, with their places, and the whole row laid over the photograph.
+# The colour bar starts at 0, so twice as far along it is twice the share.
 
 
 # %%
@@ -229,18 +233,19 @@ print(f"as spread as equal shares of {spread:.0f} of {N} tokens")
 explain.over_scales(image, A[i, 1:], config, label="share of its attention", highlight=[traced])
 
 # %% [markdown]
-# **The answer to our question**, for one head: it listens to the patches that are bright *in the map*, and what it hears is the
-# weighted mean of their values, row $i$ of $\mathbf{A}\mathbf{V}$. The last printed line says how choosy it is: near $N$ it listens to
-# everybody alike, as the cup of the toy; near 1 to a single token. Why *these* places, only $\mathbf{U}_q$ and $\mathbf{U}_k$ know. They were
-# learned, and nobody gave them a meaning beforehand.
+# **The answer to our question**, for one head: it listens to the patches that are bright *in the map*, and
+# what it hears is the weighted mean of their values, row $i$ of $\mathbf{A}\mathbf{V}$. The last printed line
+# says how choosy it is: near $N$ it listens to everybody alike, as the cup of the toy; near 1 to a single
+# token. Why *these* places, only $\mathbf{U}_q$ and $\mathbf{U}_k$ know. They were learned, and nobody gave
+# them a meaning beforehand.
 
 # %% [markdown]
 # ### Why divide by $\sqrt{D_h}$?
 #
-# If the entries of a query and a key are independent, with mean 0 and variance 1, their dot product is a sum of $D_h$
-# terms of mean 0 and variance 1, so its variance is $D_h$. Undivided, logits grow with the width of the head, and the
-# softmax turns into a maximum: one share near 1, all others near 0. There its gradient nearly vanishes, and hardly anything is
-# learned. Divided, the variance is 1 at every width.
+# If the entries of a query and a key are independent, with mean 0 and variance 1, their dot product is a sum of
+# $D_h$ terms of mean 0 and variance 1, so its variance is $D_h$. Undivided, logits grow with the width of the
+# head, and the softmax turns into a maximum: one share near 1, all others near 0. There its gradient nearly
+# vanishes, and hardly anything is learned. Divided, the variance is 1 at every width.
 
 # %%
 rng = np.random.default_rng(1)
@@ -263,14 +268,14 @@ assert max(largest["divided by √D_h"]) < 0.2
 
 # %% [markdown]
 # Divided, the line stays flat: a wide head can be as undecided as a narrow one when training begins. Undivided, a
-# head of width 1024 has made up its mind before it has seen a picture.
+# head of width 1024 has made up its mind before it has learned anything.
 
 # %% [markdown]
 # ## Many heads
 #
-# One head makes one mean. A token may need several: the sharpest place, the same place at another scale, the sky. So
-# $H$ heads (the paper calls their number $s$) work side by side, each with its own $\mathbf{U}_q, \mathbf{U}_k,
-# \mathbf{U}_v$ of width $D_h = D / H$, and a last matrix $\mathbf{U}_m$ mixes what they found:
+# One head makes one mean. A token may need several: the sharpest place, the same place at another scale, the sky.
+# So $H$ heads (the paper calls their number $s$) work side by side, each with its own $\mathbf{U}_q,
+# \mathbf{U}_k, \mathbf{U}_v$ of width $D_h = D / H$, and a last matrix $\mathbf{U}_m$ mixes what they found:
 #
 # $$\text{MSA}(\mathbf{z}) = [\text{SA}_1(\mathbf{z}); \dots; \text{SA}_H(\mathbf{z})]\,\mathbf{U}_m \tag{9}$$
 #
@@ -280,8 +285,8 @@ assert max(largest["divided by √D_h"]) < 0.2
 show(library.project, library.merge)
 
 # %% [markdown]
-# What "concatenate, then multiply" hides: rows of $\mathbf{U}_m$ belong to heads, so the product is a **sum over heads**,
-# each head with its own $D_h \times D$ matrix. Heads do not interact here; each adds its part.
+# What "concatenate, then multiply" hides: rows of $\mathbf{U}_m$ belong to heads, so the product is a **sum over
+# heads**, each head with its own $D_h \times D$ matrix. Heads do not interact here; each adds its part.
 
 # %%
 heads = values[f"{block}/attention/heads"][0]  # (H, N, D_h)
@@ -317,8 +322,9 @@ axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
 # %% [markdown]
-# The last bar is what a head without any preference would show: the native size has most of the tokens, and so most of the
-# bar. A head that differs from it has a preference for a scale; heads that differ from one another share the work.
+# The last bar is what a head without any preference would show: the native size has most of the tokens, and so
+# most of the bar. A head that differs from it has a preference for a scale; heads that differ from one another
+# look for different things.
 #
 # In Jupyter, with `ipywidgets` installed, choose a head and look at its attention over the photograph:
 
@@ -333,24 +339,25 @@ def draw(head):
 explore(draw, head=range(H))
 
 # %% [markdown]
-# The percentages over the pictures are the bars of head 0; the colours say where within a scale its attention lies.
+# The percentages over the pictures are the bars of head 0; the colours say where within a scale its attention
+# lies.
 
 # %% [markdown]
 # ## Exercises
 #
-# Each cell to fill in is followed by one that checks it. Until you do, it says so and the notebook goes on. Solutions
-# are in `tutorials/solutions/05_attention.py`; try first.
+# Each cell to fill in is followed by one that checks it. Until you do, it says so and the notebook goes on.
+# Solutions are in `tutorials/solutions/05_attention.py`; try first.
 
 # %% [markdown]
 # ### Exercise 1: one head (★★, 8 minutes)
 #
-# From tokens `z` (N, D) and three matrices (D, D_h) to what each token receives, (N, D_h): Eq. (6) to (8), without biases. No
-# loops.
+# From tokens `z` (N, D) and three matrices (D, D_h) to what each token receives, (N, D_h): Eq. (6) to (8),
+# without biases. No loops.
 #
 # <details><summary>Hint</summary>
 #
-# `softmax` of the library works along the last axis and returns the result and a cache: take the first. $D_h$ is the number of
-# columns of the matrices.
+# `softmax` of the library works along the last axis and returns the result and a cache: take the first. $D_h$ is
+# the number of columns of the matrices.
 #
 # </details>
 
@@ -384,8 +391,8 @@ exercise(1, my_head, check)
 #
 # <details><summary>Hint</summary>
 #
-# A reshape may only split or join axes that lie next to one another in memory; the order of axes is changed by `swapaxes`. You need one of
-# each. A single reshape to (H, N, D_h) has the right shape and the wrong numbers.
+# A reshape may only split or join axes that lie next to one another in memory; the order of axes is changed by
+# `swapaxes`. You need one of each. A single reshape to (H, N, D_h) has the right shape and the wrong numbers.
 #
 # </details>
 
@@ -412,9 +419,9 @@ exercise(2, my_heads, check)
 # %% [markdown]
 # ### Exercise 3: how much does attention cost? (★★, 8 minutes)
 #
-# How many multiply–accumulates do the two products of Eq. (7) and (8) take for $N$ tokens and width $D$, all heads of one
-# block together? And the four projections of Eq. (6) and (9)? From which $N$ on do the products cost more than the
-# projections? (The check asks for the first two; the last follows from them.)
+# How many multiply–accumulates do the two products of Eq. (7) and (8) take for $N$ tokens and width $D$, all
+# heads of one block together? And the four projections of Eq. (6) and (9)? From which $N$ on do the products cost
+# more than the projections? (The check asks for the first two; the last follows from them.)
 #
 # <details><summary>Hint</summary>
 #
@@ -454,22 +461,23 @@ quiz("05")
 # %% [markdown]
 # ## In practice
 #
-# - **Memory.** $\mathbf{A}$ has $N^2$ numbers a head, and a photograph of 12 megapixels some 12,000 patches of 32×32. Inference
-#   therefore never holds $\mathbf{A}$ as a whole: it takes some rows of queries at a time (chapter 13), as do flash attention and
-#   `torch.nn.functional.scaled_dot_product_attention`.
-# - **The reshape.** Reshaping the queries to $(N, D_h, H)$ instead of $(N, H, D_h)$ raises no error and gives a model that
-#   is wrong with weights trained elsewhere.
-# - **Fused projections.** Many programs store $\mathbf{U}_q, \mathbf{U}_k, \mathbf{U}_v$ as one $(D, 3D)$ matrix; when
-#   you convert weights, find out whether it is split by head first or by role first.
-# - **Attention is not explanation.** A head's map says where values were gathered, not what they did to the score.
-#   Chapter 05b says more with the gradient, and chapter 10 says how far either goes.
+# - **Memory.** $\mathbf{A}$ has $N^2$ numbers a head, and a photograph of 12 megapixels some 12,000 patches of
+#   32×32. Inference therefore never holds $\mathbf{A}$ as a whole: it takes some rows of queries at a time
+#   (chapter 13), as do flash attention and `torch.nn.functional.scaled_dot_product_attention`.
+# - **The reshape.** Reshaping the queries to $(N, D_h, H)$ instead of $(N, H, D_h)$ raises no error and gives a
+#   model that is wrong with weights trained elsewhere.
+# - **Fused projections.** Many programs store $\mathbf{U}_q, \mathbf{U}_k, \mathbf{U}_v$ as one $(D, 3D)$ matrix;
+#   when you convert weights, find out whether it is split by head first or by role first.
+# - **Attention is not explanation.** A head's map says where values were gathered, not what they did to the
+#   score. Chapter 05b says more with the gradient, and chapter 10 says how far either goes.
 
 # %% [markdown]
 # ## References
 #
-# - J. Ke, Q. Wang, Y. Wang, P. Milanfar, F. Yang: *MUSIQ: Multi-scale Image Quality Transformer*, ICCV 2021, appendix A.2.
+# - J. Ke, Q. Wang, Y. Wang, P. Milanfar, F. Yang: *MUSIQ: Multi-scale Image Quality Transformer*, ICCV 2021,
+#   appendix A.2.
 # - A. Vaswani et al.: *Attention is all you need*, NeurIPS 2017, section 3.2.
-# - S. Jain, B. C. Wallace: *Attention is not Explanation*, NAACL 2019; S. Wiegreffe, Y. Pinter: *Attention is not not
-#   Explanation*, EMNLP 2019.
+# - S. Jain, B. C. Wallace: *Attention is not Explanation*, NAACL 2019; S. Wiegreffe, Y. Pinter: *Attention is not
+#   not Explanation*, EMNLP 2019.
 # - T. Dao et al.: *FlashAttention: Fast and memory-efficient exact attention with IO-awareness*, NeurIPS 2022.
 # - The code: `musiq_ref/model/attention.py`, `musiq_ref/ops/softmax.py`.

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 05b · Attention: the mask, and the way back
 #
-# Who listens to whom is now known. Two things are missing: how to forbid it, so that padding is not heard, and how to
-# find out what it did to the score. The question of this chapter:
+# Who listens to whom is now known. Two things are missing: how to forbid it, so that padding is not heard, and
+# how to find out what it did to the score. The question of this chapter:
 #
 # > **Which token should the class token listen to a little more, if the score is to rise?**
 
@@ -11,13 +11,14 @@
 #
 # - how a mask makes padding invisible, and why three programs mask in three ways and agree;
 # - the backward of every line of attention, derived and checked;
-# - to read the gradient with respect to the logits as an answer to "who should be listened to?", and to try it out.
+# - to read the gradient with respect to the logits as an answer to "who should be listened to?", and to try it
+#   out.
 
 # %% [markdown]
 # ## What you need
 #
-# About 60 minutes, exercises included; chapter 05; the backward of a product from chapter 03. $\mathrm{d}x$ is the gradient of one final
-# number, such as the score, with respect to $x$.
+# About 60 minutes, exercises included; chapter 05; the backward of a product from chapter 03. $\mathrm{d}x$ is
+# the gradient of one final number, such as the score, with respect to $x$.
 
 # %%
 import math
@@ -36,11 +37,11 @@ from musiq_ref.ops.softmax import mask_logits, softmax
 # %% [markdown]
 # ## Three tokens again
 #
-# Cup, table and wall of chapter 05. The table listens to them with the shares ½, ¼, ¼, and the values are 12, 0, 0: it
-# receives 6.
+# Cup, table and wall of chapter 05. The table listens to them with the shares ½, ¼, ¼, and the values are 12, 0,
+# 0: it receives 6.
 #
-# **Forbid the wall.** Its share must become 0, and the others must share as if it were not there: ⅔ and ⅓. Now the
-# table receives 8. The trick is to put $-\infty$ in place of the wall's logit, since $e^{-\infty} = 0$:
+# **Forbid the wall.** Its share must become 0, and the others must share as if it were not there: ⅔ and ⅓. Now
+# the table receives 8. The trick is to put $-\infty$ in place of the wall's logit, since $e^{-\infty} = 0$:
 
 # %%
 S = np.array([math.log(2), 0, 0])  # the table's logits
@@ -60,11 +61,11 @@ np.testing.assert_allclose(without_wall, [2 / 3, 1 / 3, 0])
 np.testing.assert_allclose([A @ V, without_wall @ V], [6, 8])
 
 # %% [markdown]
-# **Who should be listened to more?** Say that the score grows by 1 per unit of what the table receives. A share of the cup
-# is worth 12, one of the others 0: that is $\mathrm{d}A = (12, 0, 0)$. But shares sum to 1: who gets more takes it from
-# all. So what counts is whether a token is worth more than the table has *on average* now, which is 6. For the cup
-# that is $12-6=6$, for the others $0-6=-6$. And a token that has a small share moves little: times $A$, that is
-# $½·6, ¼·(-6), ¼·(-6) = 3, -1.5, -1.5$.
+# **Who should be listened to more?** Say that the score grows by 1 per unit of what the table receives. A share
+# of the cup is worth 12, one of the others 0: that is $\mathrm{d}A = (12, 0, 0)$. But shares sum to 1: who gets
+# more takes it from all. So what counts is whether a token is worth more than the table has *on average* now,
+# which is 6. For the cup that is $12-6=6$, for the others $0-6=-6$. And a token that has a small share moves
+# little: times $A$, that is $½·6, ¼·(-6), ¼·(-6) = 3, -1.5, -1.5$.
 
 # %%
 dA = V
@@ -90,15 +91,15 @@ axis.legend()
 plt.show()
 
 # %% [markdown]
-# The bars of $\mathrm{d}S$ sum to 0: a row as a whole has nothing to gain. It can only listen to one *rather than* to
-# another. That is the backward of the softmax, and the one line of attention that needs thought.
+# The bars of $\mathrm{d}S$ sum to 0: a row as a whole has nothing to gain. It can only listen to one *rather
+# than* to another. That is the backward of the softmax, and the one line of attention that needs thought.
 
 # %% [markdown]
 # ## The mask
 #
-# Images of a batch have different numbers of tokens; the shorter ones are filled up with patches of zeros. Those are not
-# nothing: zeros are a mid-grey patch, which becomes a token like any other, with a key and a value, and would take its share. So a matrix
-# $\mathbf{M}$ is added to the logits
+# Images of a batch have different numbers of tokens; the shorter ones are filled up with patches of zeros. Those
+# are not nothing: zeros are a mid-grey patch, which becomes a token like any other, with a key and a value, and
+# would take its share. So a matrix $\mathbf{M}$ is added to the logits
 #
 # $$\mathbf{M}_{i,j} = \begin{cases} 0 & \text{if position } i \text{ may attend to } j \cr -\infty & \text{if not} \end{cases}
 # \tag{10}$$
@@ -111,8 +112,8 @@ plt.show()
 explain.attention_diagram()
 
 # %% [markdown]
-# It is the drawing of chapter 05 with one box more, in the order of Eq. (11). The library and the authors' code add the mask
-# after the division. For $-\infty$ that is the same.
+# It is the drawing of chapter 05 with one box more, in the order of Eq. (11). The library and the authors' code
+# add the mask after the division. For $-\infty$ that is the same.
 
 # %%
 show(library.allowed_pairs, mask_logits)
@@ -126,8 +127,9 @@ masked, _ = mask_logits(logits, allowed, "add", -math.inf)
 print(softmax(masked)[0][0, 0].round(3))
 
 # %% [markdown]
-# Rows of real tokens share among real tokens. Rows of padding would be 0/0; the library makes them zeros. The authors
-# add $-10^{10}$ instead of $-\infty$, pyiqa puts $-10^3$ in the logit's place. All three agree where anything is read:
+# Rows of real tokens share among real tokens. Rows of padding would be 0/0; the library makes them zeros. The
+# authors add $-10^{10}$ instead of $-\infty$, pyiqa puts $-10^3$ in the logit's place. All three agree where
+# anything is read:
 
 # %%
 real = valid[0]
@@ -139,8 +141,8 @@ for name, conventions in (("paper", mq.PAPER), ("official", mq.OFFICIAL), ("pyiq
     np.testing.assert_array_equal(weights[name][real], weights["paper"][real])
 
 # %% [markdown]
-# In rows of padding they differ, but nobody reads those. The contract that matters is that **padding does not change the score**. We put the
-# photograph in a batch with a larger one:
+# In rows of padding they differ, but nobody reads those. The contract that matters is that **padding does not
+# change the score**. We put the photograph in a batch with a larger one:
 
 # %%
 checkpoint = mq.load_checkpoint("demo", dtype="float64")
@@ -159,8 +161,8 @@ assert not together.mask[0].all()
 np.testing.assert_allclose(padded[0], alone[0], rtol=1e-10, atol=1e-10)
 
 # %% [markdown]
-# And without the mask, padding is heard. How much that matters depends on the model; that it matters at all is what
-# makes the fault so hard to find, since a batch of equal sizes shows nothing.
+# And without the mask, padding is heard. How much that matters depends on the model; that it matters at all is
+# what makes the fault so hard to find, since a batch of equal sizes shows nothing.
 
 # %%
 everybody = together._replace(mask=np.ones_like(together.mask))
@@ -171,19 +173,19 @@ assert abs(unmasked[0] - alone[0]).max() > 1e-6
 # %% [markdown]
 # ## Backward
 #
-# Something downstream tells us $\mathrm{d}\text{SA}$: how the score changes with each number of the head's output. We
-# read the forward from the last line to the first. Products follow the rule of chapter 03: for $\mathbf{Y} =
-# \mathbf{X}\mathbf{W}$, $\mathrm{d}\mathbf{X} = \mathrm{d}\mathbf{Y}\,\mathbf{W}^T$ and $\mathrm{d}\mathbf{W} =
-# \mathbf{X}^T\mathrm{d}\mathbf{Y}$.
+# Something downstream tells us $\mathrm{d}\text{SA}$: how the score changes with each number of the head's
+# output. We read the forward from the last line to the first. Products follow the rule of chapter 03: for
+# $\mathbf{Y} = \mathbf{X}\mathbf{W}$, $\mathrm{d}\mathbf{X} = \mathrm{d}\mathbf{Y}\,\mathbf{W}^T$ and
+# $\mathrm{d}\mathbf{W} = \mathbf{X}^T\mathrm{d}\mathbf{Y}$.
 #
 # **Eq. (8)**, $\text{SA} = \mathbf{A}\mathbf{V}$, is a product: $\mathrm{d}\mathbf{A} =
-# \mathrm{d}\text{SA}\,\mathbf{V}^T$ and $\mathrm{d}\mathbf{V} = \mathbf{A}^T\,\mathrm{d}\text{SA}$. A token that many
-# listened to gathers the gradients of all of them.
+# \mathrm{d}\text{SA}\,\mathbf{V}^T$ and $\mathrm{d}\mathbf{V} = \mathbf{A}^T\,\mathrm{d}\text{SA}$. A token that
+# many listened to gathers the gradients of all of them.
 #
-# **The softmax in Eq. (7)**: take one row, $A_k = e^{S_k} / \sum_m e^{S_m}$. A logit $S_j$ stands in the sum under every
-# share, and on top of its own: by the quotient rule $\partial A_k / \partial S_j = A_k(\delta_{kj} - A_j)$, where
-# $\delta_{kj}$ is 1 for $k = j$ and 0 otherwise. $S_j$ acts on the score through all shares of the row, so we sum over
-# them:
+# **The softmax in Eq. (7)**: take one row, $A_k = e^{S_k} / \sum_m e^{S_m}$. A logit $S_j$ stands in the sum
+# under every share, and on top of its own: by the quotient rule $\partial A_k / \partial S_j = A_k(\delta_{kj} -
+# A_j)$, where $\delta_{kj}$ is 1 for $k = j$ and 0 otherwise. $S_j$ acts on the score through all shares of the
+# row, so we sum over them:
 #
 # $$\mathrm{d}S_j = \sum_k \mathrm{d}A_k\,\frac{\partial A_k}{\partial S_j} = A_j\,\Big(\mathrm{d}A_j - \sum_k \mathrm{d}A_k A_k\Big)$$
 #
@@ -193,11 +195,13 @@ assert abs(unmasked[0] - alone[0]).max() > 1e-6
 # \mathrm{d}\mathbf{S}\,\mathbf{K}/\sqrt{D_h}$ and $\mathrm{d}\mathbf{K} =
 # \mathrm{d}\mathbf{S}^T\mathbf{Q}/\sqrt{D_h}$.
 #
-# **The projections in Eq. (6)**: $\mathbf{z}$ is used three times, so its gradient is a sum of three: $\mathrm{d}\mathbf{z}
-# = \mathrm{d}\mathbf{Q}\,\mathbf{U}_q^T + \mathrm{d}\mathbf{K}\,\mathbf{U}_k^T + \mathrm{d}\mathbf{V}\,\mathbf{U}_v^T$,
-# and $\mathrm{d}\mathbf{U}_q = \mathbf{z}^T\mathrm{d}\mathbf{Q}$, and so on.
+# **The projections in Eq. (6)**: $\mathbf{z}$ is used three times, so its gradient is a sum of three:
+# $\mathrm{d}\mathbf{z} = \mathrm{d}\mathbf{Q}\,\mathbf{U}_q^T + \mathrm{d}\mathbf{K}\,\mathbf{U}_k^T +
+# \mathrm{d}\mathbf{V}\,\mathbf{U}_v^T$, and $\mathrm{d}\mathbf{U}_q = \mathbf{z}^T\mathrm{d}\mathbf{Q}$, and so
+# on.
 #
-# Given a gradient with respect to the model's outputs, `verify.trace` also runs the backward and gives each intermediate's gradient.
+# Given a gradient with respect to the model's outputs, `verify.trace` also runs the backward and gives each
+# intermediate's gradient.
 
 # %%
 _, cache = mq.expected_score(alone)
@@ -222,8 +226,8 @@ for name, mine in (("weights", dA), ("logits", dS), ("query", dQ), ("key", dK), 
 assert abs(dS.sum(axis=1)).max() < 1e-10 * max(1, abs(dS).max())  # nothing to gain as a whole
 
 # %% [markdown]
-# The same lines in the library, all heads at once. Read the backward beside the forward, from the forward's last line
-# up. (`tap` lets a trace look in; `noise` and `drop` are dropout, used in training only.)
+# The same lines in the library, all heads at once. Read the backward beside the forward, from the forward's last
+# line up. (`tap` lets a trace look in; `noise` and `drop` are dropout, used in training only.)
 
 # %%
 show(library.attention, library.attention_backward)
@@ -231,8 +235,9 @@ show(library.attention, library.attention_backward)
 # %% [markdown]
 # ## Who should be listened to?
 #
-# $\mathrm{d}\mathbf{S}$ in the class token's row answers our question. On the left what it listens to in the photograph at
-# its largest scale, on the right what listening there *more* would do: purple raises the score, orange lowers it.
+# $\mathrm{d}\mathbf{S}$ in the class token's row answers our question. On the left what it listens to in the
+# photograph at its largest scale, on the right what listening there *more* would do: purple raises the score,
+# orange lowers it.
 
 # %%
 scales = scales_of(*image.shape[:2], config)
@@ -250,9 +255,10 @@ for axis, laid_out, title, options in (
 plt.show()
 
 # %% [markdown]
-# A patch that is hardly listened to hardly matters, so what is dark on the left is pale on the right. Among those with a large
-# share, the colour tells what they say: a bright patch on the left may be orange on the right. **Much attention is not
-# praise**. Let us try it: raise the one logit that promises most, and compute what follows again.
+# A patch that is hardly listened to hardly matters, so what is dark on the left is pale on the right. Among
+# those with a large share, the colour tells what they say: a bright patch on the left may be orange on the
+# right. **Much attention is not praise**. Let us try it: raise the one logit that promises most, and compute
+# what follows again.
 
 
 # %%
@@ -283,11 +289,12 @@ gained = (score_with(row + 1e-4 * one) - score_with(row - 1e-4 * one)) / 2e-4
 np.testing.assert_allclose(gained, dS[0, best], rtol=1e-4, atol=1e-7)
 
 # %% [markdown]
-# **The answer**: the token whose number is printed. For a small step the promise is kept; for a large one it need not be, since the average that it
-# is compared with rises, too. And it is an answer about *this head of this block*, with everything before it held fast.
+# **The answer**: the token whose number is printed. For a small step the promise is kept; for a large one it need
+# not be, since the share grows with the logit, and the average that it is compared with as well. And it is an
+# answer about *this head of this block*, with everything before it held fast.
 #
-# Only the class token's row is read in the last block, so all other rows of $\mathrm{d}\mathbf{S}$ are zero there; not
-# so one block earlier, from where other tokens still reach it.
+# Only the class token's row is read in the last block, so all other rows of $\mathrm{d}\mathbf{S}$ are zero
+# there; not so one block earlier, from where other tokens still reach it.
 
 # %%
 assert abs(dS[1:]).max() == 0
@@ -298,19 +305,19 @@ if config.layers > 1:
 # %% [markdown]
 # ## Exercises
 #
-# Each cell to fill in is followed by one that checks it. Until you do, it says so and the notebook goes on. Solutions
-# are in `tutorials/solutions/05b_attention_backward.py`; try first.
+# Each cell to fill in is followed by one that checks it. Until you do, it says so and the notebook goes on.
+# Solutions are in `tutorials/solutions/05b_attention_backward.py`; try first.
 
 # %% [markdown]
 # ### Exercise 1: one head with a mask (★★, 8 minutes)
 #
-# From queries, keys and values of one head, and which pairs are allowed, to the head's output (Eq. 8 and 11).
-# A row in which nothing is allowed should give zeros.
+# From queries, keys and values of one head, and which pairs are allowed, to the head's output (Eq. 8 and 11). A
+# row in which nothing is allowed should give zeros.
 #
 # <details><summary>Hint</summary>
 #
-# `np.where(allowed, …, -np.inf)` makes the mask; `softmax` of the library (it returns the result and a cache) knows
-# about rows of nothing but $-\infty$.
+# `np.where(allowed, …, -np.inf)` makes the mask; `softmax` of the library (it returns the result and a cache)
+# knows about rows of nothing but $-\infty$.
 #
 # </details>
 
@@ -347,8 +354,8 @@ exercise(1, my_head, check)
 #
 # <details><summary>Hint</summary>
 #
-# It is the formula for $\mathrm{d}S_j$ above. The sum runs over the last axis and must keep it (`keepdims=True`), or the
-# subtraction broadcasts along the wrong one; square inputs would not notice.
+# It is the formula for $\mathrm{d}S_j$ above. The sum runs over the last axis and must keep it (`keepdims=True`),
+# or the subtraction broadcasts along the wrong one; square inputs would not notice.
 #
 # </details>
 
@@ -369,13 +376,13 @@ exercise(2, my_softmax_backward, check)
 # %% [markdown]
 # ### Exercise 3: one head, backward (★★★, 12 minutes)
 #
-# The gradients with respect to `q`, `k`, `v`, given the gradient `dy` with respect to the head's output. `cache` holds what the forward below
-# kept.
+# The gradients with respect to `q`, `k`, `v`, given the gradient `dy` with respect to the head's output. `cache`
+# holds what the forward below kept.
 #
 # <details><summary>Hint</summary>
 #
-# Four lines, from the section "Backward". Check shapes: `dq` must have the shape of `q`. Where does the $1/\sqrt{D_h}$
-# go? It belongs to both `dq` and `dk`, once each.
+# Four lines, from the section "Backward". Check shapes: `dq` must have the shape of `q`. Where does the
+# $1/\sqrt{D_h}$ go? It belongs to both `dq` and `dk`, once each.
 #
 # </details>
 
@@ -412,17 +419,20 @@ quiz("05b")
 # %% [markdown]
 # ## In practice
 #
-# - **A mask of $-\infty$** makes NaN in rows that may attend to nothing, unless the softmax looks after them; $-10^{10}$
-#   overflows to $-\infty$ in float16.
-# - **Test with unequal sizes.** A forgotten mask, or one transposed, shows only where the images of a batch have different numbers of
-#   tokens. Score each alone and all together, and compare.
-# - **The softmax remembers its output**, not its input: that is all its backward needs, and one $N \times N$ array fewer to keep.
-# - **Fused kernels** such as flash attention do not keep $\mathbf{A}$ at all and compute it again in the backward, row by row.
+# - **A mask of $-\infty$** makes NaN in rows that may attend to nothing, unless the softmax looks after them;
+#   $-10^{10}$ overflows to $-\infty$ in float16.
+# - **Test with unequal sizes.** A forgotten mask, or one transposed, shows only where the images of a batch have
+#   different numbers of tokens. Score each alone and all together, and compare.
+# - **The softmax remembers its output**, not its input: that is all its backward needs, and one $N \times N$
+#   array fewer to keep.
+# - **Fused kernels** such as flash attention do not keep $\mathbf{A}$ at all and compute it again in the
+#   backward, row by row.
 
 # %% [markdown]
 # ## References
 #
-# - J. Ke, Q. Wang, Y. Wang, P. Milanfar, F. Yang: *MUSIQ: Multi-scale Image Quality Transformer*, ICCV 2021, appendix A.2 and A.3.
+# - J. Ke, Q. Wang, Y. Wang, P. Milanfar, F. Yang: *MUSIQ: Multi-scale Image Quality Transformer*, ICCV 2021,
+#   appendix A.2 and A.3.
 # - A. Vaswani et al.: *Attention is all you need*, NeurIPS 2017, section 3.2.
 # - T. Dao et al.: *FlashAttention: Fast and memory-efficient exact attention with IO-awareness*, NeurIPS 2022.
 # - S. Jain, B. C. Wallace: *Attention is not Explanation*, NAACL 2019: gradients against weights.

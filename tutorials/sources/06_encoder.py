@@ -2,7 +2,8 @@
 # # 06 · The encoder, the class token, and the whole model
 #
 # You have the tokens (chapters 01, 02, 04) and attention (05). What is left is short: an MLP, two sums, a norm,
-# repeated; and one row that is read at the end. Here you put the whole of MUSIQ together in ten lines. The question of this chapter:
+# repeated; and one row that is read at the end. Here you put the whole of MUSIQ together in ten lines. The
+# question of this chapter:
 #
 # > **The model says a number. Which part of it said what?**
 
@@ -41,9 +42,9 @@ from musiq_ref.ops.softmax import softmax
 # %% [markdown]
 # ## Three tokens, one block
 #
-# A class token and two patches, **cup** and **spoon**, each two numbers wide. Of width 2, a LayerNorm is easy: minus the
-# mean, divided by the standard deviation, it leaves $(1, -1)$ if the first number is larger, $(-1, 1)$ if the
-# second is, and $(0, 0)$ if they are equal.
+# A class token and two patches, **cup** and **spoon**, each two numbers wide. Of width 2, a LayerNorm is easy:
+# minus the mean, divided by the standard deviation, it leaves $(1, -1)$ if the first number is larger, $(-1, 1)$
+# if the second is, and $(0, 0)$ if they are equal.
 #
 # The toy's attention listens to all alike and gives 3 times their mean; its MLP answers $(2, 0)$ to whoever shows
 # $(1, -1)$. A block **adds** both to what is there. Follow the rows:
@@ -68,8 +69,8 @@ np.testing.assert_allclose(z_mid, [[2, -2], [7, -1], [6, 0]], atol=1e-9)
 np.testing.assert_allclose(z_1, [[4, -2], [9, -1], [8, 0]], atol=1e-9)
 
 # %% [markdown]
-# The class token began with nothing, and has heard something. Only its row, $(4, -2)$, is read: normalised it is $(1, -1)$, and a
-# head that takes 3 times the first number says **3**.
+# The class token began with nothing, and has heard something. Only its row, $(4, -2)$, is read: normalised it is
+# $(1, -1)$, and a head that takes 3 times the first number says **3**.
 #
 # Who said 3? The row is a sum: $(0,0)$ at the start, $(2,-2)$ from attention, $(2,0)$ from the MLP. The last
 # LayerNorm took off the mean and divided by 3. So do that to each summand: attention's gives $2/3$ in the first
@@ -86,8 +87,8 @@ np.testing.assert_allclose(3 * ln(z_1)[0, 0], 3, atol=1e-9)
 explain.block_diagram()
 
 # %% [markdown]
-# That is the block, from bottom to top: a norm, a branch, a sum, twice. What goes up the middle can be lost in a branch;
-# what goes round it by the residual path cannot. And this is where it stands:
+# That is the block, from bottom to top: a norm, a branch, a sum, twice. What goes up the middle is changed by a
+# branch; what goes round it, by the residual path, arrives as it was. And this is where it stands:
 
 # %%
 checkpoint = mq.load_checkpoint("demo", dtype="float64")
@@ -97,9 +98,9 @@ tokens = mq.batch([drop_padding(mq.tokenize(image, config))])
 explain.encoder_diagram(config)
 
 # %% [markdown]
-# Patches of all scales and the class token (*) enter as $\mathbf{z}_0$ (Eq. 2; three squares stand for all patches of a
-# scale), all rows pass all blocks, and one row leaves. We run the model and keep every intermediate through a tap, a function that
-# is shown each by name.
+# Patches of all scales and the class token (*) enter as $\mathbf{z}_0$ (Eq. 2; three squares stand for all
+# patches of a scale), all rows pass all blocks, and one row leaves. We run the model and keep every intermediate
+# through a tap, a function that is shown each by name.
 
 # %%
 values = {}
@@ -119,9 +120,9 @@ assert z_0.shape == (1, 1 + N, D)
 # but to add: with small weights, it starts as a block that changes nothing. So there is a **residual path** around it. (It
 # serves the way back as well: chapter 07.)
 #
-# What is only ever added to can grow, and the logits of attention would grow with its square (once in the query, once
-# in the key), until the softmax is hard. So what goes into the branch, and only that, is first brought to mean 0 and variance 1,
-# token by token. Norm, then branch, then sum: this is called **pre-norm**.
+# What is only ever added to can grow, and the logits of attention would grow with its square (once in the query,
+# once in the key), until the softmax is hard. So what goes into the branch, and only that, is first brought to
+# mean 0 and variance 1, token by token. Norm, then branch, then sum: this is called **pre-norm**.
 #
 # $$\mathbf{z}'_q = \text{MSA}(\text{LN}(\mathbf{z}_{q-1})) + \mathbf{z}_{q-1}, \quad q = 1 \dots L \tag{3}$$
 
@@ -141,10 +142,11 @@ np.testing.assert_allclose(z_mid, values[f"{b}/residual1"], atol=1e-12)
 # %% [markdown]
 # ## The second half: think it over
 #
-# What a token has gathered it must now digest. Attention cannot do that: once its weights are fixed, it only takes weighted means of
-# values, which is linear. (The weights themselves do depend on the tokens, so that attention as a whole is not linear.) Digesting
-# is done by a network of one hidden layer, $\text{MLP}(\mathbf{z}) = \text{GELU}(\mathbf{z}\mathbf{W}_1 +
-# \mathbf{b}_1)\mathbf{W}_2 + \mathbf{b}_2$, of width $M$ inside, the same for each token, each token by itself:
+# What a token has gathered it must now digest. Attention cannot do that: once its weights are fixed, it only
+# takes weighted means of values, which is linear. (The weights themselves do depend on the tokens, so that
+# attention as a whole is not linear.) Digesting is done by a network of one hidden layer,
+# $\text{MLP}(\mathbf{z}) = \text{GELU}(\mathbf{z}\mathbf{W}_1 + \mathbf{b}_1)\mathbf{W}_2 + \mathbf{b}_2$, of
+# width $M$ inside, the same for each token, each token by itself:
 #
 # $$\mathbf{z}_q = \text{MLP}(\text{LN}(\mathbf{z}'_q)) + \mathbf{z}'_q, \quad q = 1 \dots L \tag{4}$$
 
@@ -158,9 +160,9 @@ print("hidden", hidden.shape, " MLP", digested.shape, " z_1", z_1.shape)
 np.testing.assert_allclose(z_1, values[f"{b}/output"], atol=1e-9)
 
 # %% [markdown]
-# Attention passes things from token to token; its four matrices mix channels as well, but linearly. The MLP sees one token at a time
-# and is where the channels of that token act on one another. Here is the difference, and then the library's
-# block (`drop` and `drop_branch` do something in training only):
+# Attention passes things from token to token; its four matrices mix channels as well, but linearly. The MLP sees
+# one token at a time and is where the channels of that token act on one another. Here is the difference, and then
+# the library's block (`drop` and `drop_branch` do something in training only):
 
 # %%
 rng = np.random.default_rng(2)
@@ -189,8 +191,8 @@ z_L = values[f"encoder/block_{L - 1:02d}/output"]
 np.testing.assert_allclose(sum(pieces.values()), z_L, atol=1e-9 * abs(z_L).max())
 
 # %% [markdown]
-# How large is the stream, and how large is what each block adds to it? The class token begins as the same vector for
-# all images and must gather everything it will know; a patch token begins with what it shows.
+# How large is the stream, and how large is what each block adds to it? The class token begins as the same vector
+# for all images and must gather everything it will know; a patch token begins with what it shows.
 #
 # The vertical axis is logarithmic: from one line to the next it is ten times as much.
 
@@ -219,9 +221,10 @@ axes[1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
 # %% [markdown]
-# Where a branch's line lies above the stream's of the block before, the branch has said more than was there; where it lies far below, it
-# has only retouched. Compare the two sides at $q = 0$: if the class token starts shorter than the patches, it has
-# much to hear and little to forget. (Vectors may also point against one another, so lengths do not add up.)
+# Where a branch's line lies above the stream's of the block before, the branch has said more than was there;
+# where it lies far below, it has only retouched. Compare the two sides at $q = 0$: if the class token starts
+# shorter than the patches, it has much to hear and little to forget. (Vectors may also point against one another,
+# so lengths do not add up.)
 
 # %% [markdown]
 # ## One row is read
@@ -230,9 +233,10 @@ plt.show()
 #
 # $$\mathbf{y} = \text{LN}(\mathbf{z}_L^0) \tag{5}$$
 #
-# Why a token that is no patch? Any rule that picks a patch, or takes the mean of all, would decide beforehand whose
-# opinion counts. The class token is a learned question, "how good is this?", put to all patches through attention,
-# again in every block. The head turns $\mathbf{y}$ into the output: $\mathbf{y}\mathbf{W} + \mathbf{b}$.
+# Why a token that is no patch? Any rule that picks a patch, or takes the mean of all, would decide beforehand
+# whose opinion counts. The class token is a learned question, "how good is this?", put to all patches through
+# attention, again in every block. The head turns $\mathbf{y}$ into the output: $\mathbf{y}\mathbf{W} +
+# \mathbf{b}$.
 
 # %%
 y, _ = norm(z_L[:, :1], params["encoder"]["norm"])  # LN works row by row: the others are not needed
@@ -241,8 +245,8 @@ print("y", y[:, 0].shape, " output", mine.shape, mine[0, :3])
 np.testing.assert_allclose(mine, logits, atol=1e-9)
 
 # %% [markdown]
-# For the same reason, the last block need not be computed for the patches. Only their keys and values are needed, since the class token
-# still listens to all:
+# For the same reason, the last block need not be computed for the patches. Only their keys and values are needed,
+# since the class token still listens to all:
 
 # %%
 b = f"encoder/block_{L - 1:02d}"
@@ -261,9 +265,9 @@ np.testing.assert_allclose(z, z_L[:, :1], atol=1e-9 * abs(z_L).max())
 # %% [markdown]
 # ### Who made the score?
 #
-# The stream is a sum, and the head is linear. Only LayerNorm stands between them, and once we know by what $\rho =
-# (\sigma^2 + \varepsilon)^{-1/2}$ it multiplied, it is linear as well: subtract the mean, multiply. So the output
-# splits **exactly**, as in the toy, into one number for each piece $\mathbf{u}$ of the stream:
+# The stream is a sum, and the head is linear. Only LayerNorm stands between them, and once we know by what
+# $\rho = (\sigma^2 + \varepsilon)^{-1/2}$ it multiplied, it is linear as well: subtract the mean, multiply. So
+# the output splits **exactly**, as in the toy, into one number for each piece $\mathbf{u}$ of the stream:
 #
 # $$\text{output} = \text{const} + \sum_{\mathbf{u}} \rho\,(\mathbf{u} - \bar u) \cdot (\gamma \circ \mathbf{W})$$
 
@@ -293,15 +297,16 @@ axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
 # %% [markdown]
-# **The answer.** A bar upwards raised the output, one downwards lowered it, and together with the constant they *are*
-# the output, to the last digit. But read it with care: large ones may cancel; an early block's influence through later blocks is counted
-# with the later ones; and $\rho$ depends on all of them. It says who wrote what, not what would happen without it.
+# **The answer.** A bar upwards raised the output, one downwards lowered it, and together with the constant
+# they *are* the output, to the last digit. But read it with care: large ones may cancel; an early block's
+# influence through later blocks is counted with the later ones; and $\rho$ depends on all of them. It says
+# who wrote what, not what would happen without it.
 
 # %% [markdown]
 # ## The whole model in ten lines
 #
-# From tokens to score, with the parts as you know them now. It is the library's own forward without its bookkeeping,
-# and its result is the same:
+# From tokens to score, with the parts as you know them now. It is the library's own forward without its
+# bookkeeping, and its result is the same:
 
 
 # %%
@@ -322,8 +327,8 @@ score = mq.expected_score(logits)[0].score[0]
 print(f"outputs {logits.shape}, score {score:.4f}")
 
 # %% [markdown]
-# Nothing in it asks for the number of tokens, or for their order. Shuffle the patches together with their places and
-# scales, and the score stays:
+# Nothing in it asks for the number of tokens, or for their order. Shuffle the patches together with their places
+# and scales, and the score stays:
 
 # %%
 order = np.random.default_rng(0).permutation(N)
@@ -333,13 +338,13 @@ np.testing.assert_allclose(musiq(shuffled), logits, atol=1e-9 * max(1, abs(logit
 # %% [markdown]
 # ## Counting parameters
 #
-# A linear layer from $I$ to $O$ has $IO + O$ parameters, a norm $2D$. A block has four projections of the attention,
-# two layers of the MLP and two norms:
+# A linear layer from $I$ to $O$ has $IO + O$ parameters, a norm $2D$. A block has four projections of the
+# attention, two layers of the MLP and two norms:
 #
 # $$4(D^2 + D) \;+\; (DM + M) + (MD + D) \;+\; 4D$$
 #
-# The rest: stem, patch embedding $((P/4)^2 \cdot 256 \cdot D + D)$, tables ($G^2 D$ and $SD$), class token ($D$), last
-# norm ($2D$), head ($DC + C$).
+# The rest: stem, patch embedding $((P/4)^2 \cdot 256 \cdot D + D)$, tables ($G^2 D$ and $SD$), class token ($D$),
+# last norm ($2D$), head ($DC + C$).
 
 
 # %%
@@ -393,13 +398,14 @@ assert counts.tokens == 49 + 49 + 144
 assert abs(counts.macs / 8.86e9 - 1) < 0.005
 
 # %% [markdown]
-# Within half a percent of the paper. So its "FLOPS" are multiply–accumulates; who counts additions and multiplications
-# separately gets twice as many.
+# Within half a percent of the paper. So its "FLOPS" are multiply–accumulates; who counts additions and
+# multiplications separately gets twice as many.
 
 # %% [markdown]
 # ### Optional: the same from shapes alone
 #
-# For our photograph and the bundled model, every product that really happened, counted from the shape of its result:
+# For our photograph and the bundled model, every product that really happened, counted from the shape of its
+# result:
 
 
 # %%
@@ -424,8 +430,8 @@ assert by_shape == exact.macs
 # %% [markdown]
 # ### Optional: where the parameters are, and where the work is
 #
-# These are two different questions. A parameter that is used for every token costs as many multiplications as there are tokens; a
-# kernel of the stem is used at every *position* of every patch.
+# These are two different questions. A parameter that is used for every token costs as many multiplications as
+# there are tokens; a kernel of the stem is used at every *position* of every patch.
 
 # %%
 groups = {"stem": "stem", "patch_embedding": "patch embedding", "encoder/attention": "attention"}
@@ -472,15 +478,15 @@ for name in printed:
     assert uses["encoder/attention"] > uses["encoder/mlp"]
 
 # %% [markdown]
-# The numbers are multiplications per parameter. A matrix of the MLP or of the embedding is used once for each token, and attention a
-# little more, for its two products have no parameters at all. The stem is the odd one: hardly any parameters,
-# and each is used dozens of times more.
+# The numbers are multiplications per parameter. A matrix of the MLP or of the embedding is used once for each
+# token, and attention a little more, for its two products have no parameters at all. The stem is the odd one:
+# hardly any parameters, and each is used dozens of times more.
 
 # %% [markdown]
 # ### Optional: and with larger photographs?
 #
-# The resized scales stay the same; only the native one grows. Most of the work grows with
-# the number of patches, the two products of attention with its square.
+# The resized scales stay the same; only the native one grows. Most of the work grows with the number of patches,
+# the two products of attention with its square.
 
 # %%
 megapixels = np.array([0.05, 0.1, 0.3, 1, 3, 12, 24, 48])
@@ -508,20 +514,20 @@ assert lines["products of attention"][0] < lines["projections and MLP"][0]
 assert lines["products of attention"][-1] > lines["projections and MLP"][-1]
 
 # %% [markdown]
-# On the left the products are the smallest part, on the right the largest: a straight line twice as steep overtakes
-# every other, sooner or later.
+# On the left the products are the smallest part, on the right the largest: a straight line twice as steep
+# overtakes every other, sooner or later.
 
 # %% [markdown]
 # ## Exercises
 #
-# Each cell to fill in is followed by one that checks it. Until you do, it says so and the notebook goes on. Solutions
-# are in `tutorials/solutions/06_encoder.py`; try first.
+# Each cell to fill in is followed by one that checks it. Until you do, it says so and the notebook goes on.
+# Solutions are in `tutorials/solutions/06_encoder.py`; try first.
 
 # %% [markdown]
 # ### Exercise 1: a block (★, 5 minutes)
 #
-# Four functions are given, each of one array: `ln1`, `msa`, `ln2`, `mlp`. Return the output of the block for the input
-# `z` (Eq. 3 and 4).
+# Four functions are given, each of one array: `ln1`, `msa`, `ln2`, `mlp`. Return the output of the block for the
+# input `z` (Eq. 3 and 4).
 #
 # <details><summary>Hint</summary>
 #
@@ -557,13 +563,13 @@ exercise(1, my_block, check)
 # %% [markdown]
 # ### Exercise 2: the parameters of the encoder (★★, 8 minutes)
 #
-# For $L$ blocks of width $D$ with an MLP of width $M$, including the last LayerNorm. It is not a question of memory:
-# write down the layers, and count.
+# For $L$ blocks of width $D$ with an MLP of width $M$, including the last LayerNorm. It is not a question of
+# memory: write down the layers, and count.
 #
 # <details><summary>Hint</summary>
 #
-# Query, key, value and output projection: each a $D \times D$ matrix and a bias. The MLP's biases are of different
-# lengths. Two norms a block, one at the end, each with scale and shift.
+# Query, key, value and output projection: each a $D \times D$ matrix and a bias. The MLP's biases are of
+# different lengths. Two norms a block, one at the end, each with scale and shift.
 #
 # </details>
 
@@ -591,14 +597,14 @@ exercise(2, my_encoder_parameters, check)
 # %% [markdown]
 # ### Exercise 3: the work that nobody reads (★★★, 10 minutes)
 #
-# Of the last block only the class token's row is read; you saw above what is needed for it. How many multiply–accumulates of a
-# block of width $D$, with an MLP of width $M$, are saved for $N$ patches (and the class token besides)?
+# Of the last block only the class token's row is read; you saw above what is needed for it. How many
+# multiply–accumulates of a block of width $D$, with an MLP of width $M$, are saved for $N$ patches (and the class
+# token besides)?
 #
 # <details><summary>Hint</summary>
 #
-# Keys and values of all $1 + N$ are needed. Queries, rows of logits, weighted
-# means, the output projection and the MLP are needed for one row only: $N$ rows each are saved. A row of logits has one
-# number for each key.
+# Keys and values of all $1 + N$ are needed. Queries, rows of logits, weighted means, the output projection and
+# the MLP are needed for one row only: $N$ rows each are saved. A row of logits has one number for each key.
 #
 # </details>
 
@@ -630,24 +636,27 @@ quiz("06")
 # %% [markdown]
 # ## In practice
 #
-# - **FLOPS, FLOPs, MACs.** Ask what a printed number counts before you compare: operations or operations per second;
-#   multiply–accumulates or both halves; with or without padding tokens. The paper's 8.86 G are MACs with padding;
-#   `mq.complexity(…, padded=False)` counts what `mq.score` does.
-# - **$\varepsilon$.** LayerNorm here has $10^{-6}$; PyTorch's default is $10^{-5}$. For a token of small variance that
-#   shows.
-# - **Pre-norm or post-norm.** The first Transformers normalised after the sum. Weights of one kind run in the other
-#   without an error, and mean nothing.
-# - **Parameters are not memory.** The small model's weights fit many times into the memory of any computer; what fills it are the
-#   intermediates, which grow with the photograph (chapter 13), and which training must keep (chapter 07b).
-# - **Skip what nobody reads.** Programs that score much compute the last block for one row only, as you did.
+# - **FLOPS, FLOPs, MACs.** Ask what a printed number counts before you compare: operations or operations per
+#   second; multiply–accumulates or both halves; with or without padding tokens. The paper's 8.86 G are MACs with
+#   padding; `mq.complexity(…, padded=False)` counts what `mq.score` does.
+# - **$\varepsilon$.** LayerNorm here has $10^{-6}$; PyTorch's default is $10^{-5}$. For a token of small variance
+#   that shows.
+# - **Pre-norm or post-norm.** The first Transformers normalised after the sum. Weights of one kind run in the
+#   other without an error, and mean nothing.
+# - **Parameters are not memory.** The small model's weights fit many times into the memory of any computer; what
+#   fills it are the intermediates, which grow with the photograph (chapter 13), and which training must keep
+#   (chapter 07b).
+# - **Skip what nobody reads.** To compute the last block for one row only, as you did, changes no score and saves
+#   most of its work.
 
 # %% [markdown]
 # ## References
 #
-# - J. Ke, Q. Wang, Y. Wang, P. Milanfar, F. Yang: *MUSIQ: Multi-scale Image Quality Transformer*, ICCV 2021, appendix
-#   A.1, A.4 and G.
+# - J. Ke, Q. Wang, Y. Wang, P. Milanfar, F. Yang: *MUSIQ: Multi-scale Image Quality Transformer*, ICCV 2021,
+#   appendix A.1, A.4 and G.
 # - A. Dosovitskiy et al.: *An image is worth 16x16 words*, ICLR 2021.
 # - R. Xiong et al.: *On layer normalization in the Transformer architecture*, ICML 2020: pre-norm and post-norm.
-# - N. Elhage et al.: *A mathematical framework for Transformer circuits*, 2021: the stream and what is written to it.
+# - N. Elhage et al.: *A mathematical framework for Transformer circuits*, 2021: the stream and what is written to
+#   it.
 # - J. Devlin et al.: *BERT*, NAACL 2019: the class token.
 # - The code: `musiq_ref/model/encoder.py`, `musiq_ref/model/head.py`, `musiq_ref/counts.py`.

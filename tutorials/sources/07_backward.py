@@ -1,9 +1,10 @@
 # %% [markdown]
 # # 07 · The backward pass: from the score to the tokens
 #
-# The forward answers "how good is this photograph?". The backward answers, in one sweep, a great many questions at once: what
-# would happen to the score if *this* weight, *this* token were a little larger? Here you walk back from the
-# score through the encoder, by hand, and compare each station with the model's own gradient. The question of this chapter:
+# The forward answers "how good is this photograph?". The backward answers, in one sweep, a great many questions
+# at once: what would happen to the score if *this* weight, *this* token were a little larger? Here you walk back
+# from the score through the encoder, by hand, and compare each station with the model's own gradient. The
+# question of this chapter:
 #
 # > **The score is read from one row, the class token's. How does every patch come to have a say in it?**
 #
@@ -20,8 +21,8 @@
 # %% [markdown]
 # ## What you need
 #
-# About 55 minutes, exercises included; the backward of linear, GELU and LayerNorm (chapter 03) and of attention (05b). As there,
-# $\mathrm{d}x$ means the gradient of the score with respect to $x$: it has the shape of $x$.
+# About 55 minutes, exercises included; the backward of linear, GELU and LayerNorm (chapter 03) and of attention
+# (05b). As there, $\mathrm{d}x$ means the gradient of the score with respect to $x$: it has the shape of $x$.
 
 # %%
 import matplotlib.pyplot as plt
@@ -42,7 +43,8 @@ from musiq_ref.ops.linear import linear, linear_backward
 #
 # A class token and two patches, each a single number: 0, 4 and 8. One block without norms:
 #
-# - attention: the class token listens with the shares ½, ¼, ¼ (fixed, here) and hears $½·0 + ¼·4 + ¼·8 = 3$; added: $0 + 3 = 3$;
+# - attention: the class token listens with the shares ½, ¼, ¼ (fixed, here) and hears $½·0 + ¼·4 + ¼·8 = 3$;
+#   added: $0 + 3 = 3$;
 # - an "MLP" that answers $x^2/2$, so $4.5$; added: $3 + 4.5 = 7.5$. That is the score.
 #
 # Now back, asking at every station by how much the score changes per unit of this number.
@@ -94,31 +96,32 @@ axis.set_axis_off()
 plt.show()
 
 # %% [markdown]
-# In each box, value | gradient. Values were computed from left to right, gradients from right to left, and each only
-# from its neighbours on the right: what arrives on an arrow, times the number at the arrow, and **a sum where several arrows
-# leave**. Nothing else happens in this chapter, nor in any program that trains a network.
+# In each box, value | gradient. Values were computed from left to right, gradients from right to left, and each
+# only from its neighbours on the right: what arrives on an arrow, times the number at the arrow, and **a sum
+# where several arrows leave**. Nothing else happens in this chapter, nor in any program that trains a network.
 
 # %% [markdown]
 # ## Last line first
 #
-# MUSIQ is a chain of functions, $\text{score} = f_n(\dots f_2(f_1(\text{pixels})))$. By the chain rule its derivative
-# is a product of the derivatives of the links. What matters is where we begin to multiply. The score is **one**
-# number. Beginning there, what we carry is never larger than one gradient per intermediate, and each link only has to
-# turn $\mathrm{d}y$ (a *cotangent*) into $\mathrm{d}x$ (a *vector–Jacobian product*, VJP, hence `check_vjp`). Beginning at the pixels we would have to carry one column for each of them.
+# MUSIQ is a chain of functions, $\text{score} = f_n(\dots f_2(f_1(\text{pixels})))$. By the chain rule its
+# derivative is a product of the derivatives of the links. What matters is where we begin to multiply. The score
+# is **one** number. Beginning there, what we carry is never larger than one gradient per intermediate, and each
+# link only has to turn $\mathrm{d}y$ (a *cotangent*) into $\mathrm{d}x$ (a *vector–Jacobian product*, VJP, hence
+# `check_vjp`). Beginning at the pixels we would have to carry one column for each of them.
 #
 # So every function of this library comes as a pair. `forward` returns its result and a **cache**, what it must
-# remember; `backward` takes $\mathrm{d}y$ and the cache and returns $\mathrm{d}x$ and the gradients of its parameters.
-# The whole model is such a pair, too. Read this from its first line to its last, and you have read the forward from its
-# last line to its first. (`tap` only looks on; `within` puts a part's name before the names it sees; `parts` holds the
-# functions of stem and block, which can be had in a memory-saving form.)
+# remember; `backward` takes $\mathrm{d}y$ and the cache and returns $\mathrm{d}x$ and the gradients of its
+# parameters. The whole model is such a pair, too. Read this from its first line to its last, and you have read
+# the forward from its last line to its first. (`tap` only looks on; `within` puts a part's name before the names
+# it sees; `parts` holds the functions of stem and block, which can be had in a memory-saving form.)
 
 # %%
 show(mq.backward)
 
 # %% [markdown]
 # We run the pair once. A **tap** sees every intermediate as it goes by; ours keeps them, those of the forward in
-# `values`, and the gradients with respect to them in `gradients`, under the same names. In double precision, so that
-# "equal" can mean equal to 9 digits.
+# `values`, and the gradients with respect to them in `gradients`, under the same names. In double precision, so
+# that "equal" can mean equal to 9 digits.
 
 # %%
 checkpoint = mq.load_checkpoint("demo", dtype="float64")
@@ -148,10 +151,10 @@ def agrees(mine, name):
 # %% [markdown]
 # ## Station 1: the score
 #
-# With one output the score *is* the logit and $\mathrm{d}\text{logit} = 1$. With $C$ outputs the model predicts how
-# many people would give each mark: $\mathbf{p} = \text{softmax}(\text{logits})$, and the score is the mean mark $s =
-# \sum_k k\,p_k$. From $\mathrm{d}p_k = k$ and the softmax's backward of chapter 05b, $\mathrm{d}\text{logit}_k =
-# p_k\,(\mathrm{d}p_k - \sum_j \mathrm{d}p_j\,p_j)$:
+# With one output the score *is* the logit and $\mathrm{d}\text{logit} = 1$. With $C$ outputs the model predicts
+# how many people would give each mark: $\mathbf{p} = \text{softmax}(\text{logits})$, and the score is the mean
+# mark $s = \sum_k k\,p_k$. From $\mathrm{d}p_k = k$ and the softmax's backward of chapter 05b,
+# $\mathrm{d}\text{logit}_k = p_k\,(\mathrm{d}p_k - \sum_j \mathrm{d}p_j\,p_j)$:
 #
 # $$\mathrm{d}\text{logit}_k = p_k\,(k - s)$$
 #
@@ -187,21 +190,21 @@ assert abs(dz[0, 1:]).max() == 0
 # %% [markdown]
 # ## Station 3: the blocks
 #
-# Half a block is $y = z + f(z)$ (chapter 06), $f$ being LayerNorm followed by the MLP, or by the attention. Here $z$ is used
-# **twice**: as it is, and inside $f$. Change it a little, and both uses change the score. So
+# Half a block is $y = z + f(z)$ (chapter 06), $f$ being LayerNorm followed by the MLP, or by the attention. Here
+# $z$ is used **twice**: as it is, and inside $f$. Change it a little, and both uses change the score. So
 #
 # $$\mathrm{d}z = \mathrm{d}y + f^{\leftarrow}(\mathrm{d}y)$$
 #
-# where $f^{\leftarrow}$ is the backward of $f$. The rule holds everywhere: *what is used several times gets the sum of
-# what comes back from each use*. In the library, from the last line of the block to its first (`drop` and `drop_branch`
-# belong to dropout, which is off here: they pass on what they get):
+# where $f^{\leftarrow}$ is the backward of $f$. The rule holds everywhere: *what is used several times gets the
+# sum of what comes back from each use*. In the library, from the last line of the block to its first (`drop` and
+# `drop_branch` belong to dropout, which is off here: they pass on what they get):
 
 # %%
 show(block_backward)
 
 # %% [markdown]
-# The second half of the last block by hand: sum, `fc2`, GELU, `fc1`, LayerNorm, and the sum again. (`mlp/gelu` is the name
-# of the GELU's output, `mlp/fc1` that of its input, which is all its backward must remember.)
+# The second half of the last block by hand: sum, `fc2`, GELU, `fc1`, LayerNorm, and the sum again. (`mlp/gelu` is
+# the name of the GELU's output, `mlp/fc1` that of its input, which is all its backward must remember.)
 
 # %%
 number = f"block_{L - 1:02d}"
@@ -223,10 +226,10 @@ dbranch, _, _ = layer_norm_backward(dnorm2, cache)
 agrees(dfc2 + dbranch, f"{last}/residual1")  # the sum of the two uses
 
 # %% [markdown]
-# The first half is the same with attention in place of the MLP; its backward is chapter 05b. All blocks are alike, so a
-# loop does the rest, beginning with the `dz` of station 2. Look at what it needs: of each block only its **input**. The cache is
-# computed again by running the block's forward, just before its backward. That is slower by one forward, and it is how
-# one trains with little memory (`mq.forward(…, recompute=True)`).
+# The first half is the same with attention in place of the MLP; its backward is chapter 05b. All blocks are
+# alike, so a loop does the rest, beginning with the `dz` of station 2. Look at what it needs: of each block only
+# its **input**. The cache is computed again by running the block's forward, just before its backward. That is
+# slower by one forward, and it is how one trains with little memory (`mq.forward(…, recompute=True)`).
 
 # %%
 inputs = ["encoder/input", *(f"encoder/block_{q:02d}/output" for q in range(L))]  # z_0 … z_L
@@ -261,16 +264,17 @@ assert norms[L, 1:].max() == 0
 assert norms[L - 1, 1:].min() > 0
 
 # %% [markdown]
-# **The answer to our question.** At the right end, behind the last block, the gradient has a single row: only the class token's star stands at the line. The attention of
-# the last block hands it to everyone whom the class token listened to, by their shares, as in the toy (and through their keys, since in the model the shares are not fixed). One block earlier every token of every
-# scale has a part in the score. That the lines lie at different heights says how much *one* token of a scale counts; the
-# scales with many tokens share their say among many.
+# **The answer to our question.** At the right end, behind the last block, the gradient has a single row: only the
+# class token's star stands at the line. The attention of the last block hands it to everyone whom the class token
+# listened to, by their shares, as in the toy (and through their keys, since in the model the shares are not
+# fixed). One block earlier every token of every scale has a part in the score. That the lines lie at different
+# heights says how much *one* token of a scale counts; the scales with many tokens share their say among many.
 #
 # ### What the sums and the norms do to it
 #
-# However weak the branches are, the first summand, $\mathrm{d}y$ itself, arrives unchanged. Without it the gradient would have to
-# pass $2L$ branches one after another, and a product of many factors tends to vanish or to explode. How much
-# does each path bring back?
+# However weak the branches are, the first summand, $\mathrm{d}y$ itself, arrives unchanged. Without it the
+# gradient would have to pass $2L$ branches one after another, and a product of many factors tends to vanish or to
+# explode. How much does each path bring back?
 
 # %%
 paths = {"as it is": [], "through the MLP": [], "through the attention": []}
@@ -291,9 +295,10 @@ axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
 # %% [markdown]
-# "As it is" is the residual path, the other two are what the branches add. Do not expect them to be smaller: where they lie *above* it, look
-# at the LayerNorm that each branch begins with. Its backward divides by the token's standard deviation $\sigma$ (chapter 03: $\rho =
-# 1/\sigma$), so a short token is turned by little, and gets a large gradient. The class token is the one to look at:
+# "As it is" is the residual path, the other two are what the branches add. Do not expect them to be smaller:
+# where they lie *above* it, look at the LayerNorm that each branch begins with. Its backward divides by the
+# token's standard deviation $\sigma$ (chapter 03: $\rho = 1/\sigma$), so a short token is turned by little, and
+# gets a large gradient. The class token is the one to look at:
 
 # %%
 print("before                class token: σ    times 1/σ      mean patch: σ")
@@ -315,8 +320,9 @@ print(f"a patch ten times as short: its gradient is {brought[1] / brought[0]:.1f
 assert brought[1] > 5 * brought[0]
 
 # %% [markdown]
-# A class token that begins near 0 is not a fault: what is short is turned easily, and the first block is to turn it
-# towards the photograph at hand. But it explains curves like these.
+# If the class token begins near 0, that is not a fault: what is short is turned easily, and the first block is to
+# turn it towards the photograph at hand. But then its gradient before the first block is by far the largest, as
+# in the curves above.
 
 # %% [markdown]
 # One parameter of every block has **no** gradient. A bias of the keys adds the same number, $\mathbf{q}_i \cdot
@@ -335,19 +341,20 @@ print(f"block_00: largest gradient of the query's bias {query:.1e}, of the key's
 # %% [markdown]
 # ## Exercises
 #
-# Each cell to fill in is followed by one that checks it. Until you do, it says so and the notebook goes on. Solutions
-# are in `tutorials/solutions/07_backward.py`; try first.
+# Each cell to fill in is followed by one that checks it. Until you do, it says so and the notebook goes on.
+# Solutions are in `tutorials/solutions/07_backward.py`; try first.
 
 # %% [markdown]
 # ### Exercise 1: the mean opinion score, backward (★★, 10 minutes)
 #
-# `p` holds one distribution per row, (B, C); the score of a row is $\sum_k k\,p_k$ with $k = 1 \dots C$. `dscore` (B,)
-# is the gradient of a loss with respect to the scores. Return the gradient with respect to the logits, (B, C).
+# `p` holds one distribution per row, (B, C); the score of a row is $\sum_k k\,p_k$ with $k = 1 \dots C$. `dscore`
+# (B,) is the gradient of a loss with respect to the scores. Return the gradient with respect to the logits, (B,
+# C).
 #
 # <details><summary>Hint</summary>
 #
-# Station 1 has it for `dscore` = 1; any other is a factor. `p` is (B, C), `dscore` and the scores of the rows are (B,):
-# give them an axis more, `dscore[:, None]`, so that they are (B, 1) and each row gets its own.
+# Station 1 has it for `dscore` = 1; any other is a factor. `p` is (B, C), `dscore` and the scores of the rows are
+# (B,): give them an axis more, `dscore[:, None]`, so that they are (B, 1) and each row gets its own.
 #
 # </details>
 
@@ -371,15 +378,15 @@ exercise(1, my_score_backward, check)
 # %% [markdown]
 # ### Exercise 2: a residual branch, backward (★★★, 12 minutes)
 #
-# Below is a small half of a block, $\mathbf{y} = \mathbf{z} + \text{LN}(\mathbf{z})\,\mathbf{W} + \mathbf{b}$. Write
-# its backward. It returns the gradients with respect to `z`, `gamma`, `beta`, `kernel` and `bias`, in this order.
-# `linear_backward(dy, cache)` returns (dx, dkernel, dbias); `layer_norm_backward(dy, cache)` returns (dx, dgamma,
-# dbeta).
+# Below is a small half of a block, $\mathbf{y} = \mathbf{z} + \text{LN}(\mathbf{z})\,\mathbf{W} + \mathbf{b}$.
+# Write its backward. It returns the gradients with respect to `z`, `gamma`, `beta`, `kernel` and `bias`, in this
+# order. `linear_backward(dy, cache)` returns (dx, dkernel, dbias); `layer_norm_backward(dy, cache)` returns (dx,
+# dgamma, dbeta).
 #
 # <details><summary>Hint</summary>
 #
-# Three lines. Both summands of $\mathbf{y}$ get `dy`. Go through the branch from its end: linear first, then LayerNorm,
-# which receives the linear's `dx`. How often is `z` used?
+# Three lines. Both summands of $\mathbf{y}$ get `dy`. Go through the branch from its end: linear first, then
+# LayerNorm, which receives the linear's `dx`. How often is `z` used?
 #
 # </details>
 
@@ -417,21 +424,23 @@ quiz("07")
 # %% [markdown]
 # ## In practice
 #
-# - **Automatic differentiation** does what you did: it records the lines of the forward with what they must remember,
-#   and plays them back. Knowing the lines tells you what it keeps, why memory runs out, and which of your operations
-#   cut the path (`detach`, integer casts, NumPy in between).
-# - **Check the parts.** A random direction through all parameters at once says *that* something is wrong; directions through one input at a
-#   time, as `verify.check_vjp` takes them, say *which* gradient it is.
-# - **Zero rows are a hint.** A gradient that is exactly 0 where you expected something means that the number is not
-#   read, or that the path is cut. Here it was the patches' rows behind the last block, and the bias of the keys.
-# - **Short tokens.** If training is unstable in its first steps, look at the smallest $\sigma$ before a LayerNorm: whatever
-#   stands there gets its gradient divided by it. A warm-up of the learning rate helps.
+# - **Automatic differentiation** does what you did: it records the lines of the forward with what they must
+#   remember, and plays them back. Knowing the lines tells you what it keeps, why memory runs out, and which of
+#   your operations cut the path (`detach`, integer casts, NumPy in between).
+# - **Check the parts.** A random direction through all parameters at once says *that* something is wrong;
+#   directions through one input at a time, as `verify.check_vjp` takes them, say *which* gradient it is.
+# - **Zero rows are a hint.** A gradient that is exactly 0 where you expected something means that the number is
+#   not read, or that the path is cut. Here it was the patches' rows behind the last block, and the bias of the
+#   keys.
+# - **Short tokens.** If training is unstable in its first steps, look at the smallest $\sigma$ before a
+#   LayerNorm: whatever stands there gets its gradient divided by it. A warm-up of the learning rate helps.
 
 # %% [markdown]
 # ## References
 #
 # - S. Linnainmaa: *Taylor expansion of the accumulated rounding error*, BIT 16, 1976: the reverse sweep.
-# - D. E. Rumelhart, G. E. Hinton, R. J. Williams: *Learning representations by back-propagating errors*, Nature 323, 1986.
+# - D. E. Rumelhart, G. E. Hinton, R. J. Williams: *Learning representations by back-propagating errors*, Nature
+#   323, 1986.
 # - A. Griewank, A. Walther: *Evaluating Derivatives*, 2nd edition, SIAM 2008; chapter 3 on cost.
 # - R. Xiong et al.: *On layer normalization in the Transformer architecture*, ICML 2020: norms and gradients.
 # - The code: `musiq_ref/model/musiq.py`, `musiq_ref/model/encoder.py`, `musiq_ref/model/recompute.py`.

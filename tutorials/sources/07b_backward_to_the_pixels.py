@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 07b · The backward pass: from the tokens to the pixels
 #
-# Chapter 07 ended with a gradient for every token. Here you walk the rest of the way, through tables and stem and the
-# resizing of images, to a number for each pixel of the photograph. And then you ask:
+# Chapter 07 ended with a gradient for every token. Here you walk the rest of the way, through tables and stem and
+# the resizing of images, to a number for each pixel of the photograph. And then you ask:
 #
 # > **May I believe this gradient, and what does it tell me about my photograph?**
 
@@ -17,8 +17,8 @@
 # %% [markdown]
 # ## What you need
 #
-# About 55 minutes, exercises included; chapter 07, and the stem's backward (04b). $\mathrm{d}x$ means the gradient of the
-# score with respect to $x$: it has the shape of $x$.
+# About 55 minutes, exercises included; chapter 07, and the stem's backward (04b). $\mathrm{d}x$ means the
+# gradient of the score with respect to $x$: it has the shape of $x$.
 
 # %%
 import matplotlib.pyplot as plt
@@ -37,12 +37,12 @@ from musiq_ref.ops.embedding import lookup_backward
 # %% [markdown]
 # ## Four pixels at two scales
 #
-# A picture of four pixels is seen twice: as it is, and at half the size, where each pixel is the mean of two. Say that the score
-# changes by 1, 2, 3, 4 per unit of the four native pixels, and by 10 and 20 per unit of the two small ones. How does it
-# change with a pixel of the picture?
+# A picture of four pixels is seen twice: as it is, and at half the size, where each pixel is the mean of two. Say
+# that the score changes by 1, 2, 3, 4 per unit of the four native pixels, and by 10 and 20 per unit of the two
+# small ones. How does it change with a pixel of the picture?
 #
-# The first pixel is a native pixel, 1, and it is half of the first small one, $½·10 = 5$: together 6. So is the second, $2 + 5$.
-# The others get $3 + 10$ and $4 + 10$.
+# The first pixel is a native pixel, 1, and it is half of the first small one, $½·10 = 5$: together 6. So is the
+# second, $2 + 5$. The others get $3 + 10$ and $4 + 10$.
 
 # %%
 R = np.array([[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]])  # the resize: small = R @ pixels
@@ -52,9 +52,9 @@ print(to_pixels)
 assert np.array_equal(to_pixels, [1 + 5, 2 + 5, 3 + 10, 4 + 10])
 
 # %% [markdown]
-# The matrix of the resize is used **transposed**. To "resize the gradient back" by repeating each number would give 10,
-# 10, 20, 20: twice too much, since each pixel is only half of a small one. Sizes would fit, and nobody would notice, until
-# one asks the forward:
+# The matrix of the resize is used **transposed**. To "resize the gradient back" by repeating each number would
+# give 10, 10, 20, 20: twice too much, since each pixel is only half of a small one. Sizes would fit, and nobody
+# would notice, until one asks the forward:
 
 
 # %%
@@ -83,9 +83,9 @@ plt.show()
 # %% [markdown]
 # ## Where chapter 07 ended
 #
-# We run forward and backward of the whole model, keeping every intermediate and every gradient through taps, and begin with
-# $\mathrm{d}\mathbf{z}_0$. The image is made of floating-point numbers, a little paler than the photograph, to leave
-# room for changes: 0 … 1 is all that the model takes.
+# We run forward and backward of the whole model, keeping every intermediate and every gradient through taps, and
+# begin with $\mathrm{d}\mathbf{z}_0$. The image is made of floating-point numbers, a little paler than the
+# photograph, to leave room for changes: 0 … 1 is all that the model takes.
 
 # %%
 checkpoint = mq.load_checkpoint("demo", dtype="float64")
@@ -110,12 +110,13 @@ def agrees(mine, theirs):
 # %% [markdown]
 # ## Station 4: the embeddings
 #
-# Eq. (2) puts the class token in front and adds to each patch a row of the spatial table and a row of the scale table.
-# Backward, row 0 is the gradient with respect to the class token, and each of the three summands gets the other rows, unchanged.
+# Eq. (2) puts the class token in front and adds to each patch a row of the spatial table and a row of the scale
+# table. Backward, row 0 is the gradient with respect to the class token, and each of the three summands gets the
+# other rows, unchanged.
 #
-# The rows of a table are shared: on a large photograph, several patches hash to the same cell, and all scales use the
-# same table. Each use brings back its gradient, so a row of the table gets the **sum** over all tokens that looked it
-# up:
+# The rows of a table are shared: on a large photograph, several patches hash to the same cell, and all scales use
+# the same table. Each use brings back its gradient, so a row of the table gets the **sum** over all tokens that
+# looked it up:
 
 # %%
 dx = dz[:, 1:]  # (1, N, D): of the patch embeddings, and of each row that was added to them
@@ -132,9 +133,9 @@ print(f"{dx.shape[1]} tokens; rows of the table are used {uses.min()} to {uses.m
 assert uses.max() > 1
 
 # %% [markdown]
-# Beware of `dtable[index] += dx`. NumPy reads all rows, adds, and writes all rows back: of several additions to one row
-# only the last survives. The loop is right; so is `np.add.at`. The library multiplies by a one-hot matrix, which is
-# fast on every device, and always adds in the same order.
+# Beware of `dtable[index] += dx`. NumPy reads all rows, adds, and writes all rows back: of several additions to
+# one row only the last survives. The loop is right; so is `np.add.at`. The library multiplies by a one-hot
+# matrix, which is fast on every device, and always adds in the same order.
 
 # %%
 careless = np.zeros((rows, D))
@@ -164,16 +165,16 @@ np.testing.assert_allclose(dpatches_few, theirs[few], rtol=0, atol=1e-10 * abs(t
 # %% [markdown]
 # ## Station 6: the pixels
 #
-# How did the pixels become patches? They were stretched from 0 … 1 to −1 … 1, resized for all but the native scale,
-# padded with zeros, cut. But for a constant, all of this is **linear**, as in the toy: a resize multiplies the rows of the image by a matrix $\mathbf{R}$
-# and its columns by a matrix $\mathbf{C}$ (chapter 01), $\mathbf{Y} = \mathbf{R}\mathbf{X}\mathbf{C}^T$ for each
-# colour. In components, $Y_{ij} = \sum_{ab} R_{ia} X_{ab} C_{jb}$, so that $X_{ab}$ takes part in each $Y_{ij}$ with
-# the factor $R_{ia} C_{jb}$, and
+# How did the pixels become patches? They were stretched from 0 … 1 to −1 … 1, resized for all but the native
+# scale, padded with zeros, cut. But for a constant, all of this is **linear**, as in the toy: a resize multiplies
+# the rows of the image by a matrix $\mathbf{R}$ and its columns by a matrix $\mathbf{C}$ (chapter 01),
+# $\mathbf{Y} = \mathbf{R}\mathbf{X}\mathbf{C}^T$ for each colour. In components, $Y_{ij} = \sum_{ab} R_{ia}
+# X_{ab} C_{jb}$, so that $X_{ab}$ takes part in each $Y_{ij}$ with the factor $R_{ia} C_{jb}$, and
 #
 # $$\mathrm{d}X_{ab} = \sum_{ij} R_{ia}\,\mathrm{d}Y_{ij}\,C_{jb}, \qquad \mathrm{d}\mathbf{X} = \mathbf{R}^T\,\mathrm{d}\mathbf{Y}\,\mathbf{C}$$
 #
-# A pixel that the filter passes over gets nothing, one that it counts twice gets twice. The model's own filter, for 12
-# pixels resized to 3:
+# A pixel that the filter passes over gets nothing, one that it counts twice gets twice. The model's own filter,
+# for 12 pixels resized to 3:
 
 # %%
 column = np.linspace(0, 1, 12)[:, None, None]  # an image 12 high, 1 wide, of one colour
@@ -183,8 +184,8 @@ theirs = resize(column, 3, 1, config.conventions.resize)
 np.testing.assert_allclose(R @ column[:, 0], theirs[:, 0], atol=1e-12)
 
 # %% [markdown]
-# What padding added was no pixel: its gradient is dropped. And every pixel is used at **each scale**: the gradients of
-# the scales are added. The 2 is the stretch from 0 … 1 to −1 … 1.
+# What padding added was no pixel: its gradient is dropped. And every pixel is used at **each scale**: the
+# gradients of the scales are added. The 2 is the stretch from 0 … 1 to −1 … 1.
 
 # %%
 dpatches, start, parts = gradients["patches"][0], 0, []
@@ -225,18 +226,19 @@ figure.colorbar(shown, ax=axes, label="|d score / d pixel|", extend="max", shrin
 plt.show()
 
 # %% [markdown]
-# Bright is where a pixel moves the score most, up or down. From a small scale each number is spread over many pixels, or falls on
-# those few that its filter reads: hence dots or blocks. The grid of the patches may show through, as every patch is
-# normalised by itself and has its own frame of zeros (chapter 04). What you see is where *this model* looks closely, which is
-# not yet where the photograph is good or bad.
+# Bright is where a pixel moves the score most, up or down. From a small scale each number is spread over many
+# pixels, or falls on those few that its filter reads: hence dots or blocks. The grid of the patches may show
+# through, as every patch is normalised by itself and has its own frame of zeros (chapter 04). What you see is
+# where *this model* looks closely, which is not yet where the photograph is good or bad.
 
 # %% [markdown]
 # ## Is it right?
 #
-# So far we compared the model's backward with its own parts. The real test asks the **forward**, as in the toy. Choose a random direction
-# $\mathbf{v}$, one number for each pixel. If $\mathbf{g}$ is the gradient, the score of $\mathbf{x} + h\mathbf{v}$
-# grows with $\mathbf{g} \cdot \mathbf{v}$ per $h$. Two runs of the forward, at $\pm h$, test all numbers of the
-# gradient at once: an error anywhere would change the product, for almost every $\mathbf{v}$.
+# So far we compared the model's backward with its own parts. The real test asks the **forward**, as in the toy.
+# Choose a random direction $\mathbf{v}$, one number for each pixel. If $\mathbf{g}$ is the gradient, the score of
+# $\mathbf{x} + h\mathbf{v}$ grows with $\mathbf{g} \cdot \mathbf{v}$ per $h$. Two runs of the forward, at $\pm
+# h$, test all numbers of the gradient at once: an error anywhere would change the product, for almost every
+# $\mathbf{v}$.
 
 
 # %%
@@ -255,10 +257,11 @@ assert abs(differences - np.sum(dimage * v)) < 1e-4 * np.linalg.norm(dimage)
 # %% [markdown]
 # ### Why so small a step?
 #
-# A difference has two kinds of errors. Rounding: the score has 16 digits, and an error in
-# the last of them, divided by $2h$, grows as the step shrinks. And the straight line: the curve bends, which costs $h^2$; worse, each ReLU and each max-pool has a kink, and of their millions a share proportional to $h$ lies
-# so close to its kink that the step crosses it. The best step lies between; the more kinks, the smaller it is. A model
-# small enough to try all steps shows it, in single precision, too:
+# A difference has two kinds of errors. Rounding: the score has 16 digits, and an error in the last of them,
+# divided by $2h$, grows as the step shrinks. And the straight line: the curve bends, which costs $h^2$; worse,
+# each ReLU and each max-pool has a kink, and of their millions a share proportional to $h$ lies so close to its
+# kink that the step crosses it. The best step lies between; the more kinks, the smaller it is. A model small
+# enough to try all steps shows it, in single precision, too:
 
 # %%
 small = mq.MusiqConfig.preset("tiny", longer_sides=(64,))
@@ -290,15 +293,16 @@ assert min(errors["float64"]) < 1e-6
 assert min(errors["float64"]) < min(errors["float32"]) / 10
 
 # %% [markdown]
-# Both lines have their best step in the middle, and that of single precision is worse by orders of magnitude. This is why
-# gradients are checked in double precision: in single, a gradient that is wrong by a little would pass for a rounded one.
+# Both lines have their best step in the middle, and that of single precision is worse by orders of magnitude.
+# This is why gradients are checked in double precision: in single, a gradient that is wrong by a little would
+# pass for a rounded one.
 
 # %% [markdown]
 # ## What it tells, and what not
 #
-# The gradient is the steepest direction, for a *small* step. Let us follow it: move each pixel along it, so that the
-# root mean square of the change is a ten-thousandth of an 8-bit level, a hundredth, one level, and compare with what the
-# straight line promises, and with noise of the same size.
+# The gradient is the steepest direction, for a *small* step. Let us follow it: move each pixel along it, so that
+# the root mean square of the change is a ten-thousandth of an 8-bit level, a hundredth, one level, and compare
+# with what the straight line promises, and with noise of the same size.
 
 # %%
 levels = [0.0001, 0.01, 1.0]  # of 255
@@ -319,18 +323,19 @@ assert abs(changes["gradient"][0] - promised[0]) < 0.1 * promised[0]
 assert abs(changes["noise"][0]) < 0.1 * changes["gradient"][0]
 
 # %% [markdown]
-# **The answer.** You may believe it, for a small step: the first row keeps the promise. Noise of the same size hardly moves the score there,
-# since in a space of so many dimensions a random direction is almost perpendicular to any given one. For a large step it promises nothing:
-# compare the last row. And what it finds are changes that nobody sees and that the model rates highly (*adversarial*
-# changes). It tells what **this model** is sensitive to here, not what is wrong with the photograph.
+# **The answer.** You may believe it, for a small step: the first row keeps the promise. Noise of the same size
+# hardly moves the score there, since in a space of so many dimensions a random direction is almost perpendicular
+# to any given one. For a large step it promises nothing: compare the last row. And what it finds are changes that
+# nobody sees and that the model rates highly (*adversarial* changes). It tells what **this model** is sensitive
+# to here, not what is wrong with the photograph.
 
 # %% [markdown]
 # ## What it costs
 #
 # A product $\mathbf{Y} = \mathbf{X}\mathbf{W}$ has two products behind it, $\mathrm{d}\mathbf{X} =
-# \mathrm{d}\mathbf{Y}\,\mathbf{W}^T$ and $\mathrm{d}\mathbf{W} = \mathbf{X}^T\mathrm{d}\mathbf{Y}$: the backward costs
-# about two forwards. The memory is the greater matter: what the lines remember. Most of the intermediates must wait
-# until the backward comes by.
+# \mathrm{d}\mathbf{Y}\,\mathbf{W}^T$ and $\mathrm{d}\mathbf{W} = \mathbf{X}^T\mathrm{d}\mathbf{Y}$: the backward
+# costs about two forwards. The memory is the greater matter: what the lines remember. Most of the intermediates
+# must wait until the backward comes by.
 
 # %%
 groups = {"stem": 0, "attention weights and logits": 0, "rest of the encoder": 0, "other": 0}
@@ -350,25 +355,25 @@ print(f"{'only the inputs of the blocks':30} {4 * inputs_only / 2**20:7.1f} MiB"
 assert inputs_only < 0.5 * sum(groups.values())
 
 # %% [markdown]
-# Whoever keeps only the inputs of the blocks, and runs each block once more when the backward comes by (chapter 07), needs a small
-# part of it.
+# Whoever keeps only the inputs of the blocks, and runs each block once more when the backward comes by (chapter
+# 07), needs a small part of it.
 
 # %% [markdown]
 # ## Exercises
 #
-# Each cell to fill in is followed by one that checks it. Until you do, it says so and the notebook goes on. Solutions
-# are in `tutorials/solutions/07b_backward_to_the_pixels.py`; try first.
+# Each cell to fill in is followed by one that checks it. Until you do, it says so and the notebook goes on.
+# Solutions are in `tutorials/solutions/07b_backward_to_the_pixels.py`; try first.
 
 # %% [markdown]
 # ### Exercise 1: two tables, backward (★★, 8 minutes)
 #
-# `y = spatial[place] + scale[which]`: the two look-ups of Eq. (2). `place` and `which` are integer arrays (N,), `dy` is
-# (N, D). Return the gradients with respect to the two tables, of `rows_spatial` and `rows_scale` rows.
+# `y = spatial[place] + scale[which]`: the two look-ups of Eq. (2). `place` and `which` are integer arrays (N,),
+# `dy` is (N, D). Return the gradients with respect to the two tables, of `rows_spatial` and `rows_scale` rows.
 #
 # <details><summary>Hint</summary>
 #
-# `np.add.at(table, index, dy)` adds `dy[i]` to `table[index[i]]`, one after the other, in place. A row that nobody
-# looked up keeps its zeros.
+# `np.add.at(table, index, dy)` adds `dy[i]` to `table[index[i]]`, one after the other, in place. A row that
+# nobody looked up keeps its zeros.
 #
 # </details>
 
@@ -399,13 +404,13 @@ exercise(1, my_tables_backward, check)
 # %% [markdown]
 # ### Exercise 2: to the pixels of a grey image (★★, 10 minutes)
 #
-# An image `x` (H, W) is given to a model at two scales: resized, `R @ x @ C.T`, and as it is. `dresized` and `dnative`
-# are the gradients with respect to the two. Return the gradient with respect to `x`.
+# An image `x` (H, W) is given to a model at two scales: resized, `R @ x @ C.T`, and as it is. `dresized` and
+# `dnative` are the gradients with respect to the two. Return the gradient with respect to `x`.
 #
 # <details><summary>Hint</summary>
 #
-# Shapes tell most of it: with `R` (h, H) and `C` (w, W), `dresized` is (h, w), and the result is (H, W). Station 6 has
-# the formula. Resizing the gradient back to (H, W) has the right shape as well, and is wrong.
+# Shapes tell most of it: with `R` (h, H) and `C` (w, W), `dresized` is (h, w), and the result is (H, W). Station
+# 6 has the formula. Resizing the gradient back to (H, W) has the right shape as well, and is wrong.
 #
 # </details>
 
@@ -441,14 +446,14 @@ quiz("07b")
 # %% [markdown]
 # ## In practice
 #
-# - **8-bit input.** The score is a function of floating-point pixels; rounding to 8 bits has no useful derivative.
-#   `image_gradient` treats the rounding as if it were not there.
-# - **Do not ask for what you do not need.** Training needs no gradient with respect to the patches; `want_patches=False`
-#   leaves out the first convolution's.
-# - **Check the forward against the backward**, in double precision, with a random direction: two runs, and every number
-#   of the gradient has been asked.
-# - **A loss that uses the gradient** as a "perceptual" guide, to make pictures better, meets the adversarial direction
-#   first. Restrain it: small steps, smooth changes, several models.
+# - **8-bit input.** The score is a function of floating-point pixels; rounding to 8 bits has no useful
+#   derivative. `image_gradient` treats the rounding as if it were not there.
+# - **Do not ask for what you do not need.** Training needs no gradient with respect to the patches;
+#   `want_patches=False` leaves out the first convolution's.
+# - **Check the forward against the backward**, in double precision, with a random direction: two runs, and every
+#   number of the gradient has been asked.
+# - **A loss that uses the gradient** as a "perceptual" guide, to make pictures better, meets the adversarial
+#   direction first. Restrain it: small steps, smooth changes, several models.
 
 # %% [markdown]
 # ## References
@@ -456,6 +461,6 @@ quiz("07b")
 # - A. Griewank, A. Walther: *Evaluating Derivatives*, 2nd edition, SIAM 2008; chapter 3 on cost, chapter 12 on
 #   recomputation.
 # - C. Szegedy et al.: *Intriguing properties of neural networks*, ICLR 2014: adversarial changes.
-# - K. Simonyan, A. Vedaldi, A. Zisserman: *Deep inside convolutional networks*, ICLR 2014 workshop: gradients with respect to the
-#   pixels as pictures.
+# - K. Simonyan, A. Vedaldi, A. Zisserman: *Deep inside convolutional networks*, ICLR 2014 workshop: gradients
+#   with respect to the pixels as pictures.
 # - The code: `musiq_ref/model/musiq.py`, `musiq_ref/image/tokenize.py`, `musiq_ref/model/recompute.py`.
