@@ -231,7 +231,7 @@ plt.show()
 
 # %% [markdown]
 # Where an answer traces the shapes of the patch, its kernel has found an edge or a texture; where only its border
-# lights up, it has found the frame. Kernels that look alike in form need not have learned it: what a kernel looks
+# lights up, it has found the frame. A kernel of clean form need not have learned it: what it looks
 # like comes from how it was initialised as much as from training.
 
 # %% [markdown]

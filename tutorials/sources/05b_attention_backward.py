@@ -161,8 +161,8 @@ assert not together.mask[0].all()
 np.testing.assert_allclose(padded[0], alone[0], rtol=1e-10, atol=1e-10)
 
 # %% [markdown]
-# And without the mask, padding is heard. How much that matters depends on the model; that it matters at all is
-# what makes the fault so hard to find, since a batch of equal sizes shows nothing.
+# And without the mask, padding is heard. How much that changes depends on the model. A batch of equal sizes does
+# not show it at all, which makes the fault hard to find.
 
 # %%
 everybody = together._replace(mask=np.ones_like(together.mask))

@@ -293,7 +293,7 @@ assert min(errors["float64"]) < 1e-6
 assert min(errors["float64"]) < min(errors["float32"]) / 10
 
 # %% [markdown]
-# Both lines have their best step in the middle, and that of single precision is worse by orders of magnitude.
+# Both lines have their best step in the middle, and that of single precision is far worse.
 # This is why gradients are checked in double precision: in single, a gradient that is wrong by a little would
 # pass for a rounded one.
 
