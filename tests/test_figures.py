@@ -248,3 +248,55 @@ def test_the_report_does_not_say_what_rollout_cannot(image):
 def test_explain_wants_a_kind_it_knows(tmp_path, capsys):
     assert main(["explain", "photo.jpg", "-o", str(tmp_path / "out.docx")]) == 2
     assert "does not end in .html or .png" in capsys.readouterr().err
+
+
+def words(figure):
+    """{what is written: its box in pixels}"""
+    figure.canvas.draw()
+    return {text.get_text(): text.get_window_extent() for text in figure.axes[0].texts if text.get_text() not in "…+"}
+
+
+NATIVE_ONLY = mq.MusiqConfig.preset("tiny", longer_sides=(), conventions=mq.PAPER)
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        explain.attention_diagram(),
+        explain.attention_diagram(masked=False),
+        explain.block_diagram(),
+        *(explain.encoder_diagram(config) for config in (mq.MusiqConfig(), CONFIG, NATIVE_ONLY)),
+    ],
+)
+def test_the_words_of_a_drawing_are_seen_and_lie_apart(figure):
+    boxes = list(words(figure).values())
+    for i, box in enumerate(boxes):
+        assert figure.bbox.x0 <= box.x0 <= box.x1 <= figure.bbox.x1
+        assert figure.bbox.y0 <= box.y0 <= box.y1 <= figure.bbox.y1
+        assert not any(box.overlaps(other) for other in boxes[:i])
+
+
+def test_the_mask_is_added_before_the_division():
+    order = sorted(words(explain.attention_diagram()).items(), key=lambda item: item[1].y0)
+    steps = [text for text, _ in order if text in ("add $M$", "divide by $\\sqrt{D_h}$", "softmax")]
+    assert steps == ["add $M$", "divide by $\\sqrt{D_h}$", "softmax"]  # Eq. 11, from bottom to top
+    assert "add $M$" not in words(explain.attention_diagram(masked=False))
+
+
+def test_a_block_normalises_before_each_branch():
+    order = sorted((t for t in explain.block_diagram().axes[0].texts), key=lambda text: text.get_position()[1])
+    parts = [t.get_text() for t in order if t.get_text() in ("LayerNorm", "multi-head attention", "MLP", "+")]
+    assert parts == ["LayerNorm", "multi-head attention", "+", "LayerNorm", "MLP", "+"]
+
+
+def test_the_encoder_has_the_scales_of_the_model_in_its_order():
+    def scales(config):
+        found = [(box.x0, text) for text, box in words(explain.encoder_diagram(config)).items() if "patches,\n" in text]
+        return [text.removeprefix("patches,\n") for _, text in sorted(found)]
+
+    assert scales(CONFIG) == ["longer side 64", "longer side 96", "native size"]
+    assert scales(CONFIG.replace(native=False)) == ["longer side 64", "longer side 96"]
+    paper = scales(CONFIG.replace(conventions=mq.PAPER))
+    assert paper == ["native size", "longer side 64", "longer side 96"]
+    added = CONFIG.replace(spatial="none")
+    assert "each patch: $E_p + E_{SCE}$   (Eq. 2)" in words(explain.encoder_diagram(added))

@@ -4,52 +4,34 @@
 # Each is followed by a mistake that people make, which the check must catch.
 
 # %% tags=["solution-1"]
-def my_softmax_backward(dy, y):
-    return y * (dy - (dy * y).sum(axis=-1, keepdims=True))
-
-
-# %% tags=["wrong-1"]
-def my_softmax_backward(dy, y):
-    return y * (1 - y) * dy  # only the diagonal of the Jacobian
-
-
-# %% tags=["solution-2"]
-def my_head(q, k, v, allowed):
-    logits = np.where(allowed, q @ k.T / math.sqrt(q.shape[1]), -np.inf)
-    weights, _ = softmax(logits)
+def my_head(z, U_q, U_k, U_v):
+    q, k, v = z @ U_q, z @ U_k, z @ U_v
+    weights, _ = softmax(q @ k.T / math.sqrt(U_q.shape[1]))
     return weights @ v
 
 
+# %% tags=["wrong-1"]
+def my_head(z, U_q, U_k, U_v):
+    q, k, v = z @ U_q, z @ U_k, z @ U_v
+    weights, _ = softmax(k @ q.T / math.sqrt(U_q.shape[1]))  # keys ask, queries answer
+    return weights @ v
+
+
+# %% tags=["solution-2"]
+def my_heads(x, H):
+    return x.reshape(len(x), H, -1).swapaxes(0, 1)
+
+
 # %% tags=["wrong-2"]
-def my_head(q, k, v, allowed):
-    weights, _ = softmax(q @ k.T / math.sqrt(q.shape[1]))
-    return (weights * allowed) @ v  # masked after the softmax: the shares no longer sum to 1
+def my_heads(x, H):
+    return x.reshape(H, len(x), -1)  # the right shape; numbers of several tokens in one head's row
 
 
 # %% tags=["solution-3"]
-def my_head_backward(dy, cache):
-    q, k, v, weights = cache
-    dv = weights.T @ dy
-    dweights = dy @ v.T
-    dlogits = weights * (dweights - (dweights * weights).sum(axis=1, keepdims=True))
-    dq, dk = dlogits @ k / math.sqrt(q.shape[1]), dlogits.T @ q / math.sqrt(q.shape[1])
-    return dq, dk, dv
-
-
-# %% tags=["wrong-3"]
-def my_head_backward(dy, cache):
-    q, k, v, weights = cache
-    dv = weights.T @ dy
-    dweights = dy @ v.T
-    dlogits = weights * (dweights - (dweights * weights).sum(axis=1, keepdims=True))
-    return dlogits @ k / math.sqrt(q.shape[1]), dlogits.T @ q, dv  # dk without the root
-
-
-# %% tags=["solution-4"]
 def my_counts(N, D):
     return 2 * N * N * D, 4 * N * D * D  # the products cost more once N > 2·D
 
 
-# %% tags=["wrong-4"]
+# %% tags=["wrong-3"]
 def my_counts(N, D):
     return N * N * D, 3 * N * D * D  # one product forgotten, and U_m
