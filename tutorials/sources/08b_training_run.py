@@ -196,7 +196,7 @@ np.testing.assert_array_equal(dropped.mean(axis=0), numbers)
 
 # %% [markdown]
 # **Stochastic depth** is bolder. It drops a whole branch of a block, attention or MLP, and only the residual path is left (chapter 06). Let a token have 10 on the
-# residual path, and let the branch add 4, dropped with a rate of ¼. Then the result is 14 three times of four and 10 once, which is
+# residual path, and let the branch add 4, dropped with a rate of ¼. Then the result is 14 three times out of four and 10 once, which is
 # 13 on average. But in the test the branch is always there: 14. As the authors define it, and so does the library, what is left is *not* divided by
 # $1 - \text{rate}$: the branches speak a little louder in the test than they did on average in training.
 
