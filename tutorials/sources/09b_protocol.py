@@ -186,20 +186,20 @@ print(
 #
 # Ten trainings of MUSIQ would take a day here. But the last step of a training we can afford: the **head**, a linear function of the
 # class token. We take the bundled model as it is, compute the class tokens of spoilt pictures, and fit a new head on the training part of each
-# split. (This is called a linear probe.) First the pictures: 20 scenes, each spoilt four times.
+# split. (This is called a linear probe.) First the pictures: 20 scenes, each spoilt six times.
 
 
 # %%
 def pictures():
-    """80 images uint8 (128, 160, 3), their scores, and the scene that each is made from."""
+    """120 images uint8 (128, 160, 3), their scores, and the scene that each is made from."""
     images, scores, groups = [], [], []
     names = ("gaussian_blur", "white_noise", "jpeg", "pixelation")
     for group in range(20):
         scenery = scene((7, group), 128, 160, list(FAMILIES)[group % len(FAMILIES)])
-        for i, name in enumerate(names):
+        for i in range(6):
             rng = np.random.default_rng((group, i))
             severity = rng.random()
-            images.append(DISTORTIONS[name](scenery, severity, rng))
+            images.append(DISTORTIONS[names[i % 4]](scenery, severity, rng))
             scores.append(100 * (1 - severity))
             groups.append(group)
     return images, np.array(scores), np.array(groups)
@@ -254,7 +254,7 @@ by_image = ten_splits(full, full, np.arange(len(images)))
 for name, found in (("by scene", by_scene), ("by image", by_image)):
     print(f"{name}: {found.mean():.3f} ± {found.std(ddof=1):.3f}   {found}")
 assert np.ptp(by_scene) > 0.02
-assert by_scene.mean() > 0.3
+assert by_scene.mean() > 0.2
 
 # %%
 figure, axis = plt.subplots(figsize=(6.5, 2.6))
@@ -262,11 +262,11 @@ for i, found in enumerate((by_scene, by_image)):
     axis.plot(found, [i] * 10, "os"[i], alpha=0.7)
     axis.plot(found.mean(), i, "|", color="black", markersize=24)
 axis.set(yticks=[0, 1], yticklabels=["by scene", "by image"], ylim=(-0.5, 1.5), xlabel="SRCC")
-axis.set_title("Ten splits of 80 images; the bars are the means")
+axis.set_title(f"Ten splits of {len(images)} images; the bars are the means")
 plt.show()
 
 # %% [markdown]
-# Each dot is a table 7 that we might have reported. With 16 test images the dots lie far apart, and whoever may choose the
+# Each dot is a table 7 that we might have reported. With 24 test images the dots lie far apart, and whoever may choose the
 # dot may choose the result. The second row splits by image, so that the same scene is on both sides. That is a protocol error (chapter 08b), and often a
 # flattering one. Whether it flatters here, your picture says; a new head alone has little room to learn scenes by heart.
 #
@@ -323,7 +323,7 @@ plt.show()
 
 # %% [markdown]
 # Compare the diagonal first: that is table 8. On SPAQ the two are equal to 0.001. Here the flaws are in single pixels, and half of the size
-# hides part of them, so expect full size to win. One explanation for SPAQ: a phone's photograph with twelve megapixels
+# hides part of them, so one expects full size to win; see how much of the difference is there in every split. One explanation for SPAQ: a phone's photograph with twelve megapixels
 # is blurred, dark or shaken as a whole, and 512 pixels still show it. Whether size matters depends on the flaws.
 #
 # Then look off the diagonal, which the appendix does not report: trained at one size and tested at the other. A scorer downloaded from the net is used
