@@ -16,7 +16,7 @@
 # %% [markdown]
 # ## What you need
 #
-# About 55 minutes. Chapter 08 (metrics and intervals); chapter 09 helps.
+# About 60 minutes. Chapter 08 (metrics and intervals); chapter 09 helps.
 
 # %%
 import itertools

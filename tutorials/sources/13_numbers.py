@@ -11,8 +11,8 @@
 # - what rounding does to a sum, on paper with three digits, and what a float32 can hold;
 # - two lines of MUSIQ that lose everything if they are written carelessly;
 # - how large the rounding errors are at every station of a deep model, forward and backward, and where they are made;
-# - what "equal" should mean when you compare two programs;
-# - to compute attention of any size in blocks, exactly, and what that saves.
+# - what "equal" should mean for two programs;
+# - to compute attention of any size in blocks, exactly.
 
 # %% [markdown]
 # ## What you need
@@ -490,8 +490,7 @@ for gradient in gradients.values():
 # %% [markdown]
 # ## Exercises
 #
-# Each cell to fill in is followed by one that checks it. Until you do, it says so and the notebook goes on. Solutions
-# are in `tutorials/solutions/13_numbers.py`; try first.
+# Each cell to fill in is followed by one that checks it. Solutions are in `tutorials/solutions/13_numbers.py`; try first.
 
 # %% [markdown]
 # ### Exercise 1: a loss that does not overflow (★, 5 minutes)
@@ -619,7 +618,7 @@ quiz("13")
 #   between two programs, let alone two photographs. Half precision is another matter: measure it on your own images
 #   before you trust it.
 # - **"Deterministic"** means the same order of additions. Another batch size, another number of threads, another BLAS,
-#   another GPU give another last digit. Store what you need to compare, and compare with a tolerance you have measured.
+#   another GPU give another last digit. Compare with a tolerance you have measured.
 # - **Do not resize because of memory.** Scoring in blocks takes whole photographs. A resized photograph is another photograph (chapter 09b).
 # - **float16 and bfloat16.** float16 overflows at 65,504: undivided logits and sums of squares get there. bfloat16 does
 #   not, but has 8 binary digits: keep norms and softmax in float32.
