@@ -29,24 +29,6 @@ def my_emd_backward(dloss, cache):
 
 
 # %% tags=["solution-3"]
-def my_difference(a, b, targets, resamples=400):
-    rng, differences = np.random.default_rng(0), []
-    for _ in range(resamples):
-        i = rng.integers(len(targets), size=len(targets))
-        differences.append(metrics.srcc(a[i], targets[i]) - metrics.srcc(b[i], targets[i]))
-    return np.quantile(differences, [0.025, 0.975])
-
-
-# %% tags=["wrong-3"]
-def my_difference(a, b, targets, resamples=400):
-    rng, differences = np.random.default_rng(0), []
-    for _ in range(resamples):
-        i, j = rng.integers(len(targets), size=(2, len(targets)))  # other images for each model
-        differences.append(metrics.srcc(a[i], targets[i]) - metrics.srcc(b[j], targets[j]))
-    return np.quantile(differences, [0.025, 0.975])
-
-
-# %% tags=["solution-4"]
 def my_srcc(x, y):
     def ranks(z):
         smaller, equal = (z[:, None] > z).sum(axis=1), (z[:, None] == z).sum(axis=1)
@@ -55,6 +37,6 @@ def my_srcc(x, y):
     return pearson(ranks(x), ranks(y))
 
 
-# %% tags=["wrong-4"]
+# %% tags=["wrong-3"]
 def my_srcc(x, y):
     return pearson(np.argsort(np.argsort(x)), np.argsort(np.argsort(y)))  # ties get different ranks

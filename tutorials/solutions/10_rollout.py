@@ -20,30 +20,6 @@ def my_rollout(layers):
 
 
 # %% tags=["solution-2"]
-def my_occlusion(score, image, parts, fill):
-    rows, columns = (np.linspace(0, length, parts + 1).astype(int) for length in image.shape[:2])
-    before, result = score(image), np.zeros((parts, parts))
-    for i in range(parts):
-        for j in range(parts):
-            painted = image.copy()
-            painted[rows[i] : rows[i + 1], columns[j] : columns[j + 1]] = fill
-            result[i, j] = before - score(painted)
-    return result
-
-
-# %% tags=["wrong-2"]
-def my_occlusion(score, image, parts, fill):
-    rows, columns = (np.linspace(0, length, parts + 1).astype(int) for length in image.shape[:2])
-    before, result = score(image), np.zeros((parts, parts))
-    painted = image.copy()  # one copy for all: regions stay painted
-    for i in range(parts):
-        for j in range(parts):
-            painted[rows[i] : rows[i + 1], columns[j] : columns[j + 1]] = fill
-            result[i, j] = before - score(painted)
-    return result
-
-
-# %% tags=["solution-3"]
 def my_relevance(layers, gradients):
     R = np.eye(layers[0].shape[-1])
     for A, dA in zip(layers, gradients, strict=True):
@@ -51,7 +27,7 @@ def my_relevance(layers, gradients):
     return R[0, 1:]
 
 
-# %% tags=["wrong-3"]
+# %% tags=["wrong-2"]
 def my_relevance(layers, gradients):
     R = np.eye(layers[0].shape[-1])
     for A, dA in zip(layers, gradients, strict=True):

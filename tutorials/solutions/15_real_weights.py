@@ -30,14 +30,19 @@ def my_detective(image, checkpoint, told):
 
 
 # %% tags=["solution-3"]
-def my_score(logits):
+def my_distribution(logits):
     p = np.exp(logits - logits.max(axis=1, keepdims=True))
     p = (p / p.sum(axis=1, keepdims=True)).mean(axis=0)
-    return (np.arange(1, len(p) + 1) * p).sum()
+    k = np.arange(1, len(p) + 1)
+    mean = (k * p).sum()
+    return mean, np.sqrt(((k - mean) ** 2 * p).sum())
 
 
 # %% tags=["wrong-3"]
-def my_score(logits):
-    mean = logits.mean(axis=0)  # the logits averaged instead of the distributions
-    p = np.exp(mean - mean.max())
-    return (np.arange(1, len(p) + 1) * p / p.sum()).sum()
+def my_distribution(logits):
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p = p / p.sum(axis=1, keepdims=True)
+    k = np.arange(1, p.shape[1] + 1)
+    means = (k * p).sum(axis=1)
+    spreads = np.sqrt(((k - means[:, None]) ** 2 * p).sum(axis=1))
+    return means.mean(), spreads.mean()  # the crops' spreads: that they disagree is forgotten

@@ -2,21 +2,21 @@
 # # 15 · Real weights: download, score, compare the conventions
 #
 # The authors' weights are two commands away. That is the easy part. The hard part is the question that users of MUSIQ ask most:
-# *why do two programs give my photograph two scores, with the same weights?* Here you load weights in three formats, look at what
+# **why do two programs give my photograph two scores, with the same weights?** Here you load weights in three formats, look at what
 # survives the journey between them, and take the difference between two well-known programs apart, one convention at a time.
 
 # %% [markdown]
 # ## What you will learn
 #
 # - to download the published weights and to know that they are the published ones;
-# - how two programs name, shape and transpose the same numbers, and how a conversion is proven;
+# - how two programs name, shape and transpose the same numbers, and what proves a conversion, and what does not;
 # - why a checkpoint can be a program, and how one reads it without running it;
 # - which convention moves the score, and by how much; what the published scores of both programs say about it.
 
 # %% [markdown]
 # ## What you need
 #
-# About 35 minutes. The model (chapters 01 to 06), resizing (chapter 01). **No network**: where the weights are
+# About 55 minutes. The model (chapters 01 to 06), resizing (chapter 01). **No network**: where the weights are
 # not on this computer, the same path is walked with made-up ones, and the chapter says so.
 
 # %%
@@ -30,12 +30,40 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import musiq_ref as mq
-from course import exercise, photograph, show
+from course import exercise, photograph, quiz, show
 from musiq_ref import checkpoint, metrics, verify
 from musiq_ref.checkpoint.weights import locate
 from musiq_ref.model.parameters import flatten
 
 # %% [markdown]
+# ## A toy: four weights
+#
+# A layer has two inputs and two outputs. The authors' program stores its weights as (in, out), PyTorch as (out, in):
+#
+# $$W = \begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}, \qquad W^T = \begin{pmatrix} 1 & 3 \\ 2 & 4 \end{pmatrix}.$$
+#
+# With the input $x = (1, 1)$ the layer gives $xW = (1 + 3,\ 2 + 4) = (4, 6)$. Copy PyTorch's numbers without turning them around, and it gives
+# $xW^T = (1 + 2,\ 3 + 4) = (3, 7)$. No error, no warning: both are 2 × 2.
+
+# %%
+W, x = np.array([[1.0, 2], [3, 4]]), np.array([1.0, 1])
+np.testing.assert_array_equal(x @ W, [4, 6])
+np.testing.assert_array_equal(x @ W.T, [3, 7])
+figure, axes = plt.subplots(1, 2, figsize=(5, 2.6))
+for axis, matrix, title in (
+    (axes[0], W, "(in, out): 4, 6"),
+    (axes[1], W.T, "forgotten transpose: 3, 7"),
+):
+    axis.imshow(matrix, vmin=0, vmax=8)
+    for (i, j), value in np.ndenumerate(matrix):
+        axis.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=16, color="white")
+    axis.set(title=title, xticks=[0, 1], yticks=[0, 1], xlabel="output", ylabel="input")
+plt.show()
+
+# %% [markdown]
+# Only two of the four numbers have changed places, and the sum of the outputs is the same. A published model has 27 million numbers. Keep this
+# picture in mind when you wonder whether a conversion is right.
+#
 # ## Download
 #
 # ```sh
@@ -72,7 +100,7 @@ show(mq.checkpoint.fetch.verify)
 # %% [markdown]
 # ## The weights of this chapter
 #
-# If one of the authors' files is in the cache, we take it. If not, we make weights of the same model from integers (SPEC 9), write
+# If one of the authors' files is in the cache, we take it. If not, we make weights of the same model from integers by a formula (`docs/spec.md`, section 9), write
 # them in the authors' format, and read them back: the same path, but **scores without any meaning**.
 
 # %%
@@ -133,8 +161,8 @@ print(f"official  {q_official}  {official[q_official].shape}")
 print(f"pyiqa     {q_pyiqa}  {pyiqa[q_pyiqa].shape}")
 
 # %% [markdown]
-# Ours and the authors' is (in, head, within the head). PyTorch keeps a linear layer as (out, in): transposed, and the heads
-# in one axis. Both are *square*, so a forgotten transpose raises no error; exercise 1. Convolutions move two axes:
+# Ours and the authors' is (in, head, within the head). PyTorch keeps a linear layer as (out, in): the toy's transpose, and the heads
+# in one axis. Both are *square*, so a forgotten transpose raises no error (exercise 1). Convolutions move their axes, too:
 
 # %%
 root = params["stem"]["conv_root"]["kernel"]
@@ -143,7 +171,7 @@ np.testing.assert_array_equal(pyiqa["conv_root.weight"], root.transpose(3, 2, 0,
 np.testing.assert_array_equal(pyiqa[q_pyiqa], kernel.reshape(config.width, -1).T)
 
 # %% [markdown]
-# A conversion is proven when nothing changes on the way there and back: not nearly, but every bit of every parameter.
+# Nothing may get lost. So go there and back, and compare: not nearly, but every bit of every parameter.
 
 # %%
 for back in (mq.checkpoint.from_official(official), mq.checkpoint.from_pyiqa(pyiqa)):
@@ -151,6 +179,30 @@ for back in (mq.checkpoint.from_official(official), mq.checkpoint.from_pyiqa(pyi
     assert again.keys() == dict(flatten(params)).keys()
     assert all(np.array_equal(again[path], array) for path, array in flatten(params))
 print(f"{len(again)} tensors, there and back, equal to the bit")
+
+# %% [markdown]
+# Does that prove the conversion? It proves that nothing is *lost*. It does not prove that anything is in its *place*. Take the toy's mistake, made in both
+# directions:
+
+
+# %%
+def to_them(kernel):
+    """Wrong: the transpose is forgotten."""
+    return kernel.reshape(config.width, -1)
+
+
+def from_them(weight):
+    """Wrong in the same way."""
+    return weight.reshape(config.width, config.heads, -1)
+
+
+np.testing.assert_array_equal(from_them(to_them(kernel)), kernel)  # there and back: perfect
+assert not np.array_equal(to_them(kernel), pyiqa[q_pyiqa])  # and yet wrong
+print("there and back, equal to the bit, and wrong")
+
+# %% [markdown]
+# The two mistakes undo each other. What proves a conversion is somebody else's program: the same photograph, the same
+# intermediate values in both. That is what the library's fixtures are for (chapter 12).
 
 # %% [markdown]
 # ## A checkpoint can be a program
@@ -226,24 +278,30 @@ moved["all: pyiqa"] = score_with(mq.PYIQA) - base
 for name, change in moved.items():
     print(f"{name:16} {change:+.6f}")
 figure, axis = plt.subplots(figsize=(7, 3))
-axis.barh(list(moved), [max(abs(change), 1e-6) for change in moved.values()], log=True)
+sizes = np.abs(list(moved.values()))
+axis.barh(list(moved), np.where(sizes > 0, sizes, np.nan), log=True)  # no change, no bar
+least = sizes[sizes > 0].min() / 3
+for i, size in enumerate(sizes):
+    axis.text(max(size, least), i, "  no change" if size == 0 else f"  {size:.1g}", va="center")
+axis.set_xlim(least, 30 * sizes.max())
 axis.invert_yaxis()
 weights = f"weights: {ours[0]}" if ours else "made-up weights"
-axis.set(xlabel="|change of the score| (1e-6: none)", title=f"One convention at a time, {weights}")
+axis.set(xlabel="|change of the score|", title=f"One convention at a time, {weights}")
 plt.show()
 assert moved["mask"] == moved["memory layout"] == 0
 
 # %% [markdown]
-# Two of them change nothing, ever: the mask, because padding is dropped before the model when a single image is scored (and hides tokens just as well when
+# Two of them have no bar, and never have one: the mask, because padding is dropped before the model when a single image is scored (and hidden just as well when
 # it is not, chapter 05), and the layout in memory, which is a matter of exchange. The sides differ for few image sizes. The divisor of the
-# weights' deviation multiplies a whole filter by one factor, which the GroupNorm behind it divides out again, but for its
+# weights' standard deviation multiplies all filters of a layer by one factor, which the GroupNorm behind it divides out again, but for its
 # ε: hardly anything is left. GELU's two forms differ a little everywhere, and the resize filter changes the pictures themselves.
-# With the released weights, GELU and weight standardisation together move it by about 1e-4, the resize filter by 1e-3 to 1e-1 and more (SPEC 5):
-# the model was trained with pictures filtered in one way and is shown pictures filtered in another.
+#
+# With the released weights, GELU and weight standardisation together move the score by about 1e-4, the resize filter by 1e-3 to more than 1
+# (`docs/spec.md`, section 5, and the table below): the model was trained with pictures filtered in one way and is shown pictures filtered in another.
 #
 # ## The published scores of both
 #
-# Five images of TID2013 (I03, I04, I06, I08, I19), scored with four released weights by both programs, as recorded in SPEC 5.
+# Five images of TID2013 (I03, I04, I06, I08, I19), scored with four released weights by both programs, as recorded in `docs/spec.md`, section 5.
 # They are quoted, not computed here; with weights and images on your computer you can check them.
 
 # %%
@@ -268,6 +326,7 @@ for name, theirs in OFFICIAL_SCORES.items():
     print(f"{name:10} pyiqa − official {apart.round(3)}   SRCC {order:.2f}")
     assert np.isclose(order, 1)
     assert abs(apart).max() / np.ptp(theirs) < 0.05
+    assert np.sum(apart > 0) >= 4  # of five
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.4))
@@ -297,15 +356,17 @@ assert len(set(best.values())) > 1
 assert max(OFFICIAL_SCORES["AVA"]) < 10
 
 # %% [markdown]
-# So: **compare scores only within one program, one checkpoint and one kind of preparation** (size, crops, format). When a paper reports "MUSIQ 71.3",
+# That answers the question of the beginning. Same weights, two scores: nearly all of it is the resize filter, a line of code that nobody calls a part of the
+# model. So **compare scores only within one program, one checkpoint and one kind of preparation** (size, crops, format). When a paper reports "MUSIQ 71.3",
 # it takes all of these to know what that is.
-#
+
+# %% [markdown]
 # ## Exercises
 #
 # Each cell to fill in is followed by one that checks it. Solutions are in `tutorials/solutions/15_real_weights.py`; try first.
 
 # %% [markdown]
-# ### Exercise 1: convert a projection
+# ### Exercise 1: convert a projection (★★, 6 minutes)
 #
 # From PyTorch's weight $(D_{out}, D_{in})$ of the query layer to the kernel $(D, H, D_h)$ of this library.
 #
@@ -335,7 +396,7 @@ def check(convert):
 exercise(1, my_kernel, check)
 
 # %% [markdown]
-# ### Exercise 2: the detective
+# ### Exercise 2: the detective (★★, 8 minutes)
 #
 # Somebody scored an image with your weights and one convention that is not the authors'. Which one? Return its name, `"resize"`,
 # `"gelu"` or `"weight_std_ddof"`.
@@ -370,32 +431,47 @@ def check(detective):
 exercise(2, my_detective, check)
 
 # %% [markdown]
-# ### Exercise 3: many crops, one score
+# ### Exercise 3: many crops, one distribution (★★, 8 minutes)
 #
-# A model with $C$ outputs, several crops of one image: `logits` is $(K, C)$. pyiqa averages the *distributions* and takes
-# the mean class of that. Return the score.
+# A model with $C$ outputs, several crops of one image: `logits` is $(K, C)$. pyiqa averages the *distributions* of the crops. For the score that is the
+# same as averaging the crops' scores, because the score $\sum_k k\,p_k$ is linear in $\mathbf{p}$. For the **spread**, how much people disagree, it is not. Return the score and the
+# standard deviation of the averaged distribution.
 #
 # <details><summary>Hint</summary>
 #
-# Softmax in each row, mean over the rows, then $\sum_k k\,p_k$ with $k = 1 \dots C$. The softmax of the mean logits is something else.
+# Softmax in each row, mean over the rows: $\mathbf{p}$. Then $\mu = \sum_k k\,p_k$ and $\sigma^2 = \sum_k (k - \mu)^2 p_k$, with $k = 1 \dots C$. Check yourself: one crop is certainly a 2 and
+# one certainly a 9. The score is 5.5; the spread is 3.5, although each crop's own is 0.
 #
 # </details>
 
 
 # %% tags=["exercise-3"]
-def my_score(logits):
-    return ...
+def my_distribution(logits):
+    """Returns (score, standard deviation)."""
+    return ..., ...
 
 
 # %% tags=["check-3"]
 def check(my):
     logits = 3 * np.random.default_rng(6).standard_normal((4, 10))
-    wanted = mq.expected_score(logits)[0].score.mean()  # the mean of the scores is the same
-    got = my(logits)
-    assert np.isclose(got, wanted), f"you get {got:.4f}; it is {wanted:.4f}"
+    score, spread = my(logits)
+    wanted = mq.expected_score(logits)[0].score.mean()  # linear: the mean of the scores
+    assert np.isclose(score, wanted), f"your score is {score:.4f}; it is {wanted:.4f}"
+    certain = np.where(np.arange(1, 11) == np.array([[2], [9]]), 50.0, 0.0)  # (2, 10)
+    score, spread = my(certain)
+    assert np.isclose(score, 5.5), f"a 2 and a 9 have the score 5.5, not {score:.4f}"
+    assert np.isclose(spread, 3.5), (
+        f"a crop that is a 2 and one that is a 9: the spread is 3.5, not {spread:.4f}"
+    )
 
 
-exercise(3, my_score, check)
+exercise(3, my_distribution, check)
+
+# %% [markdown]
+# ## Quiz
+
+# %%
+quiz("15")
 
 # %% [markdown]
 # ## In practice
