@@ -341,7 +341,7 @@ print(f"{len(shapes)} named intermediates; the logits: {logits}")
 # | from the score back to the pixels | the backward of the whole | 07 |
 # | learning | losses, metrics, a training run | 08 |
 #
-# A preview of chapter 07: every step can be run backwards, so one can ask of every pixel, *if you were a little brighter,
+# A preview of chapters 07 and 07b: every step can be run backwards, so one can ask of every pixel, *if you were a little brighter,
 # would the score rise?* A single score becomes a map.
 
 # %%

@@ -19,7 +19,7 @@
 # %% [markdown]
 # ## What you need
 #
-# About 60 minutes. Chapter 03 (backward passes); the softmax's backward from chapter 05.
+# About 60 minutes. Chapter 03 (backward passes); the softmax's backward from chapter 05b.
 
 # %%
 import math
@@ -245,7 +245,7 @@ explore(draw, shift=range(2, 7))
 #
 # From the last line to the first. The root and the mean: $\partial e/\partial D_k = \mathrm{sign}(D_k)\,(|D_k|/e)^{r-1}/C$. The
 # cumulative sum: $p_j$ is in every $D_k$ with $k \ge j$, so $\mathrm{d}p_j = \sum_{k \ge j} \mathrm{d}D_k$, a cumulative sum from
-# the other end. Then the softmax of chapter 05. The gradient of cross-entropy is simpler: the logarithm undoes the
+# the other end. Then the softmax of chapter 05b. The gradient of cross-entropy is simpler: the logarithm undoes the
 # exponential, and $\mathbf{p} - \mathbf{t}$ is left.
 
 # %%

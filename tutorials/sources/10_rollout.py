@@ -17,7 +17,7 @@
 # %% [markdown]
 # ## What you need
 #
-# About 55 minutes; attention (chapter 05), the gradient with respect to the pixels (chapter 07), rank correlation (chapter 08).
+# About 55 minutes; attention (chapter 05), the gradient with respect to the pixels (chapter 07b), rank correlation (chapter 08).
 
 # %%
 import matplotlib.pyplot as plt

@@ -17,7 +17,7 @@
 # %% [markdown]
 # ## What you need
 #
-# About 60 minutes; attention and its mask (chapter 05); the model as a whole (chapter 06).
+# About 60 minutes; attention and its mask (chapters 05 and 05b); the model as a whole (chapter 06).
 
 # %%
 import math
@@ -357,7 +357,7 @@ for dtype, params in (("float32", single), ("float64", double)):
     assert abs(padded - alone) < 1e3 * np.finfo(dtype).eps * max(1, abs(alone))
 
 # %% [markdown]
-# Hence the rule of chapter 05, in full: *padding does not change the score, but for rounding*. `mq.score` does not rely
+# Hence the rule of chapter 05b, in full: *padding does not change the score, but for rounding*. `mq.score` does not rely
 # on it: it drops padding before it begins.
 
 # %% [markdown]

@@ -292,7 +292,7 @@ assert moved["mask"] == moved["memory layout"] == 0
 
 # %% [markdown]
 # Two of them have no bar, and never have one: the mask, because padding is dropped before the model when a single image is scored (and hidden just as well when
-# it is not, chapter 05), and the layout in memory, which is a matter of exchange. The sides differ for few image sizes. The divisor of the
+# it is not, chapter 05b), and the layout in memory, which is a matter of exchange. The sides differ for few image sizes. The divisor of the
 # weights' standard deviation multiplies all filters of a layer by one factor, which the GroupNorm behind it divides out again, but for its
 # ε: hardly anything is left. GELU's two forms differ a little everywhere, and the resize filter changes the pictures themselves.
 #
