@@ -85,9 +85,10 @@ def exercise(number: int, answer: Any, check: Callable[[Any], Any]) -> None:
     check: gets the answer; raises AssertionError, with a sentence, if it is wrong, or returns what `verify.op` returns
     """
     opened: list[bool] = []
+    empty: list[bool] = []
     verdict = ""
     if inspect.isfunction(answer):
-        answer = _watched(answer, opened)
+        answer = _watched(answer, opened, empty)
     try:
         if _is_open(answer):
             raise StillOpen
@@ -100,13 +101,15 @@ def exercise(number: int, answer: Any, check: Callable[[Any], Any]) -> None:
         verdict = f"Exercise {number} is not right yet: {str(error) or 'a check failed'}"
     except Exception as error:
         verdict = f"Exercise {number} is not right yet: your code stopped with {_where(error)}"
+        if empty:
+            verdict = f"Exercise {number} is not right yet: your function returns nothing; is its `return` missing?"
     if opened:
         verdict = f"Exercise {number} is still open: replace the `...` in the cell above."
     print(verdict)
 
 
-def _watched(f: Callable, opened: list[bool]) -> Callable:
-    """f, but an answer of `...` is noted, and raised, however the check treats what it calls."""
+def _watched(f: Callable, opened: list[bool], empty: list[bool]) -> Callable:
+    """f, but an answer of `...` is noted, and raised, however the check treats what it calls; None is noted."""
 
     @functools.wraps(f)
     def watched(*args, **kwargs):
@@ -114,6 +117,8 @@ def _watched(f: Callable, opened: list[bool]) -> Callable:
         if _is_open(result):
             opened.append(True)
             raise StillOpen
+        if result is None:
+            empty.append(True)
         return result
 
     return watched
