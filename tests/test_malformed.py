@@ -205,6 +205,8 @@ def test_a_forward_that_draws_anew_is_told():
 def test_what_cannot_be_checked_is_refused():
     with pytest.raises(ValueError, match="needs float64"):
         check_vjp(linear, linear_backward, [np.ones(shape, "f4") for shape in SHAPES])
+    with pytest.raises(ValueError, match=r"must be a list of arrays, such as \[x\]"):
+        check_vjp(lambda x: (x, None), lambda dy, c: dy, np.ones((3, 2)))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no gradient to check"):
         check_vjp(lambda i: (i / 2, None), lambda dy, c: dy, [np.arange(3)])
     with pytest.raises(GradientError, match="y is float32 though the inputs are float64"):

@@ -104,8 +104,10 @@ def check_vjp(
             "draw its random numbers from a fixed seed"
         )
     name = gradients[wrong[0]].name if wrong else "the gradient"
+    digits = 6 if f"{analytic:.6g}" != f"{numeric:.6g}" else 12
     message = (
-        f"{name} is wrong: along {along} the backward gives {analytic:.9g}, differences of the forward {numeric:.9g} "
+        f"{name} is wrong: along {along} the backward gives {analytic:.{digits}g}, "
+        f"differences of the forward {numeric:.{digits}g} "
         f"(relative error {error:.1e}, allowed {rtol:.1e})"
     )
     if wrong:
@@ -141,6 +143,8 @@ def _finite(what: str, x: np.ndarray) -> np.ndarray:
 
 def _arrays(inputs: Sequence[Any]) -> list[dict[str, np.ndarray]]:
     """For every input {place: array} of its float arrays; ValueError where there is no gradient to check."""
+    if isinstance(inputs, np.ndarray):
+        raise ValueError("inputs must be a list of arrays, such as [x], and not an array")
     found = []
     for i, x in enumerate(inputs):
         parts = dict(flatten(x, f"{i}/")) if isinstance(x, dict) else {str(i): x}
