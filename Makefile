@@ -5,6 +5,7 @@
 # make train-demo  trains a model to bundle, from nothing
 # make tutorials      executes all chapters of the course and writes their notebooks
 # make tutorials-lab  opens the course in Jupyter
+# make grade FOLDER=…  grades students' notebooks with the chapters' own checks; writes FOLDER/grades.csv
 # make docs   the documentation site, in docs/_build/html
 # make gpu    the tests of the array code on a GPU (CUDA=12 or 13), and its times beside PyTorch's; with
 #             PYTHON=python3 INSTALL=no on what is installed there, without network: CuPy, PyTorch, pytest, Hypothesis
@@ -23,7 +24,7 @@ BIN = $(VENV)/bin
 PHOTOGRAPHS = musiq_ref/data/photographs
 PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-all test-rest lint train-demo tutorials tutorials-lab docs gpu torture bench clean
+.PHONY: demo test test-all test-rest lint train-demo tutorials tutorials-lab grade docs gpu torture bench clean
 
 demo: $(VENV)/pictures
 	$(BIN)/musiq-ref distort $(PHOTOGRAPHS)/cat.png $(PHOTOGRAPHS)/coffee.png -o distorted
@@ -68,6 +69,10 @@ tutorials: $(VENV)/tutorials
 tutorials-lab: $(VENV)/tutorials
 	$(BIN)/python -m pip install --quiet jupyterlab -c $(CONSTRAINTS)
 	cd tutorials && ../$(BIN)/jupyter lab
+
+grade: $(VENV)/tutorials
+	@test -n "$(FOLDER)" || { echo "say where the notebooks are: make grade FOLDER=handed-in"; exit 2; }
+	$(BIN)/python tutorials/grade.py "$(FOLDER)"
 
 docs: $(VENV)/docs
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html

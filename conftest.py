@@ -36,8 +36,8 @@ FILES = {  # that cannot be imported, or have no example that runs, without a pa
         "tests/test_diagnosis.py",
     ],
     "matplotlib": ["tests/test_figures.py", "musiq_ref/explain/[!_r]*.py", "musiq_ref/explain/report.py"],
-    "nbclient": ["tests/test_tutorials.py"],
-    "resource": ["tests/torture/*.py", "tests/test_torture.py"],  # which Windows does not have
+    "nbclient": ["tests/test_tutorials.py", "tests/test_grade.py"],
+    "resource": ["tests/torture/*.py", "tests/test_torture.py", "tests/test_grade.py"],  # which Windows does not have
 }
 FILES |= {"mlx": ["tests/mlx_port.py"], "flax": ["tests/flax_port.py"]}
 collect_ignore_glob = [pattern for package in FILES if not find_spec(package) for pattern in FILES[package]]

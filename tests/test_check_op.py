@@ -163,9 +163,10 @@ def test_the_users_cache_is_the_users_own():
 
 def test_says_what_a_function_raised_or_returned():
     assert op("linear", lambda *a: 1 / 0).problem == "the forward raised ZeroDivisionError: division by zero"
-    assert "must return the pair (y, cache), not a ndarray" in op("linear", lambda x, w, b: x @ w + b).problem
+    alone = op("linear", lambda x, w, b: x @ w + b)
+    assert "must return the pair (y, cache), not an array of shape (1, 1, 1)" in alone.problem
     assert "y has shape" in op("linear", lambda x, w, b: (x, None)).problem
-    assert "returns 1 gradients; it must be dx, dkernel, dbias" in op("linear", backward=lambda dy, c: dy).problem
+    assert "returns 1 gradient; it must return dx, dkernel, dbias" in op("linear", backward=lambda dy, c: dy).problem
     assert "no dparams/kernel" in op("head", backward=lambda dy, c: (OPS["head"].backward(dy, c)[0], {})).problem
 
 
@@ -175,8 +176,7 @@ def test_an_op_must_not_write_into_its_arguments():
         return softmax(x)
 
     result = op("softmax", in_place)
-    assert "read-only" in result.problem
-    assert "must not write" in result.hint
+    assert "the forward writes into its arguments (output array is read-only); make a copy first" in result.problem
 
 
 def test_float32_must_stay_float32():

@@ -304,6 +304,7 @@ def test_a_chapter_that_lacks_a_package_says_so_and_stays_as_it_is(tmp_path, mon
         (lambda x: x, lambda f: f(1), "Exercise 2 is solved."),
         (np.ones(3), np.sum, "Exercise 2 is solved."),
         (lambda x: x / 0, lambda f: f(1), "Exercise 2 is not right yet: your code stopped with ZeroDivisionError"),
+        (lambda x: None, lambda f: f(1)[0], "Exercise 2 is not right yet: your function returns nothing; is its `ret"),
     ],
 )
 def test_exercises_are_judged(answer, check, says, capsys):

@@ -84,29 +84,41 @@ def exercise(number: int, answer: Any, check: Callable[[Any], Any]) -> None:
     answer: the student's function or value; `...`, or a function that returns `...`, is an open exercise
     check: gets the answer; raises AssertionError, with a sentence, if it is wrong, or returns what `verify.op` returns
     """
+    verdict, sentence = judge(answer, check)
+    says = {
+        "solved": "solved.",
+        "open": "still open: replace the `...` in the cell above.",
+        "wrong": f"not right yet: {sentence}",
+    }
+    print(f"Exercise {number} is {says[verdict]}")
+
+
+def judge(answer: Any, check: Callable[[Any], Any]) -> tuple[str, str]:
+    """("solved", ""), ("open", ""), or ("wrong", a sentence); arguments as `exercise` has them."""
     opened: list[bool] = []
-    verdict = ""
+    empty: list[bool] = []
+    verdict = "solved", ""
     if inspect.isfunction(answer):
-        answer = _watched(answer, opened)
+        answer = _watched(answer, opened, empty)
     try:
         if _is_open(answer):
             raise StillOpen
         result = check(answer)
-        passed = getattr(result, "passed", True)  # of a verify.OpResult, which says what is wrong
-        verdict = f"Exercise {number} is " + ("solved." if passed else f"not right yet: {result}")
+        if not getattr(result, "passed", True):  # a verify.OpResult, which says what is wrong
+            verdict = "wrong", str(result)
     except StillOpen:
         opened.append(True)
     except AssertionError as error:
-        verdict = f"Exercise {number} is not right yet: {str(error) or 'a check failed'}"
+        verdict = "wrong", str(error) or "a check failed"
     except Exception as error:
-        verdict = f"Exercise {number} is not right yet: your code stopped with {_where(error)}"
-    if opened:
-        verdict = f"Exercise {number} is still open: replace the `...` in the cell above."
-    print(verdict)
+        verdict = "wrong", f"your code stopped with {_where(error)}"
+        if empty:
+            verdict = "wrong", "your function returns nothing; is its `return` missing?"
+    return ("open", "") if opened else verdict
 
 
-def _watched(f: Callable, opened: list[bool]) -> Callable:
-    """f, but an answer of `...` is noted, and raised, however the check treats what it calls."""
+def _watched(f: Callable, opened: list[bool], empty: list[bool]) -> Callable:
+    """f, but an answer of `...` is noted, and raised, however the check treats what it calls; None is noted."""
 
     @functools.wraps(f)
     def watched(*args, **kwargs):
@@ -114,6 +126,8 @@ def _watched(f: Callable, opened: list[bool]) -> Callable:
         if _is_open(result):
             opened.append(True)
             raise StillOpen
+        if result is None:
+            empty.append(True)
         return result
 
     return watched

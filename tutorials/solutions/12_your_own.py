@@ -4,13 +4,13 @@
 # Each is followed by a mistake that people make, which the check must catch.
 
 # %% tags=["solution-1"]
-def my_look(q, k, v, allowed):
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+def my_kernel(weight, side):
+    return weight.unflatten(1, (side, side, 256)).permute(0, 3, 1, 2)
 
 
 # %% tags=["wrong-1"]
-def my_look(q, k, v, allowed):
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=~allowed)  # True for "leave out"
+def my_kernel(weight, side):
+    return weight.unflatten(1, (256, side, side))  # the right shape at once, from the wrong order
 
 
 # %% tags=["solution-2"]
@@ -24,37 +24,5 @@ def my_standardize_backward(dy, centred, sigma):
 
 # %% tags=["wrong-2"]
 def my_standardize_backward(dy, centred, sigma):
-    dcentred = dy / (sigma + 1e-5)  # the deviation taken as a constant
+    dcentred = dy / (sigma + 1e-5)  # the standard deviation taken as a constant
     return dcentred - dcentred.mean(dim=(0, 1, 2), keepdim=True)
-
-
-# %% tags=["solution-3"]
-def my_findings(fixture, port):
-    free = compare_port(fixture, port, diagnose=False)
-    stepped = single_step(fixture, port)
-    first = free.first.name if free.first else ""
-    return first, [rung.name for rung in stepped.rungs if rung.status == "differs"]
-
-
-# %% tags=["wrong-3"]
-def my_findings(fixture, port):
-    free = compare_port(fixture, port, diagnose=False)
-    wrong = [rung.name for rung in free.rungs if rung.status == "differs"]  # most only hand on
-    return (wrong[0] if wrong else ""), wrong
-
-
-# %% tags=["solution-4"]
-def my_step(model, score):
-    optimizer = torch.optim.SGD(model.parameters(), **STEP)
-    optimizer.zero_grad()
-    score.sum().backward()
-    optimizer.step()
-    return dict(model.named_parameters())
-
-
-# %% tags=["wrong-4"]
-def my_step(model, score):
-    optimizer = torch.optim.SGD(model.parameters(), lr=STEP["lr"], momentum=STEP["momentum"])
-    score.sum().backward()
-    optimizer.step()  # without the weight decay
-    return dict(model.named_parameters())

@@ -11,6 +11,7 @@ import numpy as np
 
 from musiq_ref.model.parameters import flatten, map_params
 from musiq_ref.verify.check.catalogue import Draw, Op
+from musiq_ref.verify.check.returned import MalformedError, array, call, gradients_of, pair, whole, wrong_shape
 from musiq_ref.verify.mistakes.catalogue import mistakes_of
 from musiq_ref.verify.mistakes.mistake import Mistake
 from musiq_ref.verify.mistakes.patterns import patterns
@@ -57,50 +58,53 @@ class Checker(NamedTuple):
 
     def failure(self, trial: Trial) -> Failure | None:
         """The first wrong result of the pair, or None."""
+        try:
+            return self._failure(trial)
+        except MalformedError as error:
+            return Failure(error.what, error.kind, str(error))
+
+    def _failure(self, trial: Trial) -> Failure | None:
         y, cache = self._reference(trial.inputs)
         if self.forward:
             given = attempt("forward", self.forward, *(frozen(x) for x in copy.deepcopy(trial.inputs)))
-            if isinstance(given, Failure):
-                return given
             if self.entry.backward:
-                if not (isinstance(given, tuple) and len(given) == 2):
-                    return Failure("y", "pair", f"the forward must return the pair (y, cache), not {_kind(given)}")
-                given, cache = given
+                given, cache = pair(given)
             factor = self.entry.visible(trial.inputs) if self.entry.visible else None
             wrong = self._wrong("y", y, _result(given), factor)
+            if wrong and self.entry.backward and self._swapped(y, cache, factor):
+                return wrong._replace(kind="pair", sentence="the forward returns (cache, y); the order is (y, cache)")
             if wrong:
                 return wrong
         return self._backward_failure(trial, cache) if self.backward and self.entry.backward else None
 
+    def _swapped(self, y: Any, cache: Any, factor: Any) -> bool:
+        """Whether what stands in the place of the cache is the right result."""
+        return isinstance(cache, np.ndarray) and self._wrong("y", y, cache, factor) is None
+
     def _backward_failure(self, trial: Trial, cache: Any) -> Failure | None:
         """The first wrong gradient, or None."""
-        gradients = attempt("backward", self.backward, frozen(self._cotangent(trial)), cache)  # type: ignore[arg-type]
-        if isinstance(gradients, Failure):
-            return gradients
-        count = len(gradients) if isinstance(gradients, tuple) else 1
-        if count != len(self.entry.gradients):
-            wanted = ", ".join(f"d{g}" for g in self.entry.gradients)
-            return Failure("gradients", "count", f"the backward returns {count} gradients; it must be {wanted}")
+        given = attempt("backward", self.backward, frozen(self._cotangent(trial)), cache)  # type: ignore[arg-type]
+        gradients = gradients_of(given, [f"d{name}" for name in self.entry.gradients])
         expected, actual = self._gradients(trial), as_dict(gradients, self.entry.gradients)
         floor = 1e-3 * max(float(np.abs(g).max(initial=0)) for g in expected.values())
-        for what, array in expected.items():
+        others = {name: np.shape(g) for name, g in expected.items() if len(expected) == len(gradients)}
+        for what, numbers in expected.items():
             if what not in actual:
                 return Failure(what, "missing", f"the backward returns no {what}")
-            wrong = self._wrong(what, array, actual[what], None, floor)
+            relatives = {name: shape for name, shape in others.items() if name != what}
+            wrong = self._wrong(what, numbers, actual[what], None, floor, relatives)
             if wrong:
                 return wrong
         return None
 
-    def _wrong(self, what: str, expected: Any, actual: Any, factor: Any, floor: float = 0.0) -> Failure | None:
-        try:
-            actual = np.asarray(actual)
-        except ValueError:
-            return Failure(what, "kind", f"{what} is {_kind(actual)}, not an array")
+    def _wrong(
+        self, what: str, expected: Any, actual: Any, factor: Any, floor: float = 0.0, others: dict | None = None
+    ) -> Failure | None:
+        plain = self.entry.backward is None  # a function that may give a list or a tuple of numbers
+        actual = array(what, np.asarray(actual) if plain and isinstance(actual, list | tuple) else actual)
         expected = np.asarray(expected)
-        if actual.dtype.kind not in "fiub":
-            return Failure(what, "kind", f"{what} is not an array of numbers but of {actual.dtype}")
         if actual.shape != expected.shape:
-            sentence = f"{what} has shape {actual.shape}; it must be {expected.shape}"
+            sentence = wrong_shape(what, actual.shape, expected.shape, others or {})
             return Failure(what, "shape", sentence, expected, actual)
         if expected.dtype == np.float32 and actual.dtype != np.float32:
             sentence = f"{what} is {actual.dtype} though the inputs are float32"
@@ -115,13 +119,11 @@ class Checker(NamedTuple):
             return None
         finite = np.isfinite(gap).all()
         by = f", by {gap.max():.2g} where values reach {size:.2g}" if finite else ": it is not finite everywhere"
-        return Failure(what, "values", f"{what} is wrong{by}", expected, actual)
+        cut = whole(actual) if expected.dtype.kind == "f" else ""
+        return Failure(what, "values", f"{what} is wrong{by}{cut}", expected, actual)
 
     def hint(self, trial: Trial, failure: Failure) -> str:
         """A known mistake that gives the same wrong numbers, or what they look like."""
-        if failure.kind == "raised":
-            read_only = "read-only" in failure.sentence
-            return "an op must not write into its arguments; make a copy first" if read_only else ""
         if failure.kind == "dtype":
             return "a NumPy float64 scalar turns float32 arrays into float64; use Python floats (math.sqrt)"
         if failure.kind not in ("values", "shape"):
@@ -140,17 +142,17 @@ class Checker(NamedTuple):
         """Whether a mistake gives the wrong numbers of a failure."""
         inputs = copy.deepcopy(trial.inputs)
         if failure.what == "y":
-            numbers = attempt("forward", mistake.function, *inputs)  # type: ignore[arg-type]
+            numbers = _planted(mistake.function, *inputs)  # type: ignore[arg-type]
             numbers = _result(numbers[0] if self.entry.backward and isinstance(numbers, tuple) else numbers)
         else:
             function = self.entry.like_backward(mistake.function)
-            numbers = attempt("backward", function, self._cotangent(trial), self._reference(inputs)[1])
-        if isinstance(numbers, Failure):  # it does not work on such an input
+            numbers = _planted(function, self._cotangent(trial), self._reference(inputs)[1])
+        if numbers is None:  # it does not work on such an input
             return False
         if failure.what != "y":
             numbers = as_dict(numbers, self.entry.gradients).get(failure.what)
         factor = self.entry.visible(trial.inputs) if self.entry.visible and failure.what == "y" else None
-        return self._wrong("y", numbers, failure.actual, factor) is None
+        return numbers is not None and self._wrong("y", numbers, failure.actual, factor) is None
 
     def _cotangent(self, trial: Trial) -> Any:
         """The cotangent, 0 where the result is padding that nothing reads."""
@@ -181,12 +183,23 @@ def _result(y: Any) -> Any:
 
 
 def attempt(what: str, f: Callable[..., Any], *args: Any) -> Any:
-    """f(*args), or a Failure that says what it raised."""
+    """f(*args); MalformedError that says what it raised."""
     try:
         with np.errstate(all="ignore"):
-            return f(*args)
+            return call(what, f, *args)
+    except MalformedError:
+        raise
     except Exception as error:  # whatever a user's function raises is what the user wants to see
-        return Failure(what, "raised", f"the {what} raised {type(error).__name__}: {error}")
+        raise MalformedError(what, "raised", f"the {what} raised {type(error).__name__}: {error}") from error
+
+
+def _planted(mistake: Callable[..., Any], *args: Any) -> Any:
+    """What a known mistake gives, or None where it does not work on such an input."""
+    try:
+        with np.errstate(all="ignore"):
+            return mistake(*args)
+    except Exception:
+        return None
 
 
 def as_dict(gradients: Any, names: tuple[str, ...]) -> dict[str, Any]:
@@ -222,7 +235,3 @@ def frozen(x: Any) -> Any:
     if isinstance(x, np.ndarray):
         x.flags.writeable = False
     return x
-
-
-def _kind(x: Any) -> str:
-    return f"a tuple of {len(x)}" if isinstance(x, tuple) else f"a {type(x).__name__}"
