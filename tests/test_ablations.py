@@ -46,6 +46,7 @@ APPENDIX = {  # tables 2 to 6, row by row
     "scales": [None] * 4 + [(0.726, 0.738)],
     "embeddings": [(0.726, 0.738), None, None, None],
     "stem": [(0.726, 0.738), None],
+    "attention": [(0.726, 0.738)] + [None] * 6,
 }
 
 
@@ -112,8 +113,8 @@ def test_every_row_differs_in_what_it_names_and_nothing_else():
             assert config == {**base, **row.model}
             assert planned.cell(row, 1).settings.seed == planned.base.seed + 1
     names = [cell.name for cell in planned.cells()]
-    assert names.count("base") == 2  # once a seed, though seven tables have it
-    assert len(names) == len(set(names)) * 2 == 50
+    assert names.count("base") == 2  # once a seed, though eight tables have it
+    assert len(names) == len(set(names)) * 2 == 62
 
 
 def test_groups_of_parts_that_a_model_lacks_are_left_out():

@@ -16,7 +16,7 @@ from musiq_ref.training.limits import check_value, short
 from musiq_ref.training.settings import Settings, merged, recipe
 
 FOLDER = Path(__file__).parent
-ABLATIONS = ("variants", "grid", "spatial", "patch_size", "native_patches", "scales", "embeddings", "stem")
+ABLATIONS = ("variants", "grid", "spatial", "patch_size", "native_patches", "scales", "embeddings", "stem", "attention")
 """In the order of the appendix, those that have no table there last."""
 
 
