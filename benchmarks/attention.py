@@ -43,7 +43,11 @@ SHAPE = mq.MusiqConfig(layers=1, attention_rank=RANK)
 KEPT = 4096  # tokens up to which exact attention keeps its weights: 6·N² numbers, several times over
 RANKS = (16, 64, 256, 1024)
 SPOILT = ("gaussian_blur", "white_noise", "jpeg")
-ERRORS = {"Linformer, means of neighbours": "linformer", "Performer": "performer"}
+ERRORS = {
+    "Linformer, means of neighbours": {"attention": "linformer"},
+    "Performer": {"attention": "performer"},
+    "Performer, ε = 0": {"attention": "performer", "attention_eps": 0.0},
+}
 
 
 def pairs() -> dict[str, Any]:
@@ -120,12 +124,14 @@ def means(tokens: int, rank: int) -> np.ndarray:
     return matrix / matrix.sum(axis=1, keepdims=True)
 
 
-def exchanged(checkpoint: mq.Checkpoint, kind: str, rank: int, tokens: int) -> tuple[Params, mq.MusiqConfig]:
+def exchanged(
+    checkpoint: mq.Checkpoint, changes: dict[str, Any], rank: int, tokens: int
+) -> tuple[Params, mq.MusiqConfig]:
     """The model with another attention, for images of that many tokens."""
-    rank = min(rank, tokens) if kind == "linformer" else rank
-    changes = {"attention_rank": rank, "attention_length": tokens, "attention_shared": True}
-    config, params = checkpoint.config.replace(attention=kind, **changes), checkpoint.params
-    if kind == "linformer":
+    params, linformer = checkpoint.params, changes.get("attention") == "linformer"
+    rank = min(rank, tokens) if linformer else rank
+    config = checkpoint.config.replace(attention_rank=rank, attention_length=tokens, attention_shared=True, **changes)
+    if linformer:
         blocks = {
             name: {**block, "attention": {**block["attention"], "E": means(tokens, rank)}}
             if "attention" in block
@@ -141,17 +147,17 @@ def errors(count: int, ranks: tuple[int, ...] = RANKS) -> tuple[list[dict[str, A
     checkpoint = mq.load_checkpoint("demo")
     tokens = [drop_padding(mq.tokenize(one, checkpoint.config)) for one in photographs(count)]
 
-    def scores(kind: str, rank: int) -> np.ndarray:
+    def scores(changes: dict[str, Any], rank: int) -> np.ndarray:
         found = []
         for one in tokens:
-            params, config = exchanged(checkpoint, kind, rank, 1 + len(one.mask))
+            params, config = exchanged(checkpoint, changes, rank, 1 + len(one.mask))
             found.append(float(mq.expected_score(mq.predict(params, one, config)[None])[0].score[0]))
         return np.array(found)
 
-    exact, rows = scores("softmax", 1), []
-    for name, kind in ERRORS.items():
+    exact, rows = scores({}, 1), []
+    for name, changes in ERRORS.items():
         for rank in tqdm(ranks, unit="rank", desc=name):
-            found = scores(kind, rank)
+            found = scores(changes, rank)
             rms = float(np.sqrt(np.mean((found - exact) ** 2)))
             rows.append({"attention": name, "rank": rank, "rms": rms, "srcc": srcc(found, exact)})
     counts = sorted(1 + len(one.mask) for one in tokens)

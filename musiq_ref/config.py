@@ -141,6 +141,7 @@ class MusiqConfig:
     attention: Literal["softmax", "linformer", "performer"] = "softmax"
     attention_rank: int = 256  # m: random features of a Performer, rows of a Linformer's E and F
     attention_seed: int = 0  # of the Performer's random features, which are drawn and not learned
+    attention_eps: float = 1e-6  # ε of a Performer as in its authors' code; 0 for the unbiased estimate
     attention_length: int = 1024  # longest sequence of a Linformer, with the class token: columns of its E and F
     attention_shared: bool = False  # whether the Linformer's F is its E
     conventions: Conventions = field(default=OFFICIAL)
@@ -179,6 +180,8 @@ class MusiqConfig:
             problem = f"attention is {shown(self.attention)}; choose 'softmax', 'linformer' or 'performer'"
         elif not _is_whole(self.attention_seed, 0, 2**63):
             problem = f"attention_seed is {shown(self.attention_seed)}; it must be a whole number of at least 0"
+        elif not isinstance(self.attention_eps, int | float) or not 0 <= self.attention_eps < 1:
+            problem = f"attention_eps is {shown(self.attention_eps)}; it must be at least 0 and below 1"
         elif not isinstance(self.attention_shared, bool):
             problem = f"attention_shared is {shown(self.attention_shared)}; choose True or False"
         elif not isinstance(self.conventions, Conventions):

@@ -38,13 +38,22 @@ def configs(draw, attention=("softmax",)):
         spatial=draw(st.sampled_from(["learnable", "sinusoidal", "none"])),
         scale_embedding=draw(st.booleans()),
         stem=stem,
-        attention=draw(st.sampled_from(attention)),
-        attention_rank=draw(st.integers(1, 7)),
-        attention_seed=draw(st.integers(0, 9)),
-        attention_length=draw(st.integers(600, 700)),
-        attention_shared=draw(st.booleans()),
         conventions=draw(conventions),
+        **({} if attention == ("softmax",) else draw(attentions(attention))),
     )
+
+
+@st.composite
+def attentions(draw, kinds=EVERY):
+    """The fields of a configuration that say which self-attention it has."""
+    return {
+        "attention": draw(st.sampled_from(kinds)),
+        "attention_rank": draw(st.integers(1, 7)),
+        "attention_seed": draw(st.integers(0, 9)),
+        "attention_eps": draw(st.sampled_from([0, 1e-6])),
+        "attention_length": draw(st.integers(600, 700)),
+        "attention_shared": draw(st.booleans()),
+    }
 
 
 @st.composite

@@ -64,6 +64,9 @@ def test_round_trip_through_json():
         ),
         ({"attention_length": 2.5}, r"attention_length is 2\.5; it must be a whole number"),
         ({"attention_seed": -1}, "attention_seed is -1; it must be a whole number of at least 0"),
+        ({"attention_eps": -1e-6}, "attention_eps is -1e-06; it must be at least 0 and below 1"),
+        ({"attention_eps": float("nan")}, "attention_eps is nan; it must be at least 0"),
+        ({"attention_eps": "small"}, "attention_eps is 'small'; it must be at least 0"),
         ({"attention_shared": 1}, "attention_shared is 1; choose True or False"),
     ],
 )

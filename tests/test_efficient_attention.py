@@ -33,6 +33,7 @@ from musiq_ref.verify.ladder.stages import run_stages
 
 KINDS = {
     "performer": {"attention": "performer", "attention_rank": 6, "attention_seed": 3},
+    "without ε": {"attention": "performer", "attention_rank": 6, "attention_eps": 0.0},
     "linformer": {"attention": "linformer", "attention_rank": 5, "attention_length": 700},
     "shared": {"attention": "linformer", "attention_rank": 5, "attention_length": 700, "attention_shared": True},
 }
@@ -145,13 +146,21 @@ def test_it_is_the_authors_formula():
                 np.testing.assert_allclose(seen["heads"][b, h, i], weights @ v / weights.sum(), rtol=1e-10, atol=1e-13)
 
 
-def test_a_normaliser_that_is_not_above_epsilon_gets_two_more(rng):
-    """Of huge queries and keys nothing but ε² is left of the products."""
+def test_a_normaliser_that_is_not_above_epsilon_gets_two_more():
+    """Of huge queries and keys nothing but ε² is left of the products; without ε, of some nothing at all."""
     z, params = parts()
     huge = {**params, **{name: map_params(lambda a: 100 * a, params[name]) for name in ("query", "key")}}
-    heads = heads_of(favor.performer, z, allowed_pairs(VALID), huge, mq.OFFICIAL, rank=7)
-    assert np.isfinite(heads).all()
-    assert np.abs(heads).min(axis=-1).min() < 1e-3
+    for eps in (1e-6, 0.0):
+        seen = {}
+        favor.performer(
+            z, allowed_pairs(VALID), huge, mq.OFFICIAL, lambda n, a, seen=seen: seen.setdefault(n, a), rank=7, eps=eps
+        )
+        products = seen["query_features"] @ seen["key_features"].swapaxes(-1, -2)  # (B, H, N, N)
+        total = products.sum(axis=-1, keepdims=True)
+        assert total.min() <= eps
+        divisor = np.where(total <= eps, total + 2 * eps if eps else 1, total)
+        np.testing.assert_allclose(seen["heads"], products @ seen["value"] / divisor, rtol=1e-9, atol=1e-300)
+        assert np.isfinite(seen["heads"]).all()
 
 
 def features_wrong(dy, cache, peak=True, norm=True):
@@ -186,7 +195,10 @@ def test_the_parameters_of_a_softmax_model_fit_and_none_is_added():
     image = deterministic_image(1, 96, 128)
     exact, near, far = (
         mq.score([image], loaded._replace(config=loaded.config.replace(**changes)))[0].value
-        for changes in ({}, *({"attention": "performer", "attention_rank": rank} for rank in (4096, 4)))
+        for changes in (
+            {},
+            *({"attention": "performer", "attention_rank": rank, "attention_eps": 0} for rank in (4096, 4)),
+        )
     )
     assert abs(near - exact) < abs(far - exact)
 
@@ -407,7 +419,7 @@ def test_a_native_file_holds_it_and_others_refuse_it(kind, tmp_path, capsys):
     assert mq.score([image], loaded)[0].value == pytest.approx(float(logits[0, 0]), rel=1e-5, abs=1e-6)
     assert main(["convert", str(path), str(tmp_path / "a.npz")]) == 2
     message = capsys.readouterr().err
-    if kind == "performer":
+    if config.attention == "performer":
         assert "attention = performer, and loads with softmax" in message
     else:
         assert "attention/E" in message
@@ -528,8 +540,8 @@ def test_a_fixture_carries_the_fields_and_is_its_own_port(kind, tmp_path):
     assert {name: manifest["config"][name] for name in KINDS[kind]} == KINDS[kind]
     stages = run_stages(map_params(np.float32, fixture.params), image, config)
     assert compare(tmp_path / "fixture", stages, diagnose=False).passed
-    other = run_stages(fixture.params, image, config.replace(attention_seed=9) if kind == "performer" else config)
-    if kind == "performer":
+    if config.attention == "performer":
+        other = run_stages(fixture.params, image, config.replace(attention_seed=9))
         result = compare(tmp_path / "fixture", other, diagnose=False)
         assert not result.passed
         assert result.first

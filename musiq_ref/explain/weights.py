@@ -11,7 +11,6 @@ from musiq_ref.config import MusiqConfig
 from musiq_ref.image.tokenize import Tokens, batch
 from musiq_ref.model.musiq import forward
 from musiq_ref.model.parameters import Params
-from musiq_ref.model.performer import EPS
 
 
 def watch_weights(
@@ -46,7 +45,8 @@ def watch_weights(
         if name.endswith("attention/key_features"):
             products = features.pop() @ array[0].swapaxes(-1, -2)
             total = products.sum(axis=-1, keepdims=True)
-            see(block, products / (total + 2 * EPS * (total <= EPS)))
+            eps = config.attention_eps
+            see(block, products / np.where(total == 0, 1, total + 2 * eps * (total <= eps)))
             block += 1
         if name.endswith("attention/weights"):
             see(block, array[0])

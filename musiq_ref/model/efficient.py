@@ -17,5 +17,6 @@ def efficient_msa(config: MusiqConfig) -> tuple[Any, Any] | None:
     (True, 'linformer')
     """
     if config.attention == "performer":
-        return partial(performer, rank=config.attention_rank, seed=config.attention_seed), performer_backward
+        options = {"rank": config.attention_rank, "seed": config.attention_seed, "eps": config.attention_eps}
+        return partial(performer, **options), performer_backward
     return (linformer, linformer_backward) if config.attention == "linformer" else None

@@ -12,7 +12,9 @@ What the formula leaves open is as in the authors' code (google-research, perfor
 
 - q and k are divided by D_h^¼ each; the draws are orthogonal in blocks of D_h, with the lengths of Gaussian vectors.
 - A maximum is subtracted from w·x before exp: a query's own, and for the keys of a head one over all of them.
-- ε = 1e-6 is added to every exponential, and 2ε to a normaliser that is not above ε.
+- ε = 1e-6 is added to every exponential, and 2ε to a normaliser that is not above ε (`attention_eps`; without it the
+  maxima cancel). The more features, the larger the maxima, and the smaller the normalisers. Of long queries and keys,
+  such as a softmax model has learned, most may fall below ε: then the estimate gets worse with more features.
 
 and three things are not. The authors draw anew in every call; here the draws belong to the configuration, the same for
 all heads and blocks, as with their `redraw_features=False`. They take Q of a QR decomposition as LAPACK returns it; its
@@ -100,6 +102,7 @@ def performer(
     noise: Noise = NO_NOISE,
     rank: int = 256,
     seed: int = 0,
+    eps: float = EPS,
 ):
     """SA = φ(Q)·(φ(K)ᵀ·V) / φ(Q)·(Σ_n φ(k_n)),  an estimate of `attention`, MSA = [SA_1; …; SA_H]·U_m
 
@@ -107,6 +110,7 @@ def performer(
     allowed: boolean (B, 1, N, N), or (B, 1, 1, N): which keys are valid
     rank: m, the number of random features
     seed: of their draws
+    eps: ε; with 0 a normaliser of 0, of numbers too small for the dtype, counts as 1
     """
     if noise.attention_dropout:
         raise ValueError("attention_dropout drops attention weights, which a Performer never computes; set it to 0")
@@ -117,12 +121,12 @@ def performer(
     q, k, v = tap("query", q), tap("key", k), tap("value", v)
     projection = xp.asarray(random_features(rank, q.shape[-1], seed).astype(z.dtype))
     valid = allowed.any(axis=-2)[..., None]  # (B, 1, N, 1)
-    phi_q, cache["phi_q"] = features(q, projection)  # (B, H, N, m)
-    phi_k, cache["phi_k"] = features(k, projection, valid)
+    phi_q, cache["phi_q"] = features(q, projection, None, eps)  # (B, H, N, m)
+    phi_k, cache["phi_k"] = features(k, projection, valid, eps)
     phi_q, phi_k = tap("query_features", phi_q), tap("key_features", phi_k)
     summary = phi_k.swapaxes(-1, -2) @ v  # (B, H, m, D_h), of all keys and values
     total = phi_q @ xp.sum(phi_k, axis=-2)[..., None]  # (B, H, N, 1)
-    total = total + 2 * EPS * (total <= EPS).astype(z.dtype)
+    total = xp.where(total == 0, 1, total + 2 * eps * (total <= eps)).astype(z.dtype)
     heads = tap("heads", (phi_q @ summary) / total)  # (B, H, N, D_h)
     y, cache["out"] = merge(heads, params["out"])
     cache["factors"] = phi_q, phi_k, v, summary, total, heads

@@ -60,19 +60,20 @@ class PerformerAttention(Attention):
     def __init__(self, config: MusiqConfig) -> None:
         super().__init__(config)
         drawn = random_features(config.attention_rank, config.head_width, config.attention_seed)
+        self.eps = config.attention_eps
         self.register_buffer("draws", torch.tensor(drawn), persistent=False)
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor) -> Tensor:
         valid = allowed.any(dim=0)
         phi_q, phi_k = self.features(q, -1), self.features(k[..., valid, :], (-2, -1))
         total = (phi_q * phi_k.sum(dim=-2, keepdim=True)).sum(dim=-1, keepdim=True)
-        return phi_q @ (phi_k.transpose(-1, -2) @ v[..., valid, :]) / (total + 2e-6 * (total <= 1e-6))
+        return phi_q @ (phi_k.transpose(-1, -2) @ v[..., valid, :]) / (total + 2 * self.eps * (total <= self.eps))
 
     def features(self, x: Tensor, dim: int | tuple[int, int]) -> Tensor:
         W = self.draws.to(x)
         logits = x @ W.T / x.shape[-1] ** 0.25
         norms = x.square().sum(dim=-1, keepdim=True) / (2 * x.shape[-1] ** 0.5)
-        return ((logits - norms - logits.amax(dim=dim, keepdim=True)).exp() + 1e-6) / len(W) ** 0.5
+        return ((logits - norms - logits.amax(dim=dim, keepdim=True)).exp() + self.eps) / len(W) ** 0.5
 
 
 ATTENTION = {"softmax": Attention, "linformer": LinformerAttention, "performer": PerformerAttention}
