@@ -101,7 +101,7 @@ def catalogue() -> dict[str, Op]:
     """{name: Op} of everything that can be checked by itself.
 
     >>> sorted(catalogue())[:3]
-    ['attention', 'block', 'convolution']
+    ['attention', 'block', 'compress']
     """
     return {**ELEMENTARY, **COMPOSITE, **LOSSES, **IMAGE}
 
