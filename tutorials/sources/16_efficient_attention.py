@@ -130,6 +130,7 @@ products = np.exp(w @ q - 0.5) * np.exp(w @ k - 0.125)
 print(f"exactly {math.exp(0.48):.4f}; mean of {len(w):,} products {products.mean():.4f}")
 print(f"standard deviation of one product: {products.std():.2f}")
 assert abs(products.mean() - math.exp(0.48)) < 5 * products.std() / math.sqrt(len(w))
+assert products.std() > math.exp(0.48)
 
 # %% [markdown]
 # One product is off by more than what it estimates; the mean of $m$ is off by $1/\sqrt{m}$ of that. How wide one product scatters
@@ -154,7 +155,8 @@ assert scatter[-1] > 10 * scatter[0]
 #
 # Two refinements make the Performer's features what they are. The $w$ are drawn **orthogonal**, $D_h$ at a time, so that they do not
 # repeat each other, and each gets the length of a normal vector. And before $e^{…}$ a maximum is subtracted, as in every softmax: for a
-# query its own, for the keys of a head the one over all of them. Both divide out.
+# query its own, for the keys of a head the one over all of them. Both divide out, but for a small number that is added after them and
+# of which we shall hear again.
 
 # %%
 show(features)
@@ -286,8 +288,8 @@ for rank in ranks:
     print(f"Performer, m = {rank:4}:", "  ".join(f"{s:6.1f}" for s in tried))
 
 # %% [markdown]
-# A model that is to run as a Performer is therefore trained as one: then it keeps its queries and keys at a length that its features
-# can bear. `musiq-ref train --ablation attention` does so in small.
+# A model that is to run as a Performer is therefore trained as one: then it can keep its queries and keys at a length that its
+# features bear. `musiq-ref train --ablation attention` does so in small.
 
 # %% [markdown]
 # ## Linformer: sum the keys first
