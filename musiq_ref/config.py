@@ -103,6 +103,8 @@ MOST = {
     "patch_size": 2**10,
     "grid_size": 2**10,
     "longer_sides": 2**12,
+    "attention_rank": 2**14,
+    "attention_length": 2**17,
 }
 """{field: its greatest value}, far above every published one, so that a damaged file cannot claim a giant."""
 MOST_SCALES = 32
@@ -135,6 +137,13 @@ class MusiqConfig:
     spatial: Literal["learnable", "sinusoidal", "none"] = "learnable"  # the HSE table (appendix B.2), or no E_HSE
     scale_embedding: bool = True  # whether E_SCE is added (Eq. 2)
     stem: Literal["resnet", "linear"] = "resnet"  # before the patch embedding (SPEC 4); linear: nothing, as in ViT
+    # Exact self-attention (Eq. 6–9), or one of the two that appendix G says MUSIQ is compatible with
+    attention: Literal["softmax", "linformer", "performer"] = "softmax"
+    attention_rank: int = 256  # m: random features of a Performer, rows of a Linformer's E and F
+    attention_seed: int = 0  # of the Performer's random features, which are drawn and not learned
+    attention_eps: float = 1e-6  # ε of a Performer as in its authors' code; 0 for the unbiased estimate
+    attention_length: int = 1024  # longest sequence of a Linformer, with the class token: columns of its E and F
+    attention_shared: bool = False  # whether the Linformer's F is its E
     conventions: Conventions = field(default=OFFICIAL)
 
     def __post_init__(self) -> None:
@@ -167,6 +176,14 @@ class MusiqConfig:
             problem = f"spatial is {shown(self.spatial)}; choose 'learnable', 'sinusoidal' or 'none'"
         elif self.stem not in ("resnet", "linear"):
             problem = f"stem is {shown(self.stem)}; choose 'resnet' or 'linear'"
+        elif self.attention not in ("softmax", "linformer", "performer"):
+            problem = f"attention is {shown(self.attention)}; choose 'softmax', 'linformer' or 'performer'"
+        elif not _is_whole(self.attention_seed, 0, 2**63):
+            problem = f"attention_seed is {shown(self.attention_seed)}; it must be a whole number of at least 0"
+        elif not isinstance(self.attention_eps, int | float) or not 0 <= self.attention_eps < 1:
+            problem = f"attention_eps is {shown(self.attention_eps)}; it must be at least 0 and below 1"
+        elif not isinstance(self.attention_shared, bool):
+            problem = f"attention_shared is {shown(self.attention_shared)}; choose True or False"
         elif not isinstance(self.conventions, Conventions):
             problem = f"conventions is {shown(self.conventions)}; pass OFFICIAL, PYIQA, PAPER or a Conventions"
         if problem:

@@ -55,7 +55,15 @@ def complexity(config: MusiqConfig, size: tuple[int, int], padded: bool = True) 
     macs["patch_embedding"] = tokens * math.prod(shapes["patch_embedding/kernel"])
     N, D, L = tokens + 1, config.width, config.layers  # with the class token
     macs["encoder/attention/projections"] = L * N * 4 * D * D  # Eq. 6 and 9
-    macs["encoder/attention/products"] = L * 2 * N * N * D  # Eq. 7 and 8
+    m = config.attention_rank
+    if config.attention == "softmax":
+        macs["encoder/attention/products"] = L * 2 * N * N * D  # Eq. 7 and 8
+    elif config.attention == "linformer":
+        macs["encoder/attention/compression"] = L * 2 * m * N * D  # E·K and F·V
+        macs["encoder/attention/products"] = L * 2 * N * m * D
+    else:
+        macs["encoder/attention/features"] = L * 2 * N * m * D  # of queries and keys
+        macs["encoder/attention/products"] = L * N * m * (2 * D + config.heads)  # φ(K)ᵀ·V, φ(Q)·(…), the normaliser
     macs["encoder/mlp"] = L * N * 2 * D * config.mlp_width
     macs["head"] = D * config.outputs
     return Complexity(sum(parameters.values()), sum(macs.values()), parameters, macs, tokens)

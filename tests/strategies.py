@@ -11,9 +11,15 @@ conventions = st.sampled_from([OFFICIAL, PYIQA, PAPER])
 seeds = st.integers(0, 2**32 - 1)
 
 
+EVERY = ("softmax", "linformer", "performer")
+
+
 @st.composite
-def configs(draw):
-    """Small models of every shape: their widths, heads, grids, scales and patch sizes differ."""
+def configs(draw, attention=("softmax",)):
+    """Small models of every shape: their widths, heads, grids, scales and patch sizes differ.
+
+    attention: the kinds to choose from
+    """
     heads = draw(st.integers(1, 3))
     native = draw(st.booleans())
     stem = draw(st.sampled_from(["resnet", "linear"]))
@@ -33,7 +39,21 @@ def configs(draw):
         scale_embedding=draw(st.booleans()),
         stem=stem,
         conventions=draw(conventions),
+        **({} if attention == ("softmax",) else draw(attentions(attention))),
     )
+
+
+@st.composite
+def attentions(draw, kinds=EVERY):
+    """The fields of a configuration that say which self-attention it has."""
+    return {
+        "attention": draw(st.sampled_from(kinds)),
+        "attention_rank": draw(st.integers(1, 7)),
+        "attention_seed": draw(st.integers(0, 9)),
+        "attention_eps": draw(st.sampled_from([0, 1e-6])),
+        "attention_length": draw(st.integers(600, 700)),
+        "attention_shared": draw(st.booleans()),
+    }
 
 
 @st.composite

@@ -20,9 +20,10 @@ from musiq_ref.ablations.processes import in_processes
 from musiq_ref.ablations.run import _claim, run_cell
 from musiq_ref.cli import main
 from musiq_ref.config import PRESETS, MusiqConfig
+from musiq_ref.counts import complexity
 from musiq_ref.metrics import plcc, srcc
 from musiq_ref.model.parameters import flatten
-from musiq_ref.pictures.synthetic import TEST_PHOTOGRAPHS, TRAINING_PHOTOGRAPHS, held_out_examples
+from musiq_ref.pictures.synthetic import SIDES, TEST_PHOTOGRAPHS, TRAINING_PHOTOGRAPHS, held_out_examples
 from musiq_ref.training.folder import claimed
 from musiq_ref.training.run import train
 from musiq_ref.training.settings import recipe
@@ -46,6 +47,7 @@ APPENDIX = {  # tables 2 to 6, row by row
     "scales": [None] * 4 + [(0.726, 0.738)],
     "embeddings": [(0.726, 0.738), None, None, None],
     "stem": [(0.726, 0.738), None],
+    "attention": [(0.726, 0.738)] + [None] * 6,
 }
 
 
@@ -105,7 +107,7 @@ def test_the_rules_of_scaling_down_are_kept():
 
 def test_every_row_differs_in_what_it_names_and_nothing_else():
     planned = grid("all", seeds=2)
-    for table in planned.ablations:
+    for table in (*planned.ablations, ablation("attention")):
         assert len({planned.cell(row, 0).name for row in table.rows}) == len(table.rows)
         for row in table.rows:
             config, base = planned.cell(row, 1).settings.config().to_dict(), planned.base.config().to_dict()
@@ -114,6 +116,12 @@ def test_every_row_differs_in_what_it_names_and_nothing_else():
     names = [cell.name for cell in planned.cells()]
     assert names.count("base") == 2  # once a seed, though seven tables have it
     assert len(names) == len(set(names)) * 2 == 50
+
+
+def test_a_linformer_is_long_enough_for_every_picture_it_meets():
+    config = grid("attention").cell(ablation("attention").rows[1], 0).settings.config()
+    assert 1 + complexity(config, (SIDES[1], SIDES[1])).tokens <= config.attention_length
+    assert 1 + complexity(config, (96, 96)).tokens == 57
 
 
 def test_groups_of_parts_that_a_model_lacks_are_left_out():

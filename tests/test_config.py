@@ -6,12 +6,12 @@ import json
 
 import pytest
 from hypothesis import given
-from strategies import configs
+from strategies import EVERY, configs
 
 import musiq_ref as mq
 
 
-@given(configs())
+@given(configs(EVERY))
 def test_round_trip(config):
     assert mq.MusiqConfig.from_dict(config.to_dict()) == config
 
@@ -55,6 +55,19 @@ def test_round_trip_through_json():
         ({"max_native_patches": True}, "max_native_patches is True; choose -1"),
         ({"max_native_patches": 10**40}, "max_native_patches is 10*; choose -1"),
         ({"native": [1]}, r"native is \[1\]; choose True or False"),
+        ({"attention": "linear"}, "attention is 'linear'; choose 'softmax', 'linformer' or 'performer'"),
+        ({"attention": ["softmax"]}, r"attention is \['softmax'\]; choose"),
+        ({"attention_rank": 0}, "attention_rank is 0; it must be a whole number of at least 1"),
+        (
+            {"attention_rank": 10**6},
+            "attention_rank is 1000000; it must be a whole number of at least 1 and at most 16,",
+        ),
+        ({"attention_length": 2.5}, r"attention_length is 2\.5; it must be a whole number"),
+        ({"attention_seed": -1}, "attention_seed is -1; it must be a whole number of at least 0"),
+        ({"attention_eps": -1e-6}, "attention_eps is -1e-06; it must be at least 0 and below 1"),
+        ({"attention_eps": float("nan")}, "attention_eps is nan; it must be at least 0"),
+        ({"attention_eps": "small"}, "attention_eps is 'small'; it must be at least 0"),
+        ({"attention_shared": 1}, "attention_shared is 1; choose True or False"),
     ],
 )
 def test_impossible_configurations(fields, message):

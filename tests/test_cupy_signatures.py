@@ -23,7 +23,7 @@ HOST_MODULES = {f"model/{name}.py" for name in ("parameters", "noise", "folded",
 HOST_NAMES = {"ndarray", "generic", "dtype", "random.Generator"}
 """Names of NumPy that are only types: an annotation, an isinstance."""
 
-HOST_FUNCTIONS = {"sinusoidal_table", "image_gradient"}
+HOST_FUNCTIONS = {"sinusoidal_table", "image_gradient", "random_features"}
 """Functions of ops/ and model/ that return NumPy arrays by design."""
 
 

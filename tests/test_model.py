@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from op_table import CONFIG, CONVENTIONS, PARAMS, random_params
-from strategies import configs, images, seeds
+from strategies import EVERY, configs, images, seeds
 
 import musiq_ref as mq
 from musiq_ref.model.noise import Noise
@@ -92,7 +92,7 @@ def test_image_gradient_follows_the_parameters_dtype():
 
 
 @settings(max_examples=30)
-@given(configs(), st.integers(2, 12), seeds)
+@given(configs(EVERY), st.integers(2, 12), seeds)
 def test_masked_tokens_change_nothing_and_get_no_gradient(config, n, seed):
     params = random_params(config)
     tokens = random_tokens(config, n, seed)
@@ -111,7 +111,7 @@ def test_masked_tokens_change_nothing_and_get_no_gradient(config, n, seed):
 
 
 @settings(max_examples=30)
-@given(configs(), st.integers(2, 12), seeds)
+@given(configs(("softmax", "performer")), st.integers(2, 12), seeds)
 def test_order_of_the_tokens_does_not_matter(config, n, seed):
     params, tokens = random_params(config), random_tokens(config, n, seed)
     order = np.random.default_rng(seed).permutation(n)
@@ -137,7 +137,7 @@ def test_attention_rows_sum_to_one_over_valid_keys(config, n, seed):
 
 
 @settings(max_examples=30)
-@given(configs(), st.lists(images(), min_size=2, max_size=3), seeds)
+@given(configs(EVERY), st.lists(images(), min_size=2, max_size=3), seeds)
 def test_batching_and_padding_do_not_change_a_score(config, pictures, seed):
     params = random_params(config)
     tokens = [mq.tokenize(picture, config, "float64") for picture in pictures]
@@ -169,7 +169,7 @@ def test_inference_in_many_blocks_equals_the_forward(device, conventions, dtype,
 
 
 @settings(max_examples=20)
-@given(configs(), seeds)
+@given(configs(EVERY), seeds)
 def test_nothing_is_written_into_arguments_and_float32_stays(config, seed):
     params = random_params(config)
     tokens = mq.batch([random_tokens(config, 6, seed)])
@@ -225,7 +225,7 @@ def test_gradient_of_a_batch_is_the_sum_over_its_images():
 
 
 @settings(max_examples=20)
-@given(configs(), st.integers(2, 9), seeds)
+@given(configs(("softmax", "linformer")), st.integers(2, 9), seeds)
 def test_recomputing_gives_the_same_bits(config, n, seed):
     params = random_params(config)
     tokens = mq.batch([random_tokens(config, n, seed), random_tokens(config, n + 1, seed)])

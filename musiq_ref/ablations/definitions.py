@@ -16,8 +16,10 @@ from musiq_ref.training.limits import check_value, short
 from musiq_ref.training.settings import Settings, merged, recipe
 
 FOLDER = Path(__file__).parent
-ABLATIONS = ("variants", "grid", "spatial", "patch_size", "native_patches", "scales", "embeddings", "stem")
+ABLATIONS = ("variants", "grid", "spatial", "patch_size", "native_patches", "scales", "embeddings", "stem", "attention")
 """In the order of the appendix, those that have no table there last."""
+ALL = ABLATIONS[:-1]
+"""What "all" stands for: the appendix's, and the parts of its model; not what the model may have in their place."""
 
 
 class Row(NamedTuple):
@@ -122,7 +124,7 @@ def grid(name: str, seeds: int | None = None, **changes: Any) -> Grid:
     >>> [(str(cell), cell.settings.epoch_images) for cell in stem.cells()]
     [('base, seed 0', 64), ('stem=linear, seed 0', 64)]
     """
-    ablations = tuple(map(ablation, ABLATIONS if name == "all" else [name]))
+    ablations = tuple(map(ablation, ALL if name == "all" else [name]))
     values = tomllib.loads((FOLDER / "base.toml").read_text(encoding="utf-8"))
     base = recipe(values["recipe"], **values["settings"])
     tested = changes.pop("held_out", {})

@@ -200,6 +200,11 @@ def from_params(params: Params, layout: Layout) -> Tensors:
     """
     tensors = {}
     for path, array in flatten(params):
+        if path.endswith(("/attention/E", "/attention/F")):
+            raise CheckpointError(
+                f"the params have {path}, of a Linformer, and the {layout.format} layout has no way to say so; "
+                f"keep this model in the native layout"
+            )
         try:
             tensors[layout.name(path)] = np.array(layout.to_file(path, array), order="C")
         except (ValueError, KeyError):

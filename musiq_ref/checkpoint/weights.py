@@ -23,7 +23,7 @@ NUMBER = re.compile(r"block_[0-9]+")
 KNOWN = {
     NUMBER.sub("block_0", layout.name(path)): name
     for name, layout in LAYOUTS.items()
-    for path in parameter_shapes(MusiqConfig(layers=1))
+    for path in parameter_shapes(MusiqConfig(layers=1, attention="linformer" if name == "native" else "softmax"))
 }
 """{a tensor's name, every block as the first one: format that calls it so}"""
 KNOWN |= {"head.0.weight": "pyiqa", "head.0.bias": "pyiqa"}

@@ -9,9 +9,9 @@ import numpy as np
 from musiq_ref.config import MusiqConfig
 from musiq_ref.explain.rollout import attention_rollout
 from musiq_ref.explain.scales import over_scales
+from musiq_ref.explain.weights import watch_weights
 from musiq_ref.image.decode import decode
-from musiq_ref.image.tokenize import batch, drop_padding, tokens_for
-from musiq_ref.model.musiq import forward
+from musiq_ref.image.tokenize import drop_padding, tokens_for
 from musiq_ref.model.parameters import Params, check_params
 
 
@@ -24,7 +24,7 @@ def attention_of_head(
     block, head: their numbers from 0, or from the last, −1
     token: the attending patch, from 0, or None for the class token
 
-    Raises ValueError for a block, head or token that is not there.
+    Raises ValueError for a block, head or token that is not there, and for a Linformer (see `watch_weights`).
 
     >>> import musiq_ref as mq
     >>> config = mq.MusiqConfig.preset("tiny")
@@ -39,17 +39,10 @@ def attention_of_head(
     ):
         if not -count <= number < count:
             raise ValueError(f"there is no {name} {number}; this model and image have {count}, counted from 0")
-    wanted = f"encoder/block_{block % config.layers:02d}/attention/weights"
     row = 0 if token is None else 1 + token % len(tokens.mask)
-    found = []
-
-    def collect(name, array):
-        if name == wanted:
-            found.append(array[0, head, row, 1:])
-        return array
-
-    forward(params, batch([tokens]), config, tap=collect)
-    return found[0]
+    rows: list[np.ndarray] = []
+    watch_weights(params, tokens, config, lambda _, weights: rows.append(weights[head, row, 1:].copy()))
+    return rows[block]
 
 
 def head_over_photograph(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from musiq_ref.config import MusiqConfig
-from musiq_ref.image.tokenize import Tokens, batch, drop_padding, scales_of
-from musiq_ref.model.musiq import forward
+from musiq_ref.explain.weights import watch_weights
+from musiq_ref.image.tokenize import Tokens, drop_padding, scales_of
 from musiq_ref.model.parameters import Params
 
 
@@ -20,7 +20,8 @@ def attention_rollout(
         `max_native_patches` cut patches off
     returns one map (rows, columns) of patches per scale, in the order of the scale index
 
-    Together with the class token's own share all maps sum to 1. Patches that were cut off are NaN.
+    Together with the class token's own share all maps sum to 1. Patches that were cut off are NaN. The weights of a
+    Performer are those that it implies; a Linformer, which has none between tokens, is a ValueError.
 
     >>> import musiq_ref as mq
     >>> config = mq.MusiqConfig.preset("tiny")
@@ -32,14 +33,8 @@ def attention_rollout(
         raise ValueError("with grid_size 1 or max_native_patches the tokens do not tell rows from columns; pass size=")
     tokens = drop_padding(tokens)
     flow = np.eye(1 + len(tokens.mask))[:1]  # the class token's row of R, built up from the last layer
-    layers = []
-
-    def collect(name, array):
-        if name.endswith("attention/weights"):
-            layers.append(array[0].mean(axis=0))  # (1 + N, 1 + N)
-        return array
-
-    forward(params, batch([tokens]), config, tap=collect)
+    layers: list[np.ndarray] = []
+    watch_weights(params, tokens, config, lambda _, weights: layers.append(weights.mean(axis=0)))  # (1 + N, 1 + N)
     for weights in reversed(layers):
         mixed = weights + np.eye(len(weights))  # the residual path lets every token keep as much as it attends to
         flow = flow @ (mixed / mixed.sum(axis=1, keepdims=True))  # (1, 1 + N)

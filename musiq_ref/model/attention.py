@@ -21,6 +21,15 @@ def allowed_pairs(valid):
     return valid[:, None, :, None] & valid[:, None, None, :]
 
 
+def allowed_keys(valid):
+    """The same without the N² pairs: every token, padding too (which nothing reads), may attend to the valid ones.
+
+    valid: boolean (B, N)
+    returns boolean (B, 1, 1, N), the same for all heads and queries
+    """
+    return valid[:, None, None, :]
+
+
 def project(z, params: Params):
     """One of Q, K, V for all heads (Eq. 6).
 

@@ -26,6 +26,11 @@ def check_tokens(params: Params, tokens: Tokens, config: MusiqConfig, axes: int)
     for name, expected in wanted.items():
         if getattr(tokens, name).shape != expected:
             raise ValueError(f"tokens.{name} has shape {getattr(tokens, name).shape}; the model needs {expected}")
+    if config.attention == "linformer" and 1 + shape[-1] > config.attention_length:
+        raise ValueError(
+            f"{1 + shape[-1]:,} tokens with the class token, but this model's Linformer takes "
+            f"{config.attention_length:,} (attention_length); reduce the image, or set max_native_patches"
+        )
     if on_host(tokens.patches) and not namespace(tokens.patches).isfinite(tokens.patches).all():
         raise ValueError("tokens.patches has values that are not finite; check the image")
     if (

@@ -59,7 +59,7 @@ def block(
     """z′ = MSA(LN(z)) + z;  z″ = MLP(LN(z′)) + z′                            (Eq. 3 and 4)
 
     z, z″: (B, N, D)
-    allowed: boolean (B, 1, N, N)
+    allowed: boolean (B, 1, N, N), or what `msa` takes
     rate: chance of dropping a branch (stochastic depth)
     msa: another pair than that of `attention`
     """
@@ -98,15 +98,23 @@ def block_names(params: Params) -> list[str]:
 
 
 def encoder(
-    z, valid, params: Params, conventions: Conventions, tap: Tap = no_tap, noise: Noise = NO_NOISE, run_block=block
+    z,
+    valid,
+    params: Params,
+    conventions: Conventions,
+    tap: Tap = no_tap,
+    noise: Noise = NO_NOISE,
+    run_block=block,
+    allow=allowed_pairs,
 ):
     """z_L = block_L(… block_1(z_0));  y = LN(z_L)                            (Eq. 3–5)
 
     z, y: (B, N, D)
     valid: boolean (B, N)
     run_block: `block`, or one that keeps less
+    allow: `allowed_pairs`, or `allowed_keys` where no N² numbers are wanted
     """
-    cache, names, allowed = {}, block_names(params), allowed_pairs(valid)
+    cache, names, allowed = {}, block_names(params), allow(valid)
     for i, name in enumerate(names):
         rate = noise.path_rate(i, len(names))
         z, cache[name] = run_block(z, allowed, params[name], conventions, within(tap, name), noise, rate)

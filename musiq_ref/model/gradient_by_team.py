@@ -62,7 +62,7 @@ def patch_gradient(
     progress: called with the share that is done, 0 … 1
 
     With the same number of threads the result is the same to the bit, with another the same to rounding. Where BLAS
-    does not let its threads be counted, `forward` and `backward` compute.
+    does not let its threads be counted, and for a Linformer or Performer, `forward` and `backward` compute.
 
     >>> import musiq_ref as mq
     >>> config = mq.MusiqConfig.preset("tiny")
@@ -71,7 +71,7 @@ def patch_gradient(
     (199, 32, 32, 3)
     """
     check_tokens(params, tokens, config, axes=1)
-    if on_host(params["class_token"]):
+    if on_host(params["class_token"]) and config.attention == "softmax":
         with ONE_THREAD as before:
             if before:
                 return gradient_by_team(fold(params, config), tokens, config, threads or before, progress)

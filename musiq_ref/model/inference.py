@@ -2,8 +2,8 @@
 
 Nothing is kept for a backward, padded tokens are left out (they are masked, so nothing depends on them), the stem works
 through the patches in chunks, and attention through the queries in blocks. NumPy arrays go through `model.by_team`,
-faster; those of other libraries, and NumPy's where BLAS does not let its threads be counted, through the functions
-below, which call the fused ops that a GPU has kernels for.
+faster; those of other libraries, NumPy's where BLAS does not let its threads be counted, and models with a Linformer or
+Performer, through the functions below, which call the fused ops that a GPU has kernels for.
 `model.musiq.forward` says what is computed; the tests compare the two.
 """
 
@@ -14,9 +14,10 @@ from collections.abc import Callable
 from musiq_ref.backend import NUMPY, Array, Backend, namespace, on_host
 from musiq_ref.config import Conventions, MusiqConfig
 from musiq_ref.image.tokenize import Tokens, drop_padding
-from musiq_ref.model.attention import project
+from musiq_ref.model.attention import allowed_keys, project
 from musiq_ref.model.by_team import logits_by_team
 from musiq_ref.model.check import check_tokens
+from musiq_ref.model.efficient import efficient_msa
 from musiq_ref.model.embeddings import embed, patch_embedding
 from musiq_ref.model.encoder import block_names
 from musiq_ref.model.folded import Folded, fold
@@ -61,7 +62,7 @@ def predict(
     dtype, say = check_tokens(plain, tokens, config, axes=1), progress or _silent
     if not tokens.mask.any():
         raise ValueError("all tokens are masked; there is nothing to score")
-    if on_host(plain["class_token"]):
+    if on_host(plain["class_token"]) and config.attention == "softmax":
         with ONE_THREAD as before:
             if before:
                 folded = params if isinstance(params, Folded) else fold(params, config)
@@ -84,7 +85,7 @@ def _logits(params: Params, tokens: Tokens, config: MusiqConfig, dtype, say: Cal
     for i, name in enumerate(names, 1):
         say(i / steps)
         p, norm = encoder[name], encoder[names[i]]["norm1"] if i < len(names) else encoder["norm"]
-        x, bias = _attention(y, p["attention"])
+        x, bias = _attention(y, p["attention"], config)
         (z, y), _ = bias_residual_layer_norm(x, bias, z, *_affine(p["norm2"]))
         x, bias = _mlp(y, p["mlp"], config.conventions)
         (z, y), _ = bias_residual_layer_norm(x, bias, z, *_affine(norm))
@@ -121,8 +122,13 @@ def _mlp(z, params: Params, conventions: Conventions):
     return active @ params["fc2"]["kernel"], params["fc2"]["bias"]
 
 
-def _attention(z, params: Params):
+def _attention(z, params: Params, config: MusiqConfig):
     """MSA of (1, N, D) but for its last bias, and that; unmasked because unpadded."""
+    if msa := efficient_msa(config):
+        xp, bias = namespace(z), params["out"]["bias"]
+        without = {**params, "out": {**params["out"], "bias": xp.zeros_like(bias)}}
+        y, _ = msa[0](z, allowed_keys(xp.ones(z.shape[:2], bool)), without, config.conventions)
+        return y, bias
     q, k, v = (project(z, params[name])[0] for name in ("query", "key", "value"))  # (1, H, N, D_h)
     heads, _ = attend(q, k, v)
     H, D_h, D = params["out"]["kernel"].shape

@@ -8,8 +8,10 @@ from typing import Any, Literal, NamedTuple
 from musiq_ref.backend import Array, namespace, on_host
 from musiq_ref.config import MusiqConfig
 from musiq_ref.image.tokenize import Tokens
+from musiq_ref.model.attention import allowed_keys, allowed_pairs
 from musiq_ref.model.attention_in_blocks import MSA_IN_BLOCKS
 from musiq_ref.model.check import check_tokens
+from musiq_ref.model.efficient import efficient_msa
 from musiq_ref.model.embeddings import embed, embed_backward, patch_embedding, patch_embedding_backward
 from musiq_ref.model.encoder import block, block_backward, encoder, encoder_backward
 from musiq_ref.model.head import head, head_backward
@@ -45,15 +47,20 @@ class Parts(NamedTuple):
     stem_backward: Any
     block: Any
     block_backward: Any
+    allow: Any
 
 
-def _parts(stem: str, whole: bool, recompute: bool | Literal["attention"]) -> Parts:
+def _parts(config: MusiqConfig, whole: bool, recompute: bool | Literal["attention"]) -> Parts:
     """whole: what a tap sees must be there at once, and a device has no use for pieces."""
+    msa = efficient_msa(config)
+    allow = allowed_keys if msa else allowed_pairs
+    if recompute == "attention" and not msa:  # a Linformer or Performer has no N² weights to save
+        msa = MSA_IN_BLOCKS
+    blocks, stems = (block, block_backward), STEMS if whole else IN_PIECES
     if recompute is True:
-        run, back = RECOMPUTED[stem]
-        return Parts(run, back, block_recomputed, block_recomputed_backward)
-    run, back = (STEMS if whole else IN_PIECES)[stem]
-    return Parts(run, back, partial(block, msa=MSA_IN_BLOCKS) if recompute else block, block_backward)
+        blocks, stems = (block_recomputed, block_recomputed_backward), RECOMPUTED
+    run, back = stems[config.stem]
+    return Parts(run, back, partial(blocks[0], msa=msa) if msa else blocks[0], blocks[1], allow)
 
 
 def forward(
@@ -70,7 +77,7 @@ def forward(
     tap: sees and may replace every intermediate
     noise: dropout in training
     recompute: keep little for the backward and compute the rest again there (then there is nothing to tap);
-        "attention": do so with the N² attention weights alone
+        "attention": do so with the N² attention weights alone, which only softmax attention has
     returns logits (B, C), cache
 
     Everything is computed in the dtype of the parameters. Raises ValueError when tokens and model do not fit.
@@ -91,7 +98,7 @@ def forward(
     dtype = check_tokens(params, tokens, config, axes=2)
     patches = tokens.patches.astype(dtype)
     B, N = tokens.mask.shape
-    parts = _parts(config.stem, tap is not no_tap or not on_host(patches), recompute)
+    parts = _parts(config, tap is not no_tap or not on_host(patches), recompute)
     cache: dict[str, Any] = {"parts": parts, "patches": patches.shape}
 
     features, cache["stem"] = parts.stem(
@@ -106,7 +113,7 @@ def forward(
     z, cache["embed"] = embed(x, tokens.hash_index, tokens.scale_index, params, config, tap, noise)  # (B, 1 + N, D)
     valid = with_class_token(tokens.mask)  # (B, 1 + N)
     y, cache["encoder"] = encoder(
-        z, valid, params["encoder"], config.conventions, within(tap, "encoder"), noise, parts.block
+        z, valid, params["encoder"], config.conventions, within(tap, "encoder"), noise, parts.block, parts.allow
     )
     logits, cache["head"] = head(y, params["head"], within(tap, "head"))  # (B, C)
     cache["logits"] = logits.shape, logits.dtype

@@ -59,6 +59,9 @@ def parameter_shapes(config: MusiqConfig) -> dict[str, tuple[int, ...]]:
         for name in ("query", "key", "value"):
             linear(f"{block}/attention/{name}", (D, H, D_h), (H, D_h))
         linear(f"{block}/attention/out", (H, D_h, D), (D,))
+        if config.attention == "linformer":
+            for name in "E" if config.attention_shared else "EF":
+                shapes[f"{block}/attention/{name}"] = (config.attention_rank, config.attention_length)
         norm(f"{block}/norm2", D)
         linear(f"{block}/mlp/fc1", (D, M), (M,))
         linear(f"{block}/mlp/fc2", (M, D), (D,))

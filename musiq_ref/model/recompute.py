@@ -73,16 +73,16 @@ RECOMPUTED = {**STEMS, "resnet": (partial(stem_in_pieces, keep=False), stem_in_p
 
 
 def block_recomputed(
-    z, allowed, params: Params, conventions: Conventions, tap: Tap = no_tap, noise: Noise = NO_NOISE, rate=0.0
+    z, allowed, params: Params, conventions: Conventions, tap: Tap = no_tap, noise: Noise = NO_NOISE, rate=0.0, msa=None
 ):
     """`block`, keeping nothing but its input (and where the generator of the noise stood)."""
     before = copy.deepcopy(noise)
-    y, _ = block(z, allowed, params, conventions, tap, noise, rate)
-    return y, (z, allowed, params, conventions, before, rate)
+    y, _ = block(z, allowed, params, conventions, tap, noise, rate, msa)
+    return y, (z, allowed, params, conventions, before, rate, msa)
 
 
 def block_recomputed_backward(dz, cache, tap: Tap = no_tap):
     """The block forward again, with the same noise, then backward. Returns (dz, dparams)."""
-    z, allowed, params, conventions, noise, rate = cache
-    _, block_cache = block(z, allowed, params, conventions, noise=copy.deepcopy(noise), rate=rate)
+    z, allowed, params, conventions, noise, rate, msa = cache
+    _, block_cache = block(z, allowed, params, conventions, noise=copy.deepcopy(noise), rate=rate, msa=msa)
     return block_backward(dz, block_cache, tap)

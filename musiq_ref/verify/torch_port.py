@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from musiq_ref.config import PYIQA, MusiqConfig
-
-MASK_FILL = -1e3  # logit of a pair of tokens of which one is padding
+from musiq_ref.verify.torch_attention import ATTENTION
 
 
 class TorchTokens(NamedTuple):
@@ -106,28 +105,13 @@ class Bottleneck(nn.Module):
         return F.relu(self.gn3(self.conv3(y)) + self.gn_proj(self.conv_proj(x)))
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention (Eq. 6-11) with the logits of masked pairs replaced by −1000."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
-
-    def forward(self, x: Tensor, allowed: Tensor) -> Tensor:
-        q, k, v = (f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.query, self.key, self.value))
-        logits = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5  # (B,H,N,N)
-        weights = logits.masked_fill(~allowed, MASK_FILL).softmax(dim=-1)
-        return self.out((weights @ v).transpose(1, 2).flatten(2))
-
-
 class EncoderBlock(nn.Module):
     """z' = MSA(LN(z)) + z;  z = MLP(LN(z')) + z'  (Eq. 3-4), GELU with the error function."""
 
     def __init__(self, config: MusiqConfig) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(config.width, eps=1e-6)
-        self.attention = Attention(config.width, config.heads)
+        self.attention = ATTENTION[config.attention](config)
         self.norm2 = nn.LayerNorm(config.width, eps=1e-6)
         self.mlp = nn.ModuleDict(
             {"fc1": nn.Linear(config.width, config.mlp_width), "fc2": nn.Linear(config.mlp_width, config.width)}

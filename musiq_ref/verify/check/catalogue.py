@@ -16,7 +16,7 @@ from musiq_ref import losses
 from musiq_ref.config import NAMED_CONVENTIONS, MusiqConfig
 from musiq_ref.image import hash as hashing
 from musiq_ref.image import patches, resize, tokenize
-from musiq_ref.model import attention, embeddings, encoder, head, stem
+from musiq_ref.model import attention, embeddings, encoder, head, linformer, performer, stem
 from musiq_ref.model.parameters import init_params, map_params
 from musiq_ref.ops import (
     activation,
@@ -101,7 +101,7 @@ def catalogue() -> dict[str, Op]:
     """{name: Op} of everything that can be checked by itself.
 
     >>> sorted(catalogue())[:3]
-    ['attention', 'block', 'convolution']
+    ['attention', 'block', 'compress']
     """
     return {**ELEMENTARY, **COMPOSITE, **LOSSES, **IMAGE}
 
@@ -271,11 +271,14 @@ def _visible_tokens(inputs: list[Any]) -> np.ndarray:
     return np.expand_dims(allowed if allowed.ndim == 2 else allowed[:, 0].any(axis=-1), -1)
 
 
-def _of_block(*path: str, tokens: Callable[..., list[Any]], conventions: bool):
-    """Inputs (z, [allowed or valid], params, [conventions]) for a part of an encoder block."""
+def _of_block(*path: str, tokens: Callable[..., list[Any]], conventions: bool, **changes: Any):
+    """Inputs (z, [allowed or valid], params, [conventions]) for a part of an encoder block.
+
+    changes: of the configuration
+    """
 
     def inputs(draw, B, N, D_h=4, H=3, M=10, **k):
-        config = _small_config(D_h, H, M)
+        config = _small_config(D_h, H, M, **changes, **{name: k[name] for name in k if name.startswith("attention_")})
         chosen = [NAMED_CONVENTIONS[k.get("conventions", "official")]] if conventions else []
         return [draw.normal(B, N, D_h * H), *tokens(draw, B, N), draw.params(config, *path), *chosen]
 
@@ -333,6 +336,43 @@ COMPOSITE = {
         _of_block("encoder", "block_00", "attention", tokens=_allowed, conventions=True),
         ("z", "params"),
         {"conventions": CONVENTIONS},
+        _visible_tokens,
+    ),
+    "performer": Op(
+        performer.performer,
+        performer.performer_backward,
+        BLOCK_AXES,
+        _of_block("encoder", "block_00", "attention", tokens=_allowed, conventions=True),
+        ("z", "params"),
+        visible=_visible_tokens,
+    ),
+    "compress": Op(
+        linformer.compress,
+        linformer.compress_backward,
+        {**BLOCK_AXES, "m": (1, 6), "unused": (0, 2)},
+        lambda draw, B, N, D_h, H, m, unused: [
+            draw.normal(B, H, N, D_h),
+            draw.normal(m, N + unused),
+            draw.mask(B, 1, N),
+        ],
+        ("x", "E"),
+    ),
+    "linformer": Op(
+        linformer.linformer,
+        linformer.linformer_backward,
+        BLOCK_AXES,
+        _of_block(
+            "encoder",
+            "block_00",
+            "attention",
+            tokens=_allowed,
+            conventions=True,
+            attention="linformer",
+            attention_rank=6,
+            attention_length=7,
+        ),
+        ("z", "params"),
+        {"attention_shared": (False, True)},
         _visible_tokens,
     ),
     "mlp": Op(

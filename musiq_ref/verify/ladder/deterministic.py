@@ -9,6 +9,9 @@ import numpy as np
 from musiq_ref.config import MusiqConfig
 from musiq_ref.model.parameters import Params, fan_in, nest, parameter_shapes
 
+LINFORMER = ("/attention/E", "/attention/F")
+"""How the paths of parameters end that the authors' model does not have."""
+
 
 def bits(seed: int, name: str, count: int) -> np.ndarray:
     """The first `count` 24-bit integers of the stream (seed, name): SplitMix64 started at FNV-1a(name) XOR seed.
@@ -36,7 +39,7 @@ def unit(seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def deterministic_params(config: MusiqConfig, seed: int, dtype: str = "float32") -> Params:
-    """Parameters of a model, each drawn from the stream named by its official name (SPEC 6 and 9).
+    """Parameters of a model, each drawn from the stream named by its official name (SPEC 6 and 9), or by its path.
 
     >>> deterministic_params(MusiqConfig.preset("tiny"), seed=7)["class_token"][:3]
     array([ 0.01405501,  0.00612855, -0.35086352], dtype=float32)
@@ -45,10 +48,12 @@ def deterministic_params(config: MusiqConfig, seed: int, dtype: str = "float32")
 
     leaves = {}
     for path, shape in parameter_shapes(config).items():
-        name = official_name(path)
+        name = path if path.endswith(LINFORMER) else official_name(path)
         values, kind = unit(seed, name, shape), name.rpartition("/")[2]
         if kind == "kernel":
             values = values * np.float32(math.sqrt(3 / fan_in(path, shape)))
+        elif path.endswith(LINFORMER):
+            values = values * np.float32(math.sqrt(3 / shape[0]))
         elif kind == "bias":
             values = values * np.float32(0.125)
         elif kind == "scale":

@@ -4,10 +4,10 @@ diagnosis its names, and the tests their planted faults.
 
 from __future__ import annotations
 
-from musiq_ref.verify.mistakes import attention, encoder, gradients, head, image, stem, tokens
+from musiq_ref.verify.mistakes import attention, efficient, encoder, gradients, head, image, stem, tokens
 from musiq_ref.verify.mistakes.mistake import Mistake
 
-LISTS = (image, tokens, stem, encoder, attention, head, gradients)
+LISTS = (image, tokens, stem, encoder, attention, head, gradients, efficient)
 MISTAKES: dict[str, Mistake] = {mistake.name: mistake for part in LISTS for mistake in part.MISTAKES}
 """{name: Mistake}."""
 HOME: dict[str, str] = {mistake.name: part.__name__ for part in LISTS for mistake in part.MISTAKES}
