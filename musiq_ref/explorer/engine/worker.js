@@ -4,18 +4,19 @@
 /** Weights as the page carries them: float32, then float16, one array after the other, as base64.
  *  index: {name: [shape, bytes a value]} */
 function read_weights(index, base64) {
-  const { buffer } = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0)),
+  const letters = atob(base64),
+    bytes = new Uint8Array(letters.length),
     weights = {};
+  for (let i = 0; i < bytes.length; i++) bytes[i] = letters.charCodeAt(i);
   let at = 0;
-  for (const [name, [shape, bytes]] of Object.entries(index)) {
-    const count = size_of(shape);
-    weights[name] = array(
-      shape,
-      bytes === 4
-        ? new Float32Array(buffer, at, count)
-        : Float32Array.from(new Uint16Array(buffer, at, count), from_half),
-    );
-    at += bytes * count;
+  const of_half = Float32Array.from({ length: 2 ** 16 }, (_, bits) => from_half(bits));
+  for (const [name, [shape, wide]] of Object.entries(index)) {
+    const count = size_of(shape),
+      values = new Float32Array(count);
+    if (wide === 4) values.set(new Float32Array(bytes.buffer, at, count));
+    else new Uint16Array(bytes.buffer, at, count).forEach((half, i) => (values[i] = of_half[half]));
+    weights[name] = array(shape, values);
+    at += wide * count;
   }
   return weights;
 }
