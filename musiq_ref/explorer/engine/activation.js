@@ -3,13 +3,13 @@
 
 const HALVINGS = Float64Array.from({ length: 128 }, (_, k) => 2 ** -k);
 
-/** e^x for x ≤ 0, as 2^-k·e^r with |r| ≤ ln(2)/2: r by Taylor's series, to 5e-9. A third of Math.exp's time. */
+/** e^x for x ≤ 0, as 2^-k·e^r with |r| ≤ ln(2)/2 and e^r by Taylor's series, to 5e-9: faster than Math.exp. */
 function exp_down(x) {
   if (x < -87) return 0; // float32 ends here
   const k = (0.5 - x * Math.LOG2E) | 0,
     r = x + k * Math.LN2;
-  const tail = 1 + r * (1 / 5) * (1 + r * (1 / 6) * (1 + r * (1 / 7)));
-  return HALVINGS[k] * (1 + r * (1 + r * (1 / 2) * (1 + r * (1 / 3) * (1 + r * (1 / 4) * tail))));
+  const pairs = 1 / 2 + r * (1 / 6) + r * r * (1 / 24 + r * (1 / 120) + r * r * (1 / 720 + r * (1 / 5040)));
+  return HALVINGS[k] * (1 + r + r * r * pairs);
 }
 
 /** y = exp(x) / Σ exp(x) over the last axis                                 (Eq. 7) */
@@ -24,7 +24,7 @@ function softmax(x) {
     for (let i = at; i < at + N; i++) if (from[i] > peak) peak = from[i];
     if (peak === -Infinity) continue; // nothing may be attended to: zeros
     for (let i = at; i < at + N; i++) total += to[i] = exp_down(from[i] - peak);
-    for (let i = at; i < at + N; i++) to[i] /= total;
+    for (let i = at, share = 1 / total; i < at + N; i++) to[i] *= share;
   }
   return [y, y];
 }
@@ -48,7 +48,7 @@ function relu(x) {
   const from = x.data,
     to = new Float32Array(from.length),
     y = array(x.shape, to);
-  for (let i = 0; i < to.length; i++) to[i] = Math.max(from[i], 0);
+  for (let i = 0; i < to.length; i++) if (from[i] > 0) to[i] = from[i];
   return [y, y];
 }
 

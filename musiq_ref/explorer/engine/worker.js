@@ -1,22 +1,21 @@
 // The engine's end of the conversation with the page: {id, call, args} comes, {id, result} or {id, error} goes back.
 "use strict";
 
-/** Weights as the page carries them: float32, then float16, one array after the other, as base64.
- *  index: {name: [shape, bytes a value]} */
-function read_weights(index, base64) {
-  const letters = atob(base64),
-    bytes = new Uint8Array(letters.length),
+/** Weights as the page carries them: float32, or float16 where an index says 2 bytes a value; of each array the first
+ *  bytes of all values, then the second ones, …; compressed, as base64.  index: {name: [shape, bytes a value]} */
+async function read_weights(index, base64) {
+  const letters = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0)),
+    unpacked = new Blob([letters]).stream().pipeThrough(new DecompressionStream("deflate")),
+    packed = new Uint8Array(await new Response(unpacked).arrayBuffer()),
+    of_half = Float32Array.from({ length: 2 ** 16 }, (_, bits) => from_half(bits)),
     weights = {};
-  for (let i = 0; i < bytes.length; i++) bytes[i] = letters.charCodeAt(i);
   let at = 0;
-  const of_half = Float32Array.from({ length: 2 ** 16 }, (_, bits) => from_half(bits));
   for (const [name, [shape, wide]] of Object.entries(index)) {
     const count = size_of(shape),
-      values = new Float32Array(count);
-    if (wide === 4) values.set(new Float32Array(bytes.buffer, at, count));
-    else new Uint16Array(bytes.buffer, at, count).forEach((half, i) => (values[i] = of_half[half]));
-    weights[name] = array(shape, values);
-    at += wide * count;
+      bytes = new Uint8Array(count * wide);
+    for (let k = 0; k < wide; k++) for (let i = 0; i < count; i++) bytes[i * wide + k] = packed[at++];
+    const { buffer } = bytes;
+    weights[name] = array(shape, wide === 4 ? new Float32Array(buffer) : Float32Array.from(new Uint16Array(buffer), (half) => of_half[half]));
   }
   return weights;
 }
@@ -33,8 +32,8 @@ const loaded = { trained: null, shuffled: null };
 let latest = null;
 
 const CALLS = {
-  open({ index, base64, config }) {
-    loaded.trained = session(nest(read_weights(index, base64)), config);
+  async open({ index, base64, config }) {
+    loaded.trained = session(nest(await read_weights(index, base64)), config);
     return { how: scratch.how };
   },
   load(pixels) {
@@ -99,9 +98,9 @@ function facts({ tokens, expected }) {
 }
 
 if (typeof onmessage !== "undefined")
-  onmessage = ({ data: { id, call, args } }) => {
+  onmessage = async ({ data: { id, call, args } }) => {
     try {
-      postMessage({ id, result: CALLS[call](args, (share) => postMessage({ id, progress: share })) });
+      postMessage({ id, result: await CALLS[call](args, (share) => postMessage({ id, progress: share })) });
     } catch (error) {
       postMessage({ id, error: error.message });
     }

@@ -1,6 +1,5 @@
 // The state of the page, its address, and what follows from it.
 
-const { config, index, about, photographs } = JSON.parse(find("model").textContent);
 const VIEWS = { follow: "Follow", reverse: "Reverse", predict: "Predict first", doubt: "Doubt", spoil: "Spoil" };
 const state = {
   view: "follow",
@@ -17,6 +16,8 @@ const state = {
   score: 0,
   base: 0,
   expert: false,
+  step: "gn_root", // of the stem
+  steps: false,
   pick: null,
 };
 let facts = null,
@@ -35,7 +36,7 @@ function go(changes) {
 /** Where only patches are, the patch that was chosen last stands for the class token. */
 function only_patches() {
   if (state.token !== CLASS) state.last_patch = state.token;
-  else if (["pixels", "patches", "stem", "embedding", "place"].includes(state.station)) state.token = state.last_patch;
+  else if (["pixels", "scales", "patches", "stem", "embedding", "place"].includes(state.station)) state.token = state.last_patch;
 }
 
 /** "reverse/block_00/attention/head_1/token_37" */
@@ -50,9 +51,17 @@ function address_of() {
   return `${state.back ? "reverse/" : ""}${where}/${token}`;
 }
 
+/** Where each chapter of the course is at home: #chapter_05 opens the station of chapter 05. These do not change. */
+const CHAPTERS = [
+  "spoil", "scales", "place", "reverse/block_00/mlp", "stem", "block_00/attention/head_0", "block_00/mlp", "reverse/score/class",
+  "predict/9", "predict/6", "doubt", "reverse/block_00/attention", "embedding", "score", "pixels", "patches", "block_00/attention",
+];
+
 /** The state that an address stands for; what cannot be is left as it is. */
 function read_address() {
-  const parts = location.hash.slice(1).split("/").filter(Boolean),
+  const hash = location.hash.slice(1),
+    [, chapter] = /^chapter_(\d+)$/.exec(hash) ?? [],
+    parts = (CHAPTERS[Number(chapter)] ?? hash).split("/").filter(Boolean),
     found = { view: "follow", back: false };
   for (const part of parts) {
     const [, word, number] = /^([a-z]+)_?(\d+)?$/.exec(part) ?? [],
@@ -68,6 +77,14 @@ function read_address() {
   }
   if (found.station === "attention" && !parts.some((part) => part.startsWith("head_"))) found.all_heads = true;
   return found;
+}
+
+/** Goes where the address says; what it leaves open is written into it. */
+function follow_address() {
+  Object.assign(state, read_address());
+  only_patches();
+  history.replaceState(null, "", `#${address_of()}`);
+  return render();
 }
 
 /** Makes the reader's changes, and the score follows. */
@@ -189,19 +206,19 @@ async function render() {
 
 /** The card tells of something at once: of the largest number of the last strip, or of the middle of the patch. */
 function show_first() {
-  const strips = find("panel").querySelectorAll(".strip"),
-    P = config.patch_size,
-    middle = ((P >> 1) * P + (P >> 1)) * 3;
-  if (strips.length) strips[state.back ? 0 : strips.length - 1].show_largest();
-  else
-    show_sum(
-      {
-        name: "patches",
-        start: Math.max(0, state.token) * P * P * 3,
-        back: state.back,
-        label: `pixels of ${token_label(Math.max(0, state.token))}`,
-      },
-      middle,
-      0,
-    );
+  const strips = find("panel").querySelectorAll(".strip");
+  const [maps] = find("panel").querySelectorAll(".maps");
+  if (maps) return maps.show_largest();
+  if (strips.length) return strips[state.back ? 0 : strips.length - 1].show_largest();
+  const P = config.patch_size,
+    { back, station } = state,
+    small = (token) => scale_of(token).longer_side > 0,
+    token = station === "scales" ? ([state.token, ...same_spot(state.token)].find(small) ?? state.token) : Math.max(0, state.token);
+  if (back && (station === "scales" || station === "pixels")) {
+    const { x, y } = middle_of(token),
+      at = (Math.floor(y) * current.width + Math.floor(x)) * 3;
+    return show_sum({ name: "image", start: 0, back, place: `red of the pixel in row ${Math.floor(y)}, column ${Math.floor(x)}` }, at, 0);
+  }
+  const middle = (P >> 1) * P + (P >> 1);
+  return show_sum({ name: "patches", start: token * P * P * 3, back, place: `red in the middle of ${token_label(token)}` }, middle * 3, 0);
 }

@@ -22,6 +22,7 @@ function fill(element, attributes, children) {
 }
 
 const find = (id) => document.getElementById(id);
+const { config, index, about, photographs } = JSON.parse(find("model").textContent);
 const minus = (text) => text.replaceAll("-", "−");
 
 /** A number as people write it. */
@@ -43,7 +44,7 @@ function colour(value, largest) {
 const largest_of = (numbers) => numbers.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
 
 /** The worker, asked: ask("stage", "patches") is a Promise. Every question is answered in turn. */
-const worker = (() => {
+const ask = (() => {
   const source = new Blob([find("engine").textContent], { type: "text/javascript" });
   const thread = new Worker(URL.createObjectURL(source)),
     open = new Map();
@@ -61,7 +62,6 @@ const worker = (() => {
     });
 })();
 
-const ask = (call, args, say) => worker(call, args, say);
 const slice = (name, start, count, back = false) => ask("slice", { name, start, count, back }).then(({ data }) => data);
 
 /** Pixels in −1 … 1 (H, W, 3) as an address that an <image> can show. */

@@ -111,7 +111,7 @@ function doubt_view() {
     h(
       "p",
       {},
-      "Three maps are often shown as “what the model saw”. If all three told the truth, they would agree. And if a map looks as convincing for weights that were shuffled, it shows the photograph more than the model.",
+      "Three maps are often shown as “what the model saw”. If each showed what mattered, they would agree. And if a map looks as convincing for weights that were shuffled, it shows the photograph more than the model.",
     ),
     start,
     ...(doubts

@@ -24,6 +24,7 @@ function drawing_as_svg() {
     "font-family",
     "text-anchor",
     "image-rendering",
+    "filter",
   ];
   from.forEach((element, i) => {
     const look = getComputedStyle(element);

@@ -8,8 +8,8 @@ function lay_out(scales, P, images) {
   const order = scales.map((scale, k) => ({ ...scale, k })).sort((a, b) => b.width * b.height - a.width * a.height);
   const [big, ...small] = order,
     gap = 14,
-    label = 20;
-  const fit = Math.min(600 / big.width, 520 / big.height),
+    label = 26;
+  const fit = Math.min(600 / (big.columns * P), 520 / (big.rows * P)),
     wide = small.reduce((sum, { columns }) => sum + columns, 0);
   const patch = small.length ? Math.min(44, (600 - 64 - gap * small.length) / wide) : 0;
   let x = 0,
@@ -18,8 +18,9 @@ function lay_out(scales, P, images) {
     const pad = [same(scale.height, P), same(scale.width, P)];
     return { ...scale, zoom, x: left, y: top, pad, cell: P * zoom, image: images[scale.k] };
   };
-  const placed = [put(big, fit, (600 - big.width * fit) / 2, y)];
-  y += big.height * fit + label + 12;
+  const left = (600 - big.columns * P * fit) / 2 + same(big.width, P) * fit;
+  const placed = [put(big, fit, left, y + same(big.height, P) * fit)];
+  y += big.rows * P * fit + label + 12;
   for (const scale of small) {
     const zoom = patch / P;
     placed.push(put(scale, zoom, x + same(scale.width, P) * zoom, y + same(scale.height, P) * zoom));
@@ -89,13 +90,13 @@ function draw_picture(look) {
         width: width * zoom,
         height: height * zoom,
         preserveAspectRatio: "none",
-        class: zoom > 1.6 ? "crisp" : "",
+        class: `${zoom > 1.6 ? "crisp" : ""} ${look.heat ? "grey" : ""}`,
       }),
     );
     parts.push(
       s(
         "text",
-        { x: Math.max(0, x - pad[1] * zoom), y: y - pad[0] * zoom - 6, class: "label" },
+        { x: Math.max(0, x - pad[1] * zoom), y: y - pad[0] * zoom - 7, class: "label" },
         `${scale.longer_side ? "" : "native "}${width}×${height} · ${kept} patches`,
       ),
     );

@@ -84,6 +84,7 @@ function spoil_view() {
       width,
       height,
       class: "brushable",
+      style: `width:min(100%, 36rem, ${(58 * width) / height}vh)`,
       tabindex: 0,
       role: "application",
       "aria-label": "the photograph; drag to spoil it, or press Enter to spoil all around the chosen patch",

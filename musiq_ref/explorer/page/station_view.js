@@ -19,10 +19,12 @@ async function station_view(at) {
       {
         class: "pill strong",
         onclick: () =>
-          go(state.back ? { view: "predict", back: false } : { view: "reverse", back: true, token: CLASS }),
+          go(state.back ? { view: "predict", back: false } : { view: "reverse", ...TURNED }),
       },
       state.back ? "Now predict first" : "Now backwards ↺",
     );
+  const other = at.block && state.block + step;
+  const block = (at.id === "mlp") !== state.back && other >= 0 && other < config.layers;
   return [
     h(
       "p",
@@ -56,6 +58,12 @@ async function station_view(at) {
       { class: "row onward", "aria-label": "tour" },
       before &&
         h("button", { class: "pill", id: "before", onclick: () => go({ station: before.id }) }, `← ${before.rail}`),
+      block &&
+        h(
+          "button",
+          { class: "pill", id: "deeper", onclick: () => go({ block: other, station: state.back ? "mlp" : "attention" }) },
+          `block ${other + 1} of ${config.layers} →`,
+        ),
       next
         ? h("button", { class: "pill strong", id: "next", onclick: () => go({ station: next.id }) }, `${next.rail} →`)
         : turn,
