@@ -31,6 +31,8 @@ function from_half(bits) {
 const loaded = { trained: null, shuffled: null };
 let latest = null;
 
+const wanted = (name, back) => (back ? loaded.trained.gradient(name) : loaded.trained.stage(name));
+
 const CALLS = {
   async open({ index, base64, config }) {
     loaded.trained = session(nest(await read_weights(index, base64)), config);
@@ -50,17 +52,16 @@ const CALLS = {
   gradient: (name) => loaded.trained.gradient(name),
   /** Some numbers of a stage or gradient, without all the others. */
   slice({ name, start, count, back }) {
-    const { shape, data } = back ? loaded.trained.gradient(name) : loaded.trained.stage(name);
+    const { shape, data } = wanted(name, back);
     return { shape, data: data.slice(start, start + count) };
   },
   of_patch: ({ name, token, back }) => loaded.trained.of_patch(name, token, back),
   /** Of every token (or row): the length of its vector. */
   norms({ name, back }) {
-    const { shape, data } = back ? loaded.trained.gradient(name) : loaded.trained.stage(name),
+    const { shape, data } = wanted(name, back),
       one = data.length / shape[1];
     return Float32Array.from({ length: shape[1] }, (_, n) => Math.hypot(...data.subarray(n * one, (n + 1) * one)));
   },
-  names: () => loaded.trained.names(),
   explain: ({ name, flat, back }) => explain(loaded.trained, name, flat, back),
   params: (path) => params_at(loaded.trained, path),
   rollout: () => rollout(loaded.trained),
@@ -86,15 +87,8 @@ const CALLS = {
 };
 
 /** What the page shows of a run besides numbers it asks for. */
-function facts({ tokens, expected }) {
-  const { scales, hash_index, scale_index, mask } = tokens;
-  return {
-    scales,
-    hash_index,
-    scale_index,
-    mask,
-    distribution: expected.distribution && [...expected.distribution.data],
-  };
+function facts({ tokens: { scales, hash_index, scale_index }, expected: { distribution } }) {
+  return { scales, hash_index, scale_index, distribution: distribution && [...distribution.data] };
 }
 
 if (typeof onmessage !== "undefined")

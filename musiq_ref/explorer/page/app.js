@@ -47,7 +47,9 @@ function address_of() {
     token = state.token === CLASS ? "class" : `token_${state.token}`;
   const where = at.block
     ? `block_${two(state.block)}/${at.id}${at.id === "attention" && !state.all_heads ? `/head_${state.head}` : ""}`
-    : at.id;
+    : at.id === "stem" && state.steps
+      ? `stem/${state.step}`
+      : at.id;
   return `${state.back ? "reverse/" : ""}${where}/${token}`;
 }
 
@@ -71,6 +73,7 @@ function read_address() {
     else if (word === "head" && number) Object.assign(found, { head: Math.min(n, config.heads - 1), all_heads: false });
     else if (word === "token" && number) found.token = Math.min(n, picture.tokens - 1);
     else if (part === "class") found.token = CLASS;
+    else if (part in STEM_STEPS) Object.assign(found, { step: part, steps: true });
     else if (/^\d+$/.test(part) && found.view === "predict")
       found.question = Math.min(Math.max(Number(part), 1), QUESTIONS.length) - 1;
     else if (STATIONS.some(({ id }) => id === part)) found.station = part;
@@ -133,7 +136,7 @@ const ANY_HEAT = {
 async function look_now() {
   const look = {
     token: state.token,
-    key: state.key,
+    key: state.station === "attention" ? state.key : null,
     hidden: state.changes.hidden,
     grid: state.station !== "pixels" || state.view !== "follow",
   };
@@ -196,10 +199,11 @@ async function render() {
   if (mine !== drawn) return;
   document.body.classList.remove("busy");
   draw_picture(look);
-  const focused = document.activeElement?.id || document.activeElement?.textContent;
+  const focused = find("panel").contains(document.activeElement) && document.activeElement,
+    named = (element) => element.id || element.textContent;
   find("panel").replaceChildren(...panel);
-  if (document.activeElement === document.body && focused)
-    [...find("panel").querySelectorAll("button, input")].find((e) => (e.id || e.textContent) === focused)?.focus();
+  if (focused)
+    ([...find("panel").querySelectorAll("button, input")].find((one) => named(one) === named(focused)) ?? find("title"))?.focus();
   if (["follow", "reverse"].includes(state.view)) show_first();
   Object.assign(document.body.dataset, { ready: location.hash, drawn: mine });
 }

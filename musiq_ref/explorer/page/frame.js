@@ -76,7 +76,7 @@ function render_frame() {
     h("span", { class: "big" }, score.replace("-", "−")),
     about.of ? h("span", { class: "small" }, about.of) : "",
     Math.abs(moved) >= 0.005
-      ? h("span", { class: moved > 0 ? "delta up" : "delta down" }, `${signed(moved)} from ${state.base.toFixed(2)}`)
+      ? h("span", { class: moved > 0 ? "delta up" : "delta down" }, signed(moved), h("span", { class: "small" }, ` from ${state.base.toFixed(2)}`))
       : "",
   );
   render_actions(shown_now);

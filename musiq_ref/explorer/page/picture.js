@@ -139,7 +139,6 @@ function draw_picture(look) {
       style: look.class_heat ? `fill:${look.paint(look.class_heat)}` : "",
     }),
   );
-  parts.push(s("text", { x: c.x + c.w / 2, y: c.y + 27, class: "label middle" }, "class"));
   parts.push(...(look.hidden ?? []).map((token) => box(token, "hidden-patch")));
   parts.push(...(look.shared ?? []).map((token) => box(token, "shared")));
   parts.push(...(look.spot ?? []).map((token) => box(token, "spot")));
@@ -160,6 +159,7 @@ function draw_picture(look) {
   }
   if (look.key != null && look.key !== look.token) parts.push(box(look.key, "key"));
   if (look.token != null) parts.push(box(look.token, "halo"), box(look.token, "chosen"));
+  parts.push(s("text", { x: c.x + c.w / 2, y: c.y + 27, class: "class-label" }, "class"));
   const drawing = find("drawing");
   drawing.setAttribute("viewBox", `0 0 600 ${picture.height}`);
   drawing.replaceChildren(...parts);

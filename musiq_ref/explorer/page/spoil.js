@@ -153,7 +153,7 @@ function spoil_view() {
     h(
       "p",
       {},
-      "Choose a damage, brush it onto the photograph, and watch the score. On the left, the tokens that noticed light up: by how much the last block's output changed.",
+      "Choose a damage, brush it onto the photograph, and watch the score. In the picture, the tokens that noticed light up: by how much the last block's output changed.",
     ),
     h("div", { class: "row", role: "group", "aria-label": "kinds of damage" }, ...Object.keys(KINDS).map(choice)),
     slide("size of the brush", "radius", 8, 160, 4),

@@ -237,38 +237,3 @@ const STATIONS = [
 ];
 
 const station = () => STATIONS.find(({ id }) => id === state.station);
-
-/** A strip that is no stage of its own: one stage minus another. */
-function difference(name, without, label, note) {
-  const at = of_patch(name, label, note);
-  return { ...at, minus: without, why: "A row of the table, looked up and added." };
-}
-
-/** What each cell of the class token adds to the score. */
-function contributions() {
-  return {
-    label: "× its weight",
-    note: "what each adds",
-    name: null,
-    why: "A cell of the class token times its weight; the sum of all, and the bias, is the score.",
-    values: async () => {
-      const [y, kernel] = [await slice("head/class_token", 0, config.width), await ask("params", "head/kernel")];
-      return y.map((value, i) => value * kernel.data[i]);
-    },
-  };
-}
-
-/** The strips of a station as elements, forward or as gradients. */
-async function strips_of(at) {
-  const wanted = (at.strips?.() ?? []).filter(({ name, minus }) => (name && !minus) || !state.back);
-  return Promise.all(
-    (state.back ? wanted.reverse() : wanted).map(async (about) => {
-      let values = about.values ? await about.values() : await slice(about.name, about.start, about.count, state.back);
-      if (about.minus) {
-        const before = await slice(about.minus, about.start, about.count);
-        values = values.map((value, i) => value - before[i]);
-      }
-      return strip(values, { ...about, name: about.minus ? null : about.name, back: state.back });
-    }),
-  );
-}
