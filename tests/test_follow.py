@@ -382,6 +382,25 @@ def test_a_large_photograph_is_reduced_and_that_is_said(demo):
     )
 
 
+@in_a_browser
+def test_a_model_with_parts_left_out_has_all_stations(browser, tmp_path):
+    config = mq.MusiqConfig.preset(
+        "tiny", stem="linear", spatial="none", scale_embedding=False, longer_sides=(40,), native=False, patch_size=8
+    )
+    bare, image = mq.Checkpoint(mq.init_params(config, seed=3), config, "native", None), PICTURES["tiny"]
+    (tmp_path / "page.html").write_text(page(image, bare), encoding="utf-8")
+    browser.complaints.clear()
+    browser.open(tmp_path / "page.html", "#pixels/token_1")
+    assert browser.run("musiq.score") == pytest.approx(mq.score(image, bare)[0].value, abs=1e-4)
+    for view in [f"{back}{name}" for back in ("", "reverse/") for name in STATIONS]:
+        browser.run(f"location.hash = '{view}'")
+        wait(browser, f"{SETTLED} && document.querySelector('#sum .terms')")
+    for number in (5, 6, 13):
+        go_to(browser, f"predict/{number}")
+        click(browser, ".option", "document.querySelector('.verdict')")
+    assert browser.complaints == []
+
+
 @dataclasses.dataclass(frozen=True)
 class LaterConfig(mq.MusiqConfig):
     """What a later version may have: fields that this engine does not know."""

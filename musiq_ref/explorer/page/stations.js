@@ -57,7 +57,7 @@ const STATIONS = [
       "Click a square of the picture: the same spot lights up in every size. The card shows which pixels of the photograph were blended into one pixel of a small size.",
     ],
     reverse: () => [
-      "Every size has sent its own gradient back. Each goes backwards through the filter that resized it (every pixel gets back what it gave, times the same weight), and what arrives at a pixel is added: the card shows it for the one in the middle of your patch.",
+      "Every size has sent its own gradient back. Each goes backwards through the filter that resized it: a pixel that gave a share of its value gets that share of the gradient, and what arrives at a pixel is added: the card shows it for the one in the middle of your patch.",
     ],
     visual: () => scale_table(),
   },
@@ -73,7 +73,7 @@ const STATIONS = [
         : `Photographs of all sizes share one table of ${config.grid_size}×${config.grid_size} places. The lit cell is the place of your patch; the blue patches in the picture have the same.`,
     ],
     reverse: () => [
-      "The gradient to the pixels of one square, enlarged. All windows of the stem's filters that saw a pixel add up here.",
+      `The gradient to the pixels of one square, enlarged.${config.stem === "linear" ? "" : " All windows of the stem’s filters that saw a pixel add up here."}`,
     ],
     visual: async () => [h("div", { class: "side-by-side" }, ...(await magnifier()), ...hash_grid())],
   },
@@ -101,11 +101,11 @@ const STATIONS = [
     title: `A square becomes a short list of numbers`,
     back_title: "Back through one matrix",
     words: () => [
-      `All answers are weighed and summed, ${config.width} times with different weights. What is left of the square is this strip of ${config.width} numbers. Orange is more than zero, blue less.`,
+      `All ${config.stem === "linear" ? "its pixels" : "answers"} are weighed and summed, ${config.width} times with different weights. What is left of the square is this strip of ${config.width} numbers. Orange is more than zero, blue less.`,
       "Point at a cell to see the sum that made it.",
     ],
     reverse: () => [
-      "A gradient for each of the numbers. From here, one matrix, read backwards, carries it into the stem.",
+      "A gradient for each of the numbers. From here, one matrix, read backwards, carries it towards the pixels.",
     ],
     strips: () => [of_patch("patch_embedding", "what it shows", "E_p")],
   },
