@@ -66,13 +66,7 @@ const SQRT_2_OVER_PI = Math.sqrt(2 / Math.PI),
 
 /** y = x/2·(1 + tanh u),  u = √(2/π)·(x + 0.044715·x³)                      (MLP in Eq. 4, official) */
 function gelu_tanh(x) {
-  return [
-    array(
-      x.shape,
-      x.data.map((v) => 0.5 * v * (1 + Math.tanh(SQRT_2_OVER_PI * (v + CUBIC * v * v * v)))),
-    ),
-    x,
-  ];
+  return [array(x.shape, x.data.map((v) => 0.5 * v * (1 + Math.tanh(SQRT_2_OVER_PI * (v + CUBIC * v * v * v))))), x];
 }
 
 /** dx = dy·[(1 + t)/2 + x/2·(1 − t²)·u′],  t = tanh u,  u′ = √(2/π)·(1 + 3·0.044715·x²) */
@@ -93,13 +87,7 @@ function erf(x) {
 
 /** y = x·Φ(x),  Φ(x) = (1 + erf(x/√2))/2                                    (MLP in Eq. 4, pyiqa) */
 function gelu_erf(x) {
-  return [
-    array(
-      x.shape,
-      x.data.map((v) => 0.5 * v * (1 + erf(v * Math.SQRT1_2))),
-    ),
-    x,
-  ];
+  return [array(x.shape, x.data.map((v) => 0.5 * v * (1 + erf(v * Math.SQRT1_2)))), x];
 }
 
 /** dx = dy·[Φ(x) + x·φ(x)],  φ(x) = exp(−x²/2)/√(2π) */

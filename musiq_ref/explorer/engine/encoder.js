@@ -83,20 +83,11 @@ function attention(z, valid, params, conventions, tap) {
   [q, k, v] = [tap("query", q), tap("key", k), tap("value", v)];
   const [, H, N, D_h] = q.shape,
     scale = 1 / Math.sqrt(D_h),
-    scaled = array(
-      q.shape,
-      q.data.map((value) => value * scale),
-    );
-  const logits = tap(
-    "logits",
-    by_head([1, H, N, N], (h) => product(head_of(scaled, h), transposed(head_of(k, h)))),
-  );
+    scaled = array(q.shape, q.data.map((value) => value * scale));
+  const logits = tap("logits", by_head([1, H, N, N], (h) => product(head_of(scaled, h), transposed(head_of(k, h)))));
   let [weights, cache_softmax] = softmax(mask_logits(logits, valid, conventions));
   weights = tap("weights", weights);
-  const heads = tap(
-    "heads",
-    by_head(q.shape, (h) => product(head_of(weights, h), head_of(v, h))),
-  );
+  const heads = tap("heads", by_head(q.shape, (h) => product(head_of(weights, h), head_of(v, h))));
   [y, cache.out] = merge(heads, params.out);
   Object.assign(cache, { softmax: cache_softmax, factors: { scaled, k, v, weights, scale } });
   return [tap("out", y), cache];
@@ -117,10 +108,7 @@ function attention_backward(dy, cache, tap, want_params) {
   const dlogits = tap("logits", softmax_backward(dweights, cache.softmax));
   const dk = by_head(k.shape, (h) => product(transposed(head_of(dlogits, h)), head_of(scaled, h)));
   const dscaled = by_head(k.shape, (h) => product(head_of(dlogits, h), head_of(k, h)));
-  const dq = array(
-    k.shape,
-    dscaled.data.map((value) => value * scale),
-  );
+  const dq = array(k.shape, dscaled.data.map((value) => value * scale));
   [dz_v, dparams.value] = project_backward(tap("value", dv), cache.value, want_params);
   [dz_k, dparams.key] = project_backward(tap("key", dk), cache.key, want_params);
   [dz_q, dparams.query] = project_backward(tap("query", dq), cache.query, want_params);

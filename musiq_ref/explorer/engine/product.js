@@ -114,14 +114,7 @@ function assemble() {
       ),
     ]),
   ]);
-  const body = [
-    ...vector([
-      [9, I32],
-      [11, V128],
-    ]),
-    ...code,
-    0x0b,
-  ]; // 9 and 11 locals beside the 8 parameters
+  const body = [...vector([[9, I32], [11, V128]]), ...code, 0x0b]; // 9 and 11 locals beside the 8 parameters
   const text = (word) => vector([...word].map((letter) => [letter.charCodeAt(0)]));
   return new Uint8Array(
     [

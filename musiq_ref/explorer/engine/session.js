@@ -74,11 +74,7 @@ function session(params, config) {
   function load(new_pixels) {
     pixels = new_pixels;
     values.clear();
-    tokens = tokenize(
-      pixels,
-      config,
-      keep(values, () => true),
-    );
+    tokens = tokenize(pixels, config, keep(values, () => true));
     const [x, cache] = embed_patches(params, tokens, config, keep(values, is_small));
     embedded = { x, cache };
     return score(NONE);

@@ -56,10 +56,7 @@ for (const [path, equation, from, label] of [
   explains_back(path, HANDED_ON, equation, SOURCE.residual1_back, (m, [, b], [, n, j]) => [
     term(label, row_of(m.gradient(from(b)), n)[j]),
   ]);
-for (const [path, from, matrix] of [
-  ["block/mlp/gelu", "mlp/fc2", "W_2"],
-  ["block/norm2", "mlp/fc1", "W_1"],
-])
+for (const [path, from, matrix] of [["block/mlp/gelu", "mlp/fc2", "W_2"], ["block/norm2", "mlp/fc1", "W_1"]])
   explains_back(path, `dx = dy·${matrix}ᵀ`, "MLP in Eq. 4, backward", SOURCE.linear_back, (m, [, b], [, n, j]) =>
     linear_back_terms(row_of(m.gradient(`${b}/${from}`), n), params_at(m, `${b}/${from}`), j),
   );

@@ -61,10 +61,7 @@ function as_npy({ shape, data }) {
     header.length & 255,
     header.length >> 8,
   ]);
-  start.set(
-    [...header].map((letter) => letter.charCodeAt(0)),
-    10,
-  );
+  start.set([...header].map((letter) => letter.charCodeAt(0)), 10);
   return new Blob([start, new Uint8Array(Float32Array.from(data).buffer)], { type: "application/octet-stream" });
 }
 

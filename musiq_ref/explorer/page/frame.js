@@ -14,11 +14,7 @@ function render_frame() {
           id: `view-${view}`,
           "aria-current": state.view === view && "page",
           onclick: () =>
-            go({
-              view,
-              back: view === "reverse",
-              ...(view === "reverse" && !state.back ? TURNED : {}),
-            }),
+            go({ view, back: view === "reverse", ...(view === "reverse" && !state.back ? TURNED : {}) }),
         },
         name,
       ),
