@@ -10,6 +10,9 @@ function s(tag, attributes = {}, ...children) {
   return fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 }
 
+/** A button: what it says, and what it does. */
+const pill = (words, onclick, more = {}) => h("button", { class: "pill", onclick, ...more }, words);
+
 function fill(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
