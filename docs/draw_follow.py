@@ -10,10 +10,13 @@ import tempfile
 import time
 from pathlib import Path
 
+from PIL import Image
+
 import musiq_ref as mq
 from musiq_ref.explorer import page
 
 DOCS = Path(__file__).parent
+PICTURE = DOCS / "images" / "follow.png"
 sys.path.insert(0, str(DOCS.parent / "tests"))
 
 from browser import CHROMIUM, Browser  # noqa: E402
@@ -31,9 +34,11 @@ def main() -> None:
             browser.resize(1400, 860)
             browser.open(file, "#block_01/attention/class")
         time.sleep(1)  # the card with the sum is drawn a moment later
-        browser.screenshot(DOCS / "images" / "follow.png")
+        browser.screenshot(PICTURE)
     finally:
         browser.close()
+    with Image.open(PICTURE) as picture:
+        picture.convert("RGB").quantize(256).save(PICTURE, optimize=True)  # a third of the bytes
 
 
 if __name__ == "__main__":
