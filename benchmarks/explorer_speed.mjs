@@ -8,7 +8,7 @@ const part = (id) => new RegExp(`id="${id}">([^]*?)</script>`).exec(page)[1];
 runInThisContext(part("engine"));
 const { session, nest, read_weights } = runInThisContext("({ session, nest, read_weights })");
 const { config, index } = JSON.parse(part("model"));
-const model = session(nest(read_weights(index, part("weights"))), config);
+const model = session(nest(await read_weights(index, part("weights"))), config);
 
 const spent = (run) => {
   const start = process.cpuUsage();

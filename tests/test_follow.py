@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
+import re
 import time
 from pathlib import Path
 
@@ -17,10 +19,11 @@ from musiq_ref.cli import main
 from musiq_ref.explorer import page, page_params
 from musiq_ref.image.tokenize import drop_padding
 from musiq_ref.model.musiq import forward
-from musiq_ref.model.parameters import map_params
+from musiq_ref.model.parameters import flatten, map_params
 from musiq_ref.verify.comparison.climb import compare
 from musiq_ref.verify.ladder.fixture import measured_fixture
 
+ROOT = Path(__file__).parent.parent
 PHOTOGRAPHS = Path(mq.__file__).parent / "data" / "photographs"
 in_a_browser = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")
 STATIONS = ["pixels", "scales", "patches", "stem", "embedding", "place", "scale", "attention", "mlp", "score"]
@@ -175,7 +178,11 @@ def test_the_tour_goes_to_the_score_and_back_to_the_pixels(browser, html):
     for name in STATIONS[1:]:
         click(browser, "#next")
         assert browser.run("document.querySelector('#rail [aria-current]').id") == f"stop-{name}"
+        assert browser.run(
+            "document.querySelector('#announce').textContent === document.querySelector('h2').textContent"
+        )
     click(browser, ".onward .strong")
+    assert browser.run("location.hash") == "#reverse/score/class"
     for name in reversed(STATIONS[:-1]):
         click(browser, "#next")
         assert browser.run("location.hash").startswith("#reverse/")
@@ -194,6 +201,45 @@ def test_the_sum_of_a_number_is_shown(browser, html):
     numbers = "['#sum .what b', '#sum .total .number'].map((where) => document.querySelector(where).textContent)"
     value, total = (float(text.replace("−", "-")) for text in browser.run(numbers))
     assert value == pytest.approx(total, rel=3e-3)
+
+
+@in_a_browser
+def test_every_chapter_has_its_station(browser, html):
+    told = re.findall(r"`#(chapter_\d\d)` \| `#([^`]+)`", (ROOT / "docs" / "follow.md").read_text(encoding="utf-8"))
+    assert [name for name, _ in told] == [f"chapter_{n:02d}" for n in range(17)]
+    browser.complaints.clear()
+    browser.open(html, "#chapter_05")
+    assert browser.run("location.hash").startswith("#block_00/attention/head_0/token_")
+    for name, station in told:
+        browser.run(f"location.hash = '{name}'")
+        wait(browser, f"location.hash.startsWith('#{station}') && {SETTLED}")
+        assert browser.run("document.querySelector('#panel h2').textContent.length") > 3
+    assert browser.complaints == []
+
+
+@in_a_browser
+def test_the_class_token_is_at_home_at_every_station(browser, html):
+    browser.complaints.clear()
+    browser.open(html, "#score/class")
+    for view in (f"{back}{name}/class" for back in ("", "reverse/") for name in STATIONS):
+        browser.run(f"location.hash = '{view}'")
+        wait(browser, f"{SETTLED} && document.querySelector('#sum .what')")
+    press(browser, "#drawing", "c")
+    press(browser, "#drawing", "s")
+    wait(browser, SETTLED)
+    assert browser.complaints == []
+
+
+@in_a_browser
+def test_every_number_of_the_stem_is_reached_by_keys(browser, html):
+    browser.open(html, "#reverse/stem/token_2")
+    browser.run("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+    for number in range(16):
+        click(browser, f".steps button:nth-child({number + 1})")
+        press(browser, "details .maps", "End")
+        name = browser.run("document.querySelector('details .maps').getAttribute('aria-label')").split(":")[0]
+        wait(browser, f"document.querySelector('#sum .source').textContent.startsWith('gradient/{name} ')")
+        assert browser.run("document.querySelectorAll('#sum .terms li').length") > 0
 
 
 @in_a_browser
@@ -285,12 +331,106 @@ def test_the_page_is_not_too_large(html):
     assert 'content="musiq_ref"' in text
 
 
+def model(layers, width, outputs=1, spread=1.0):
+    """A model as the bundled one may become, of random weights."""
+    config = mq.MusiqConfig(
+        layers=layers, width=width, mlp_width=3 * width, heads=4, outputs=outputs, patch_size=16, longer_sides=(48, 96)
+    )
+    params = mq.init_params(config, seed=4)
+    params["head"]["kernel"] = np.random.default_rng(4).normal(0, spread, (width, outputs)).astype(np.float32)
+    return mq.Checkpoint(params, config, "native", None)
+
+
+def test_a_page_of_four_mebibytes_of_weights_is_not_too_large(rng):
+    """The largest that may be bundled."""
+    larger = model(6, 96)
+    room = 2**20 - sum(value.size for _, value in flatten(larger.params))
+    assert room > 0
+    larger.params["filler"] = {"kernel": rng.normal(size=room).astype(np.float32)}
+    text = page(PHOTOGRAPHS / "raccoon.png", larger)
+    assert len(text) < 4e6
+    assert len(re.sub(r"data:image/[^\"]*", "", text)) < 3e6
+
+
+@in_a_browser
+@pytest.mark.parametrize("outputs", [1, 10])
+def test_a_deeper_model_has_all_its_blocks(outputs, browser, tmp_path):
+    deeper, image = model(5, 96, outputs), PICTURES["portrait"]
+    (tmp_path / "page.html").write_text(page(image, deeper), encoding="utf-8")
+    browser.complaints.clear()
+    browser.resize(390)
+    browser.open(tmp_path / "page.html", "#block_00/mlp")
+    assert browser.run("musiq.score") == pytest.approx(mq.score(image, deeper)[0].value, abs=0.03)
+    for block in range(2, 6):
+        click(browser, "#deeper")
+        assert f"block {block} of 5" in browser.run("document.querySelector('.step').textContent")
+        assert browser.run("document.documentElement.scrollWidth") <= 390
+        go_to(browser, f"block_{block - 1:02d}/mlp")
+    assert not browser.run("document.querySelector('#deeper')")
+    for view in [f"{back}{name}" for back in ("", "reverse/") for name in STATIONS]:
+        go_to(browser, view)
+        assert browser.run("document.documentElement.scrollWidth") <= 390, view
+    for number in (1, 5, 8, 14):
+        go_to(browser, f"predict/{number}")
+        click(browser, ".option", "document.querySelector('.verdict')")
+    assert browser.complaints == []
+
+
 def test_a_large_photograph_is_reduced_and_that_is_said(demo):
     text = page(np.zeros((1000, 1500, 3), np.uint8), demo, "large.png")
     assert (
         "Reduced from 1500×1000 to 600×400"
         in json.loads(text.split('id="model">')[1].split("</script>")[0])["about"]["note"]
     )
+
+
+@in_a_browser
+def test_a_model_with_parts_left_out_has_all_stations(browser, tmp_path):
+    config = mq.MusiqConfig.preset(
+        "tiny", stem="linear", spatial="none", scale_embedding=False, longer_sides=(40,), native=False, patch_size=8
+    )
+    bare, image = mq.Checkpoint(mq.init_params(config, seed=3), config, "native", None), PICTURES["tiny"]
+    (tmp_path / "page.html").write_text(page(image, bare), encoding="utf-8")
+    browser.complaints.clear()
+    browser.open(tmp_path / "page.html", "#pixels/token_1")
+    assert browser.run("musiq.score") == pytest.approx(mq.score(image, bare)[0].value, abs=1e-4)
+    for view in [f"{back}{name}" for back in ("", "reverse/") for name in STATIONS]:
+        browser.run(f"location.hash = '{view}'")
+        wait(browser, f"{SETTLED} && document.querySelector('#sum .terms')")
+    for number in (5, 6, 13):
+        go_to(browser, f"predict/{number}")
+        click(browser, ".option", "document.querySelector('.verdict')")
+    assert browser.complaints == []
+
+
+@dataclasses.dataclass(frozen=True)
+class LaterConfig(mq.MusiqConfig):
+    """What a later version may have: fields that this engine does not know."""
+
+    attention: str = "softmax"
+    memory_tokens: int = 0
+
+
+def test_settings_that_the_engine_does_not_know_are_refused(demo):
+    known = LaterConfig(**demo.config.__dict__)
+    black = np.zeros((20, 30, 3), np.uint8)
+    with pytest.raises(ValueError, match="cannot compute a model with memory_tokens=0"):
+        page(black, mq.Checkpoint(demo.params, known, "native", None))
+    performer = dataclasses.replace(known, attention="performer")
+    with pytest.raises(ValueError, match="cannot compute a model with attention='performer'"):
+        page(black, mq.Checkpoint(demo.params, performer, "native", None))
+
+
+def test_the_report_of_explain_links_to_stations(tmp_path):
+    Image.fromarray(PICTURES["tiny"]).save(tmp_path / "photo.png")
+    (tmp_path / "reports").mkdir()
+    command = ["explain", str(tmp_path / "photo.png"), "--follow", str(tmp_path / "my page.html")]
+    assert main([*command, "-o", str(tmp_path / "reports" / "report.html")]) == 0
+    links = re.findall(r'<a href="([^"]*)"', (tmp_path / "reports" / "report.html").read_text(encoding="utf-8"))
+    assert len(links) == 4
+    for address, station in (link.split("#") for link in links):
+        assert address == "../my%20page.html"
+        assert set(station.split("/")) & set(STATIONS)
 
 
 def test_names_are_text_not_markup(demo):

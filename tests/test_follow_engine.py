@@ -12,11 +12,12 @@ import pytest
 
 import musiq_ref as mq
 from musiq_ref.checkpoint.native import config_to_json
+from musiq_ref.config import NAMED_CONVENTIONS
 from musiq_ref.explorer import engine
 from musiq_ref.image.tokenize import drop_padding
 from musiq_ref.model.gradient_by_team import patch_gradient
 from musiq_ref.model.parameters import flatten, nest
-from musiq_ref.verify import deterministic_params, make_fixture
+from musiq_ref.verify import deterministic_params, make_fixture, trace
 from musiq_ref.verify.adapters import run_command
 from musiq_ref.verify.comparison.climb import compare
 from musiq_ref.verify.comparison.suite import compare_suite
@@ -101,6 +102,60 @@ def test_a_fault_planted_into_the_javascript_is_found_and_named(line, official, 
     assert result.first
     assert result.first.name == stage
     assert words in str(result)
+
+
+def run_in_node(script, tmp_path, given):
+    """What a script prints as JSON, run with the engine's names and JSON from us."""
+    (tmp_path / "engine.js").write_text(engine(), encoding="utf-8")
+    begin = """const { readFileSync } = require("fs");
+    require("vm").runInThisContext(readFileSync(process.argv[1], "utf8"));
+    const given = JSON.parse(readFileSync(0, "utf8"));"""
+    done = subprocess.run(
+        [NODE, "-e", begin + script, str(tmp_path / "engine.js")],
+        input=json.dumps(given),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+CHANGES = [{"attention": "performer"}, {"memory_tokens": 3}, {"stem": "wavelets"}, {"conventions": {"gelu": "sigmoid"}}]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_model_that_the_engine_does_not_compute_is_refused(change, tmp_path):
+    script = "try { session({}, given); } catch (error) { console.log(JSON.stringify(error.message)); }"
+    said = run_in_node(script, tmp_path, json.loads(config_to_json(mq.MusiqConfig())) | change)
+    [name] = change.get("conventions", change)
+    assert f"{name} = " in said
+    assert said.endswith("is not computed here; use musiq_ref in Python")
+
+
+@pytest.mark.parametrize("conventions", ["official", "pyiqa", "paper"])
+def test_hidden_tokens_are_masked_by_each_convention(conventions, tmp_path, rng):
+    config = mq.MusiqConfig.preset("tiny", conventions=NAMED_CONVENTIONS[conventions])
+    params = deterministic_params(config, 5, "float32")
+    image = rng.integers(0, 256, (40, 60, 4), dtype=np.uint8)
+    given = {
+        "weights": {n: {"shape": v.shape, "data": v.ravel().tolist()} for n, v in flatten(params)},
+        "config": json.loads(config_to_json(config)),
+        "pixels": {"width": 60, "height": 40, "data": image.ravel().tolist()},
+    }
+    script = """
+    for (const weight of Object.values(given.weights)) weight.data = Float32Array.from(weight.data);
+    const model = session(nest(given.weights), given.config);
+    model.load(given.pixels);
+    model.score({ hidden: [1, 4] });
+    const { data } = model.stage("encoder/block_00/attention/weights");
+    console.log(JSON.stringify({ score: model.expected.score, weights: [...data] }));"""
+    answer = run_in_node(script, tmp_path, given)
+    tokens = mq.batch([drop_padding(mq.tokenize(image[..., :3].copy(), config))])
+    mask = tokens.mask.copy()
+    mask[0, [1, 4]] = False
+    values, _ = trace(params, tokens._replace(mask=mask), config)
+    np.testing.assert_allclose(answer["weights"], values["encoder/block_00/attention/weights"].ravel(), atol=1e-5)
+    assert answer["score"] == pytest.approx(float(values["head/logits"][0, 0]), abs=1e-4)
 
 
 def check_maps(maps, image, weights, config):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 from pathlib import Path
+from urllib.parse import quote
 
 from musiq_ref.checkpoint import load_checkpoint
 from musiq_ref.cli.shared import add_checkpoint, add_force, add_threads, say_which_model
@@ -21,6 +23,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", metavar="FILE", type=Path, default=Path("report.html"), help=".html or .png to write"
     )
+    parser.add_argument(
+        "--follow", metavar="PAGE", default="", help="the page that musiq-ref follow wrote, for links to its stations"
+    )
     add_force(parser, "-o")
     add_checkpoint(parser)
     add_threads(parser)
@@ -31,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     check_output(args.output, [args.image, *filter(None, [checkpoint.path])], args.force, ENDINGS)
     kind = args.output.suffix.lower().removeprefix(".")
     if kind == "html":
-        write_output(args.output, report(args.image, checkpoint, Path(args.image).name))
+        write_output(args.output, report(args.image, checkpoint, Path(args.image).name, _address(args)))
     else:
         file = io.BytesIO()
         picture(args.image, checkpoint).savefig(file, format=kind, dpi=110, metadata=METADATA[kind])
@@ -39,3 +44,10 @@ def run(args: argparse.Namespace) -> int:
     say_which_model(checkpoint)
     print(f"{args.image}: the {'page' if kind == 'html' else 'picture'} is in {args.output}")
     return 0
+
+
+def _address(args: argparse.Namespace) -> str:
+    """The page to link to, as the report will find it from where it lies."""
+    if not args.follow or "://" in args.follow:
+        return args.follow
+    return quote(Path(os.path.relpath(args.follow, args.output.parent)).as_posix())

@@ -67,12 +67,13 @@ def check_patches(height: int, width: int, checkpoint: Checkpoint) -> None:
         )
 
 
-def report(image: ImageLike, checkpoint: Checkpoint, name: str = "the photograph") -> str:
-    """The page as a string of HTML without links to anything outside it.
+def report(image: ImageLike, checkpoint: Checkpoint, name: str = "the photograph", follow: str = "") -> str:
+    """The page as a string of HTML without links to anything outside it, but to `follow`.
 
     image: whatever `decode` reads
     checkpoint: the model
     name: the photograph's, for the title
+    follow: the address of a page that `musiq_ref.explorer.page` made; every section then links to its station there
 
     Raises ValueError for an image too large for a gradient, ImportError, saying what to install, without matplotlib.
 
@@ -89,6 +90,10 @@ def report(image: ImageLike, checkpoint: Checkpoint, name: str = "the photograph
     with warnings.catch_warnings(action="ignore"):  # that weights are made up is said on the page
         score = scorer(checkpoint)(pixels)
     counts = complexity(config, (height, width), padded=False)
+
+    def live(station: str) -> str:
+        return f' <a href="{html.escape(f"{follow}#{station}")}">See it computed.</a>' if follow else ""
+
     parts = [
         _heading(name, pixels, score, checkpoint),
         _scale_table(height, width, config),
@@ -98,17 +103,18 @@ def report(image: ImageLike, checkpoint: Checkpoint, name: str = "the photograph
             f"The photograph is shown to the model {config.scales} times, in different sizes, each cut into squares of "
             f"{config.patch_size}×{config.patch_size} pixels: {counts.tokens} patches in all. In the small versions a "
             "patch shows whole objects, so composition and large-scale flaws are visible; at native size it shows "
-            "grain, sharpness and compression. Grey borders are padding.",
+            "grain, sharpness and compression. Grey borders are padding." + live("scales"),
         ),
-        *([_places(pixels, config)] if config.spatial != "none" else []),
-        _rollout(pixels, params, config),
+        *([_places(pixels, config, live("place"))] if config.spatial != "none" else []),
+        _rollout(pixels, params, config, live("block_00/attention/class")),
         _section(
             "What would change the score: the gradient",
             gradient_over_photograph(pixels, params, config),
             "The exact derivative of the score with respect to every pixel, computed by hand-written backward code. "
             "Bright in the middle picture: a small change there changes the score most. On the right: would making "
             "that pixel a little brighter raise or lower the score? The gradient describes tiny changes only; a strong "
-            "gradient is not a flaw by itself. A raster in it shows the borders of the patches.",
+            "gradient is not a flaw by itself. A raster in it shows the borders of the patches."
+            + live("reverse/pixels"),
         ),
         _footer(config, counts),
     ]
@@ -178,17 +184,17 @@ def _distribution(score) -> Any:
     return figure
 
 
-def _places(pixels, config) -> str:
+def _places(pixels, config, link: str) -> str:
     return _section(
         "Where the patches are: the hash grid",
         hash_grid(pixels, config),
         f"Images of any size share one table of {config.grid_size}×{config.grid_size} learned places. Every "
         "patch gets the place of the cell it falls into. The colour says how many patches share a cell: those the "
-        "model cannot tell apart by place, only by content.",
+        "model cannot tell apart by place, only by content." + link,
     )
 
 
-def _rollout(pixels, params, config) -> str:
+def _rollout(pixels, params, config, link: str) -> str:
     maps = attention_rollout(params, tokens_for(pixels, config, params), config, pixels.shape[:2])
     shares = np.concatenate([laid_out[np.isfinite(laid_out)] for laid_out in maps])  # cut-off patches are NaN
     return _section(
@@ -199,7 +205,7 @@ def _rollout(pixels, params, config) -> str:
         "estimates how much of that token was mixed from each patch: more from the brighter ones. It keeps "
         f"{1 - shares.sum():.0%} of itself; the percentages over the pictures are the rest, and a scale with more "
         "patches gets more for that alone. Whether a bright patch raised the score, lowered it or made no difference, "
-        "this picture cannot say: it knows nothing of the part of the model that turns the token into a number.",
+        "this picture cannot say: it knows nothing of the part of the model that turns the token into a number." + link,
     )
 
 

@@ -9,7 +9,9 @@ import base64
 import html
 import io
 import json
+import zlib
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -22,21 +24,16 @@ from musiq_ref.image.tokenize import scales_of
 from musiq_ref.model.parameters import Params, flatten, nest
 from musiq_ref.outputs import GENERATOR
 
-ENGINE = ("product", "ops", "activation", "convolution", "image", "stem", "encoder", "musiq", "session")
-ENGINE += ("terms", "terms_forward", "terms_encoder", "terms_back", "terms_attention_back", "explain", "maps", "worker")
+ENGINE = ("config", "product", "ops", "activation", "convolution", "image", "stem", "encoder", "musiq", "session")
+ENGINE += ("terms", "terms_forward", "terms_stem", "terms_back", "explain", "maps", "worker")
 PAGE = ("dom", "picture", "strip", "magnifier", "visuals", "attention", "stations", "station_view")
 PAGE += ("questions", "predict", "doubt", "spoil", "export", "app", "frame", "begin")
 """The files of engine/ and page/, each after those that it uses."""
 
 MOST_PIXELS, MOST_PATCHES = 240_000, 1000  # of larger photographs, a reduced one: a browser takes about a second for it
-ROOM = 1_900_000  # bytes of weights; as base64 they are a third more, and the page stays below 3 MB
-MOST_WEIGHTS = 60_000_000  # as base64 of float16 they are 160 MB
+ROOM = 2_200_000  # bytes of weights; compressed and as base64 they are a seventh more, and the page stays below 3 MB
+MOST_WEIGHTS = 60_000_000  # in float16 the page is 140 MB
 EXAMPLES = ("cat", "flower", "rocket")
-KNOWN = {
-    "layers", "width", "mlp_width", "heads", "outputs", "patch_size", "grid_size", "longer_sides", "native",
-    "max_native_patches", "spatial", "scale_embedding", "stem", "conventions",
-}  # fmt: skip
-"""Fields of MusiqConfig that the engine computes; others must have their defaults."""
 
 
 def source(folder: str, name: str) -> str:
@@ -54,7 +51,8 @@ def engine() -> str:
     >>> "function layer_norm_backward(" in engine()
     True
     """
-    return "\n".join(source("engine", f"{name}.js") for name in ENGINE)
+    computed = f"const COMPUTED = {source('engine', 'computes.json')};\n"
+    return computed + "\n".join(source("engine", f"{name}.js") for name in ENGINE)
 
 
 def page_params(params: Params) -> Params:
@@ -98,7 +96,8 @@ def page(image: ImageLike, checkpoint: Checkpoint, name: str = "the photograph")
     >>> "black.png" in text, "http://" in text.replace("http://www.w3.org/2000/svg", "")
     (True, False)
     """
-    _check(checkpoint)
+    config = computed_config(checkpoint.config)
+    _check_size(checkpoint)
     most = min(MOST_PIXELS, MOST_PATCHES * checkpoint.config.patch_size**2)
     pixels, note = _reduced(decode(image), most)
     scales_of(pixels.shape[0], pixels.shape[1], checkpoint.config)  # refuses what is too elongated
@@ -106,15 +105,14 @@ def page(image: ImageLike, checkpoint: Checkpoint, name: str = "the photograph")
     photographs = [{"name": name, "source": _address(pixels, "PNG")}]
     photographs += [{"name": one, "source": _address(_example(one), "JPEG")} for one in EXAMPLES]
     model = {
-        "config": json.loads(config_to_json(checkpoint.config)),
+        "config": config,
         "index": {path: [value.shape, value.dtype.itemsize] for path, value in weights.items()},
         "about": {"note": note, "most_pixels": most, "of": "of 100" if checkpoint.bundled else ""},
         "photographs": photographs,
     }
     halves = [path for path, value in weights.items() if value.dtype.itemsize == 2]
-    rounded = (
-        f"The largest {len(halves)} of {len(weights)} arrays of weights are rounded to float16. " if halves else ""
-    )
+    which = "All" if len(halves) == len(weights) else f"The largest {len(halves)} of"
+    rounded = f"{which} {len(weights)} arrays of weights are rounded to float16. " if halves else ""
     parts = {
         "<!-- generator -->": GENERATOR,
         "<!-- title -->": html.escape(f"Follow a patch: {name}"),
@@ -122,7 +120,7 @@ def page(image: ImageLike, checkpoint: Checkpoint, name: str = "the photograph")
         "<!-- about -->": _about(checkpoint, rounded),
         "/* style */": source("page", "style.css"),
         "/* model */": json.dumps(model).replace("<", "\\u003c"),
-        "/* weights */": base64.b64encode(b"".join(value.tobytes() for value in weights.values())).decode(),
+        "/* weights */": _compressed(weights),
         "/* engine */": engine(),
         "/* page */": "\n".join(source("page", f"{part}.js") for part in PAGE),
     }
@@ -133,11 +131,40 @@ def page(image: ImageLike, checkpoint: Checkpoint, name: str = "the photograph")
     return text
 
 
-def _check(checkpoint: Checkpoint) -> None:
-    default = MusiqConfig()
-    for field, value in checkpoint.config.to_dict().items():
-        if field not in KNOWN and value != default.to_dict()[field]:
-            raise ValueError(f"the page cannot compute a model with {field}={value!r}; musiq_ref in Python does")
+def computed_config(config: MusiqConfig) -> dict[str, Any]:
+    """The configuration for the engine: the fields that it knows, which are listed in engine/computes.json.
+
+    Raises ValueError for a field that the engine does not know and that has not its default, or for a value that it
+    cannot compute.
+
+    >>> computed_config(MusiqConfig(outputs=10))["outputs"]
+    10
+    """
+    known = json.loads(source("engine", "computes.json"))
+    return _computed(json.loads(config_to_json(config)), known, MusiqConfig().to_dict(), "")
+
+
+def _computed(values: dict[str, Any], known: dict[str, Any], default: dict[str, Any], path: str) -> dict[str, Any]:
+    found = {}
+    for field, value in values.items():
+        allowed = known.get(field)
+        if isinstance(allowed, dict):
+            found[field] = _computed(value, allowed, default[field], f"{field}.")
+        elif field in known and (allowed is None or value in allowed):
+            found[field] = value
+        elif field in known or field not in default or value != default[field]:
+            raise ValueError(f"the page cannot compute a model with {path}{field}={value!r}; musiq_ref in Python does")
+    return found
+
+
+def _compressed(weights: dict[str, np.ndarray]) -> str:
+    """Of each array the first bytes of all values, then the second ones, …: signs and exponents, which are much alike,
+    lie together, and shrink."""
+    planes = (value.reshape(-1).view(np.uint8).reshape(-1, value.dtype.itemsize).T for value in weights.values())
+    return base64.b64encode(zlib.compress(b"".join(plane.tobytes() for plane in planes), 9)).decode()
+
+
+def _check_size(checkpoint: Checkpoint) -> None:
     if _parameters(checkpoint) > MOST_WEIGHTS:
         raise ValueError(
             f"this model has {_parameters(checkpoint):,} parameters, and a page takes {MOST_WEIGHTS:,} at most; "
@@ -188,4 +215,7 @@ def _about(checkpoint: Checkpoint, rounded: str) -> str:
             "The bundled model learned how much a picture was spoilt by synthetic distortions; it does not know what "
             "people like. "
         )
-    return words + "Keys: ← → next station, r forwards and backwards; on the photograph the arrows move the patch."
+    return words + (
+        "Keys: ← → next station, r forwards and backwards; on the photograph the arrows move the patch, s goes to the "
+        "same spot in another size, c to the class token."
+    )

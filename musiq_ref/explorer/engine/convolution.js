@@ -117,10 +117,7 @@ function standardize_backward(dy, { centred, sigma, divisor }) {
     return dy.data[at] / (s + STANDARDIZE_EPS) + (s ? (dsigma[at % O] * c) / (divisor * s) : 0);
   });
   for (let at = 0; at < n * O; at++) mean[at % O] += dcentred[at] / n;
-  return array(
-    dy.shape,
-    Float32Array.from(dcentred, (value, at) => value - mean[at % O]),
-  );
+  return array(dy.shape, Float32Array.from(dcentred, (value, at) => value - mean[at % O]));
 }
 
 /** y[n,i,j,c] = max_ab x̃[n, i·s+a, j·s+b, c],  x̃ = x padded "SAME" with −∞           (stem, SPEC 4) */

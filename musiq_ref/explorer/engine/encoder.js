@@ -60,25 +60,21 @@ function merge_backward(dy, { cache, shape: [H, D_h, D] }, want_params) {
   return [split_heads(dside, H), want_params ? { kernel: reshape(dkernel, H, D_h, D), bias: dbias } : null];
 }
 
-/** y = x + M, M = 0 where both tokens are valid, else far below             (Eq. 10 and 11);  valid: (N,) */
-function mask_logits(x, valid) {
-  if (valid.every(Boolean)) return [x, null];
+/** y = x + M, M = 0 where both tokens are valid, else the mask's value      (Eq. 10 and 11);  valid: (N,)
+ *  mask "fill": that value instead of x. Backward, both hand dy on: the softmax has made it 0 where nobody may look. */
+function mask_logits(x, valid, { mask, mask_value }) {
+  if (valid.every(Boolean)) return x;
   const N = valid.length,
-    y = array(x.shape, x.data.slice()),
-    hidden = valid.flatMap((is_valid, i) => (is_valid ? [] : [i]));
-  for (let row = 0, at = 0; at < y.data.length; row++, at += N) {
-    if (!valid[row % N]) for (let i = at; i < at + N; i++) y.data[i] -= 1e10;
-    else for (const i of hidden) y.data[at + i] -= 1e10;
-  }
-  return [y, null];
-}
-
-function mask_logits_backward(dy) {
-  return dy; // something was added
+    value = mask_value === "-inf" ? -Infinity : mask_value,
+    hide = mask === "fill" ? () => value : (logit) => logit + value;
+  return array(
+    x.shape,
+    x.data.map((logit, at) => (valid[at % N] && valid[Math.floor(at / N) % N] ? logit : hide(logit))),
+  );
 }
 
 /** MSA(z) = [SA_1(z); …; SA_H(z)]·U_m,  SA = A·V,  A = softmax((Q·Kᵀ)/√D_h + M)              (Eq. 6–11) */
-function attention(z, valid, params, tap) {
+function attention(z, valid, params, conventions, tap) {
   const cache = {};
   let q, k, v, y;
   [q, cache.query] = project(z, params.query); // (1, H, N, D_h)
@@ -87,23 +83,13 @@ function attention(z, valid, params, tap) {
   [q, k, v] = [tap("query", q), tap("key", k), tap("value", v)];
   const [, H, N, D_h] = q.shape,
     scale = 1 / Math.sqrt(D_h),
-    scaled = array(
-      q.shape,
-      q.data.map((value) => value * scale),
-    );
-  const logits = tap(
-    "logits",
-    by_head([1, H, N, N], (h) => product(head_of(scaled, h), transposed(head_of(k, h)))),
-  );
-  const [masked, cache_mask] = mask_logits(logits, valid);
-  let [weights, cache_softmax] = softmax(masked);
+    scaled = array(q.shape, q.data.map((value) => value * scale));
+  const logits = tap("logits", by_head([1, H, N, N], (h) => product(head_of(scaled, h), transposed(head_of(k, h)))));
+  let [weights, cache_softmax] = softmax(mask_logits(logits, valid, conventions));
   weights = tap("weights", weights);
-  const heads = tap(
-    "heads",
-    by_head(q.shape, (h) => product(head_of(weights, h), head_of(v, h))),
-  );
+  const heads = tap("heads", by_head(q.shape, (h) => product(head_of(weights, h), head_of(v, h))));
   [y, cache.out] = merge(heads, params.out);
-  Object.assign(cache, { mask: cache_mask, softmax: cache_softmax, factors: { scaled, k, v, weights, scale } });
+  Object.assign(cache, { softmax: cache_softmax, factors: { scaled, k, v, weights, scale } });
   return [tap("out", y), cache];
 }
 
@@ -119,14 +105,10 @@ function attention_backward(dy, cache, tap, want_params) {
     "weights",
     by_head(weights.shape, (h) => product(head_of(dheads, h), transposed(head_of(v, h)))),
   );
-  const dmasked = softmax_backward(dweights, cache.softmax);
-  const dlogits = tap("logits", mask_logits_backward(dmasked, cache.mask));
+  const dlogits = tap("logits", softmax_backward(dweights, cache.softmax));
   const dk = by_head(k.shape, (h) => product(transposed(head_of(dlogits, h)), head_of(scaled, h)));
   const dscaled = by_head(k.shape, (h) => product(head_of(dlogits, h), head_of(k, h)));
-  const dq = array(
-    k.shape,
-    dscaled.data.map((value) => value * scale),
-  );
+  const dq = array(k.shape, dscaled.data.map((value) => value * scale));
   [dz_v, dparams.value] = project_backward(tap("value", dv), cache.value, want_params);
   [dz_k, dparams.key] = project_backward(tap("key", dk), cache.key, want_params);
   [dz_q, dparams.query] = project_backward(tap("query", dq), cache.query, want_params);
@@ -165,7 +147,7 @@ function block(z, valid, params, conventions, tap) {
   const cache = {};
   let x;
   [x, cache.norm1] = norm(z, params.norm1);
-  [x, cache.attention] = attention(tap("norm1", x), valid, params.attention, within(tap, "attention"));
+  [x, cache.attention] = attention(tap("norm1", x), valid, params.attention, conventions, within(tap, "attention"));
   z = tap("residual1", add(z, x));
   [x, cache.norm2] = norm(z, params.norm2);
   [x, cache.mlp] = mlp(tap("norm2", x), params.mlp, conventions, within(tap, "mlp"));

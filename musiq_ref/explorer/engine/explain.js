@@ -6,10 +6,7 @@ function locate(model, name, flat, back) {
   if (name.startsWith("stem/")) {
     const one = size_of(model.of_patch(name, 0).shape),
       token = Math.floor(flat / one),
-      {
-        shape: [, ...rest],
-        data,
-      } = model.of_patch(name, token, back);
+      { shape: [, ...rest], data } = model.of_patch(name, token, back);
     const shape = [model.tokens.hash_index.length, ...rest];
     return { place: unravel(flat, shape), value: data[flat - token * one], shape };
   }
@@ -23,7 +20,10 @@ function explain(model, name, flat, back = false, most = 10) {
   const { place, value, shape } = locate(model, name, flat, back);
   const [pattern, rule] = (back ? BACKWARD : FORWARD).find(([names]) => names.test(name)) ?? [];
   if (!rule) return { name, place, value, shape, formula: "", equation: "", source: null, terms: [], rest: null };
-  const { terms, ...about } = rule(model, pattern.exec(name), place);
+  const at = [model, pattern.exec(name), place],
+    said = (words) => (typeof words === "function" ? words(...at) : words);
+  const about = { formula: said(rule.formula), equation: rule.equation, source: said(rule.source) },
+    terms = rule.terms(...at);
   const sorted = [...terms].sort((a, b) => Math.abs(b.value) - Math.abs(a.value)),
     others = sorted.slice(most);
   const sum = (list) => list.reduce((total, { value }) => total + value, 0);

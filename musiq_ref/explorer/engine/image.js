@@ -190,8 +190,5 @@ function tokenize_backward(dpatches, { width, height }, scales, config) {
     const dresized = extract_patches_backward(all, h, w);
     dx = add(dx, longer_side ? resize_backward(dresized, [height, width], config.conventions.resize) : dresized);
   }
-  return array(
-    dx.shape,
-    dx.data.map((value) => 2 * value),
-  );
+  return array(dx.shape, dx.data.map((value) => 2 * value));
 }

@@ -77,18 +77,12 @@ function expected_score(logits) {
   const C = last(logits);
   if (C === 1) return [{ score: logits.data[0], distribution: null }, { C }];
   const [p, cache] = softmax(logits);
-  return [
-    { score: p.data.reduce((sum, share, i) => sum + share * (i + 1), 0), distribution: p },
-    { C, cache },
-  ];
+  return [{ score: p.data.reduce((sum, share, i) => sum + share * (i + 1), 0), distribution: p }, { C, cache }];
 }
 
 /** dlogits_k = p_k·(k − score), of the score itself */
 function expected_score_backward({ C, cache }) {
-  const k = array(
-    [1, C],
-    Float32Array.from({ length: C }, (_, i) => (C === 1 ? 1 : i + 1)),
-  );
+  const k = array([1, C], Float32Array.from({ length: C }, (_, i) => (C === 1 ? 1 : i + 1)));
   return C === 1 ? k : softmax_backward(k, cache);
 }
 

@@ -8,10 +8,7 @@ const array = (shape, data = new Float32Array(size_of(shape))) => ({ shape, data
 const reshape = (x, ...shape) => ({ shape, data: x.data });
 const last = (x) => x.shape[x.shape.length - 1];
 const zip = (x, y, f) =>
-  array(
-    x.shape,
-    x.data.map((value, i) => f(value, y.data[i])),
-  );
+  array(x.shape, x.data.map((value, i) => f(value, y.data[i])));
 
 /** x + y */
 function add(x, y) {
@@ -148,16 +145,8 @@ function group_norm_backward(dy, { x, mu, rho, gamma, groups }) {
       dbeta[c] += sum[c];
       dgamma[c] += dot[c];
     }
-    const mean = group_mean(
-      sum.map((s, c) => s * gamma.data[c]),
-      h * w,
-      groups,
-    );
-    const along = group_mean(
-      dot.map((s, c) => s * gamma.data[c]),
-      h * w,
-      groups,
-    );
+    const mean = group_mean(sum.map((s, c) => s * gamma.data[c]), h * w, groups);
+    const along = group_mean(dot.map((s, c) => s * gamma.data[c]), h * w, groups);
     const slope = scale.map((s, c) => s * gamma.data[c]),
       tilt = scale.map((s, c) => s * s * along[c]);
     const shift = scale.map((s, c) => s * mean[c] - tilt[c] * centre[c]);

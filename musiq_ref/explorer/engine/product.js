@@ -114,14 +114,7 @@ function assemble() {
       ),
     ]),
   ]);
-  const body = [
-    ...vector([
-      [9, I32],
-      [11, V128],
-    ]),
-    ...code,
-    0x0b,
-  ]; // 9 and 11 locals beside the 8 parameters
+  const body = [...vector([[9, I32], [11, V128]]), ...code, 0x0b]; // 9 and 11 locals beside the 8 parameters
   const text = (word) => vector([...word].map((letter) => [letter.charCodeAt(0)]));
   return new Uint8Array(
     [
@@ -199,10 +192,12 @@ function product(A, B, out = null) {
         4 * row,
         4 * step,
       );
-    if (wide === N && !out) result.set(floats.subarray(c_at, c_at + count * N), first * N);
-    else
-      for (let i = 0; i < count; i++)
-        for (let from = c_at + i * wide, to = (first + i) * N, end = to + N; to < end;) result[to++] += floats[from++];
+    for (let i = 0; i < count; i++) {
+      const from = c_at + i * wide,
+        to = (first + i) * N;
+      if (!out) result.set(floats.subarray(from, from + N), to);
+      else for (let j = 0; j < N; j++) result[to + j] += floats[from + j];
+    }
   }
   return result;
 }

@@ -37,30 +37,36 @@ const is_small = (name, count) => count <= 2 ** 20;
  *  logits: {"block_00/head/query/key": what is added};  swapped: [[token, token], …] whose patches are exchanged */
 const NONE = { hidden: [], places: {}, heads: [], logits: {}, swapped: [] };
 
+/** Zeros where a head (1, H, N, D_h) or its gradient belongs to one that says nothing; x itself if all speak. */
+function silence(name, x, heads) {
+  const [, block] = /^encoder\/(block_\d+)\/attention\/heads$/.exec(name) ?? [],
+    silent = block ? heads.filter((head) => head.startsWith(`${block}/`)) : [];
+  if (!silent.length) return x;
+  const one = size_of(x.shape.slice(2)),
+    y = array(x.shape, x.data.slice());
+  for (const head of silent) {
+    const h = Number(head.split("/")[1]);
+    y.data.fill(0, h * one, (h + 1) * one);
+  }
+  return y;
+}
+
 /** A tap that makes the changes inside the encoder. */
-function changing(changes, tap) {
+function changing({ heads, logits }, tap) {
   return (name, x, ...chunk) => {
-    const [, where, part] = /^encoder\/(block_\d+)\/attention\/(heads|logits)$/.exec(name) ?? [];
-    const values = part === "heads" ? 0 : last(x),
-      found = [];
-    if (part === "heads")
-      for (const key of changes.heads) if (key.split("/")[0] === where) found.push(Number(key.split("/")[1]));
-    if (found.length) {
-      x = array(x.shape, x.data.slice());
-      const one = size_of(x.shape.slice(2));
-      for (const h of found) x.data.fill(0, h * one, (h + 1) * one);
-    }
-    if (part === "logits")
-      for (const [key, amount] of Object.entries(changes.logits)) {
-        const [block, h, query, key_token] = key.split("/");
-        if (block === where) x.data[(Number(h) * values + Number(query)) * values + Number(key_token)] += amount;
+    if (name.endsWith("/attention/logits"))
+      for (const [key, amount] of Object.entries(logits)) {
+        const [block, h, query, key_token] = key.split("/"),
+          N = last(x);
+        if (name === `encoder/${block}/attention/logits`) x.data[(Number(h) * N + Number(query)) * N + Number(key_token)] += amount;
       }
-    return tap(name, x, ...chunk);
+    return tap(name, silence(name, x, heads), ...chunk);
   };
 }
 
 /** Opens a model for one photograph at a time.  params: nested;  config: as in the checkpoint */
 function session(params, config) {
+  check_config(config);
   let pixels, tokens, embedded, run, gradients, token_sources;
   const values = new Map();
 
@@ -68,11 +74,7 @@ function session(params, config) {
   function load(new_pixels) {
     pixels = new_pixels;
     values.clear();
-    tokens = tokenize(
-      pixels,
-      config,
-      keep(values, () => true),
-    );
+    tokens = tokenize(pixels, config, keep(values, () => true));
     const [x, cache] = embed_patches(params, tokens, config, keep(values, is_small));
     embedded = { x, cache };
     return score(NONE);
@@ -167,16 +169,7 @@ function session(params, config) {
       x = keep(found, wanted)(name, x, ...chunk);
       return name === "patch_embedding" ? unswapped(x) : x;
     };
-    const dheads = new Set(run.changes.heads);
-    const dropped = (name, x, ...chunk) => {
-      const [, where] = /^encoder\/(block_\d+)\/attention\/heads$/.exec(name) ?? [];
-      if (where && dheads.size) {
-        const one = size_of(x.shape.slice(2));
-        x = array(x.shape, x.data.slice());
-        for (let h = 0; h < x.shape[1]; h++) if (dheads.has(`${where}/${h}`)) x.data.fill(0, h * one, (h + 1) * one);
-      }
-      return tap(name, x, ...chunk);
-    };
+    const dropped = (name, x, ...chunk) => tap(name, silence(name, x, run.changes.heads), ...chunk);
     const { params: dparams } = backward(expected_score_backward(run.cache_score), cache, dropped, want_params);
     return { found, params: dparams };
   }
@@ -189,30 +182,14 @@ function session(params, config) {
     return y;
   }
 
-  const names = () => [...values.keys()];
   return {
-    load,
-    score,
-    stage,
-    gradient,
-    of_patch,
-    parameter_gradients,
-    names,
-    params,
-    config,
+    load, score, stage, gradient, of_patch, parameter_gradients, params, config,
+    names: () => [...values.keys()],
     source_of: (token) => token_sources[token],
     place_of: (token) => token_sources.indexOf(token),
-    get pixels() {
-      return pixels;
-    },
-    get changes() {
-      return run.changes;
-    },
-    get tokens() {
-      return run.tokens;
-    },
-    get expected() {
-      return run.expected;
-    },
+    get pixels() { return pixels; },
+    get changes() { return run.changes; },
+    get tokens() { return run.tokens; },
+    get expected() { return run.expected; },
   };
 }

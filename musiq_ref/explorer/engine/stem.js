@@ -63,10 +63,7 @@ const standardized = new WeakMap(); // what does not depend on the photograph is
 function standardized_kernels(params, ddof, tap) {
   if (!standardized.has(params)) {
     const pairs = CONVOLUTIONS.map((name) => [name, standardize(params[name].kernel, ddof)]);
-    standardized.set(
-      params,
-      [0, 1].map((i) => Object.fromEntries(pairs.map(([name, pair]) => [name, pair[i]]))),
-    );
+    standardized.set(params, [0, 1].map((i) => Object.fromEntries(pairs.map(([name, pair]) => [name, pair[i]]))));
   }
   const [kernels, caches] = standardized.get(params);
   return [Object.fromEntries(CONVOLUTIONS.map((name) => [name, tap(`${name}/standardized`, kernels[name])])), caches];

@@ -1,21 +1,21 @@
 // The engine's end of the conversation with the page: {id, call, args} comes, {id, result} or {id, error} goes back.
 "use strict";
 
-/** Weights as the page carries them: float32, then float16, one array after the other, as base64.
- *  index: {name: [shape, bytes a value]} */
-function read_weights(index, base64) {
-  const { buffer } = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0)),
+/** Weights as the page carries them: float32, or float16 where an index says 2 bytes a value; of each array the first
+ *  bytes of all values, then the second ones, …; compressed, as base64.  index: {name: [shape, bytes a value]} */
+async function read_weights(index, base64) {
+  const letters = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0)),
+    unpacked = new Blob([letters]).stream().pipeThrough(new DecompressionStream("deflate")),
+    packed = new Uint8Array(await new Response(unpacked).arrayBuffer()),
+    of_half = Float32Array.from({ length: 2 ** 16 }, (_, bits) => from_half(bits)),
     weights = {};
   let at = 0;
-  for (const [name, [shape, bytes]] of Object.entries(index)) {
-    const count = size_of(shape);
-    weights[name] = array(
-      shape,
-      bytes === 4
-        ? new Float32Array(buffer, at, count)
-        : Float32Array.from(new Uint16Array(buffer, at, count), from_half),
-    );
-    at += bytes * count;
+  for (const [name, [shape, wide]] of Object.entries(index)) {
+    const count = size_of(shape),
+      bytes = new Uint8Array(count * wide);
+    for (let k = 0; k < wide; k++) for (let i = 0; i < count; i++) bytes[i * wide + k] = packed[at++];
+    const { buffer } = bytes;
+    weights[name] = array(shape, wide === 4 ? new Float32Array(buffer) : Float32Array.from(new Uint16Array(buffer), (half) => of_half[half]));
   }
   return weights;
 }
@@ -31,9 +31,11 @@ function from_half(bits) {
 const loaded = { trained: null, shuffled: null };
 let latest = null;
 
+const wanted = (name, back) => (back ? loaded.trained.gradient(name) : loaded.trained.stage(name));
+
 const CALLS = {
-  open({ index, base64, config }) {
-    loaded.trained = session(nest(read_weights(index, base64)), config);
+  async open({ index, base64, config }) {
+    loaded.trained = session(nest(await read_weights(index, base64)), config);
     return { how: scratch.how };
   },
   load(pixels) {
@@ -50,17 +52,16 @@ const CALLS = {
   gradient: (name) => loaded.trained.gradient(name),
   /** Some numbers of a stage or gradient, without all the others. */
   slice({ name, start, count, back }) {
-    const { shape, data } = back ? loaded.trained.gradient(name) : loaded.trained.stage(name);
+    const { shape, data } = wanted(name, back);
     return { shape, data: data.slice(start, start + count) };
   },
   of_patch: ({ name, token, back }) => loaded.trained.of_patch(name, token, back),
   /** Of every token (or row): the length of its vector. */
   norms({ name, back }) {
-    const { shape, data } = back ? loaded.trained.gradient(name) : loaded.trained.stage(name),
+    const { shape, data } = wanted(name, back),
       one = data.length / shape[1];
     return Float32Array.from({ length: shape[1] }, (_, n) => Math.hypot(...data.subarray(n * one, (n + 1) * one)));
   },
-  names: () => loaded.trained.names(),
   explain: ({ name, flat, back }) => explain(loaded.trained, name, flat, back),
   params: (path) => params_at(loaded.trained, path),
   rollout: () => rollout(loaded.trained),
@@ -86,21 +87,14 @@ const CALLS = {
 };
 
 /** What the page shows of a run besides numbers it asks for. */
-function facts({ tokens, expected }) {
-  const { scales, hash_index, scale_index, mask } = tokens;
-  return {
-    scales,
-    hash_index,
-    scale_index,
-    mask,
-    distribution: expected.distribution && [...expected.distribution.data],
-  };
+function facts({ tokens: { scales, hash_index, scale_index }, expected: { distribution } }) {
+  return { scales, hash_index, scale_index, distribution: distribution && [...distribution.data] };
 }
 
 if (typeof onmessage !== "undefined")
-  onmessage = ({ data: { id, call, args } }) => {
+  onmessage = async ({ data: { id, call, args } }) => {
     try {
-      postMessage({ id, result: CALLS[call](args, (share) => postMessage({ id, progress: share })) });
+      postMessage({ id, result: await CALLS[call](args, (share) => postMessage({ id, progress: share })) });
     } catch (error) {
       postMessage({ id, error: error.message });
     }

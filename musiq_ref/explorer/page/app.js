@@ -1,6 +1,5 @@
 // The state of the page, its address, and what follows from it.
 
-const { config, index, about, photographs } = JSON.parse(find("model").textContent);
 const VIEWS = { follow: "Follow", reverse: "Reverse", predict: "Predict first", doubt: "Doubt", spoil: "Spoil" };
 const state = {
   view: "follow",
@@ -17,6 +16,8 @@ const state = {
   score: 0,
   base: 0,
   expert: false,
+  step: "gn_root", // of the stem
+  steps: false,
   pick: null,
 };
 let facts = null,
@@ -35,7 +36,7 @@ function go(changes) {
 /** Where only patches are, the patch that was chosen last stands for the class token. */
 function only_patches() {
   if (state.token !== CLASS) state.last_patch = state.token;
-  else if (["pixels", "patches", "stem", "embedding", "place"].includes(state.station)) state.token = state.last_patch;
+  else if (["pixels", "scales", "patches", "stem", "embedding", "place"].includes(state.station)) state.token = state.last_patch;
 }
 
 /** "reverse/block_00/attention/head_1/token_37" */
@@ -46,13 +47,23 @@ function address_of() {
     token = state.token === CLASS ? "class" : `token_${state.token}`;
   const where = at.block
     ? `block_${two(state.block)}/${at.id}${at.id === "attention" && !state.all_heads ? `/head_${state.head}` : ""}`
-    : at.id;
+    : at.id === "stem" && state.steps
+      ? `stem/${state.step}`
+      : at.id;
   return `${state.back ? "reverse/" : ""}${where}/${token}`;
 }
 
+/** Where each chapter of the course is at home: #chapter_05 opens the station of chapter 05. These do not change. */
+const CHAPTERS = [
+  "spoil", "scales", "place", "reverse/block_00/mlp", "stem", "block_00/attention/head_0", "block_00/mlp", "reverse/score/class",
+  "predict/9", "predict/6", "doubt", "reverse/block_00/attention", "embedding", "score", "pixels", "patches", "block_00/attention",
+];
+
 /** The state that an address stands for; what cannot be is left as it is. */
 function read_address() {
-  const parts = location.hash.slice(1).split("/").filter(Boolean),
+  const hash = location.hash.slice(1),
+    [, chapter] = /^chapter_(\d+)$/.exec(hash) ?? [],
+    parts = (CHAPTERS[Number(chapter)] ?? hash).split("/").filter(Boolean),
     found = { view: "follow", back: false };
   for (const part of parts) {
     const [, word, number] = /^([a-z]+)_?(\d+)?$/.exec(part) ?? [],
@@ -62,12 +73,21 @@ function read_address() {
     else if (word === "head" && number) Object.assign(found, { head: Math.min(n, config.heads - 1), all_heads: false });
     else if (word === "token" && number) found.token = Math.min(n, picture.tokens - 1);
     else if (part === "class") found.token = CLASS;
+    else if (part in STEM_STEPS) Object.assign(found, { step: part, steps: true });
     else if (/^\d+$/.test(part) && found.view === "predict")
       found.question = Math.min(Math.max(Number(part), 1), QUESTIONS.length) - 1;
     else if (STATIONS.some(({ id }) => id === part)) found.station = part;
   }
   if (found.station === "attention" && !parts.some((part) => part.startsWith("head_"))) found.all_heads = true;
   return found;
+}
+
+/** Goes where the address says; what it leaves open is written into it. */
+function follow_address() {
+  Object.assign(state, read_address());
+  only_patches();
+  history.replaceState(null, "", `#${address_of()}`);
+  return render();
 }
 
 /** Makes the reader's changes, and the score follows. */
@@ -116,7 +136,7 @@ const ANY_HEAT = {
 async function look_now() {
   const look = {
     token: state.token,
-    key: state.key,
+    key: state.station === "attention" ? state.key : null,
     hidden: state.changes.hidden,
     grid: state.station !== "pixels" || state.view !== "follow",
   };
@@ -179,29 +199,30 @@ async function render() {
   if (mine !== drawn) return;
   document.body.classList.remove("busy");
   draw_picture(look);
-  const focused = document.activeElement?.id || document.activeElement?.textContent;
+  const focused = find("panel").contains(document.activeElement) && document.activeElement,
+    named = (element) => element.id || element.textContent;
   find("panel").replaceChildren(...panel);
-  if (document.activeElement === document.body && focused)
-    [...find("panel").querySelectorAll("button, input")].find((e) => (e.id || e.textContent) === focused)?.focus();
+  if (focused)
+    ([...find("panel").querySelectorAll("button, input")].find((one) => named(one) === named(focused)) ?? find("title"))?.focus();
   if (["follow", "reverse"].includes(state.view)) show_first();
   Object.assign(document.body.dataset, { ready: location.hash, drawn: mine });
 }
 
 /** The card tells of something at once: of the largest number of the last strip, or of the middle of the patch. */
 function show_first() {
-  const strips = find("panel").querySelectorAll(".strip"),
-    P = config.patch_size,
-    middle = ((P >> 1) * P + (P >> 1)) * 3;
-  if (strips.length) strips[state.back ? 0 : strips.length - 1].show_largest();
-  else
-    show_sum(
-      {
-        name: "patches",
-        start: Math.max(0, state.token) * P * P * 3,
-        back: state.back,
-        label: `pixels of ${token_label(Math.max(0, state.token))}`,
-      },
-      middle,
-      0,
-    );
+  const strips = find("panel").querySelectorAll(".strip");
+  const [maps] = find("panel").querySelectorAll(".maps");
+  if (maps) return maps.show_largest();
+  if (strips.length) return strips[state.back ? 0 : strips.length - 1].show_largest();
+  const P = config.patch_size,
+    { back, station } = state,
+    small = (token) => scale_of(token).longer_side > 0,
+    token = station === "scales" ? ([state.token, ...same_spot(state.token)].find(small) ?? state.token) : Math.max(0, state.token);
+  if (back && (station === "scales" || station === "pixels")) {
+    const { x, y } = middle_of(token),
+      at = (Math.floor(y) * current.width + Math.floor(x)) * 3;
+    return show_sum({ name: "image", start: 0, back, place: `red of the pixel in row ${Math.floor(y)}, column ${Math.floor(x)}` }, at, 0);
+  }
+  const middle = (P >> 1) * P + (P >> 1);
+  return show_sum({ name: "patches", start: token * P * P * 3, back, place: `red in the middle of ${token_label(token)}` }, middle * 3, 0);
 }

@@ -28,131 +28,67 @@ async function attention_look() {
 
 const key_of = () => `block_${two(state.block)}/${state.head}/${state.token + 1}/${state.key + 1}`;
 
-/** Heads to choose and to silence, the largest shares, and a slider for one logit. */
-async function attention_panel() {
-  const head = (i) => {
-    const name = `block_${two(state.block)}/${i}`,
-      silent = state.changes.heads.includes(name);
-    return h(
-      "span",
-      { class: "head-choice" },
-      h(
-        "button",
-        {
-          class: "pill",
-          "aria-pressed": !state.all_heads && state.head === i,
-          onclick: () => go({ head: i, all_heads: false }),
-        },
-        `head ${i + 1}`,
-      ),
-      h(
-        "button",
-        {
-          class: "mute",
-          "aria-pressed": silent,
-          "aria-label": silent ? `let head ${i + 1} speak again` : `silence head ${i + 1}`,
-          title: silent ? "let it speak again" : "silence it",
-          onclick: () =>
-            change({
-              heads: silent ? state.changes.heads.filter((one) => one !== name) : [...state.changes.heads, name],
-            }),
-        },
-        silent ? "✕" : "mute",
-      ),
-    );
-  };
-  const shares = await shares_of(),
-    best = [...shares.keys()].sort((a, b) => shares[b] - shares[a]).slice(0, 6);
-  const list = h(
-    "ol",
-    { class: "shares" },
-    ...best.map((k) =>
-      h(
-        "li",
-        {},
-        h(
-          "button",
-          {
-            class: "plain-button",
-            "aria-pressed": state.key === k - 1,
-            onclick: () => go({ key: k - 1, all_heads: false }),
-          },
-          h("span", { class: "bar", style: `width:${Math.max(2, (110 * shares[k]) / shares[best[0]])}px` }),
-          ` ${k ? `token ${k - 1}` : "class token"} `,
-          h("b", {}, `${(100 * shares[k]).toFixed(1)} %`),
-        ),
-      ),
-    ),
+const token_of = (row) => (row === 0 ? "class token" : `token ${row - 1}`);
+
+/** A head to choose and to silence. */
+function head_choice(i) {
+  const name = `block_${two(state.block)}/${i}`,
+    { heads } = state.changes,
+    silent = heads.includes(name);
+  const mute = () => change({ heads: silent ? heads.filter((one) => one !== name) : [...heads, name] });
+  return h(
+    "span",
+    { class: "head-choice" },
+    pill(`head ${i + 1}`, () => go({ head: i, all_heads: false }), { "aria-pressed": !state.all_heads && state.head === i }),
+    pill(silent ? "✕" : "mute", mute, {
+      class: "mute",
+      "aria-pressed": silent,
+      "aria-label": silent ? `let head ${i + 1} speak again` : `silence head ${i + 1}`,
+    }),
   );
+}
+
+/** Heads, who asks, the largest shares, and a slider for one logit. */
+async function attention_panel() {
+  const shares = await shares_of(),
+    best = [...shares.keys()].sort((a, b) => shares[b] - shares[a]).slice(0, 6),
+    patch = state.token === CLASS ? state.last_patch : state.token,
+    asker = token_label(state.token),
+    row = (...children) => h("div", { class: "row", role: "group" }, ...children);
+  const share = (k) => [
+    h("span", { class: "bar", style: `width:${Math.max(2, (110 * shares[k]) / shares[best[0]])}px` }),
+    ` ${token_of(k)} `,
+    h("b", {}, `${(100 * shares[k]).toFixed(1)} %`),
+  ];
+  const choose = (k) => () => go({ key: k - 1, all_heads: false }),
+    look = (k) => ({ class: "plain-button", "aria-pressed": state.key === k - 1 });
   const parts = [
-    h(
-      "div",
-      { class: "row", role: "group", "aria-label": "heads" },
-      h(
-        "button",
-        { class: "pill", "aria-pressed": state.all_heads, onclick: () => go({ all_heads: true }) },
-        "mean of all",
-      ),
-      ...Array.from({ length: config.heads }, (_, i) => head(i)),
+    row(
+      pill("mean of all", () => go({ all_heads: true }), { "aria-pressed": state.all_heads }),
+      ...Array.from({ length: config.heads }, (_, i) => head_choice(i)),
     ),
-    h(
-      "div",
-      { class: "row" },
-      h(
-        "button",
-        { class: "pill", "aria-pressed": state.token === CLASS, onclick: () => go({ token: CLASS }) },
-        "ask from the class token",
-      ),
-      h(
-        "button",
-        {
-          class: "pill",
-          "aria-pressed": state.token !== CLASS,
-          onclick: () => go({ token: state.token === CLASS ? state.last_patch : state.token }),
-        },
-        `ask from token ${state.token === CLASS ? state.last_patch : state.token}`,
-      ),
+    row(
+      pill("ask from the class token", () => go({ token: CLASS }), { "aria-pressed": state.token === CLASS }),
+      pill(`ask from token ${patch}`, () => go({ token: patch }), { "aria-pressed": state.token !== CLASS }),
     ),
-    h(
-      "p",
-      { class: "small" },
-      `${token_label(state.token)[0].toUpperCase()}${token_label(state.token).slice(1)} looks most at`,
-    ),
-    list,
+    h("p", { class: "small" }, `${asker[0].toUpperCase()}${asker.slice(1)} looks most at`),
+    h("ol", { class: "shares" }, ...best.map((k) => h("li", {}, pill(share(k), choose(k), look(k))))),
   ];
   if (state.key == null || state.all_heads)
     return [...parts, h("p", { class: "hint" }, "Choose one of them to bend its line.")];
   const N = picture.tokens + 1,
     D_h = head_width(),
-    row = (part, token) => slice(in_block(`attention/${part}`), (state.head * N + token + 1) * D_h, D_h);
-  const [q, k] = await Promise.all([row("query", state.token), row("key", state.key)]),
-    logit = q.reduce((sum, value, d) => sum + (value * k[d]) / Math.sqrt(D_h), 0);
-  const added = state.changes.logits[key_of()] ?? 0;
-  const words = h(
-    "output",
-    {},
-    `logit ${shown(logit)} ${added ? `${signed(added)}` : ""} → ${(100 * shares[state.key + 1]).toFixed(1)} %`,
-  );
-  const slider = h("input", {
-    type: "range",
-    min: -10,
-    max: 10,
-    step: 0.25,
-    value: added,
-    id: "logit",
-    oninput: calmly(
-      (event) => change({ logits: { ...state.changes.logits, [key_of()]: Number(event.target.value) } }),
-      60,
-    ),
-  });
+    vector = (part, token) => slice(in_block(`attention/${part}`), (state.head * N + token + 1) * D_h, D_h);
+  const [q, k] = await Promise.all([vector("query", state.token), vector("key", state.key)]),
+    logit = q.reduce((sum, value, d) => sum + (value * k[d]) / Math.sqrt(D_h), 0),
+    added = state.changes.logits[key_of()] ?? 0;
+  const bend = (event) => change({ logits: { ...state.changes.logits, [key_of()]: Number(event.target.value) } });
+  const slider = { type: "range", min: -10, max: 10, step: 0.25, value: added, id: "logit", oninput: calmly(bend, 60) };
+  const label = `Bend the line from ${asker} to ${token_label(state.key)}, head ${state.head + 1}: add to its logit`,
+    share_now = `${(100 * shares[state.key + 1]).toFixed(1)} %`;
   return [
     ...parts,
-    h(
-      "label",
-      { class: "slider" },
-      `Bend the line from ${token_label(state.token)} to ${token_label(state.key)}, head ${state.head + 1}: add to its logit`,
-      slider,
-    ),
-    words,
+    h("label", { class: "slider" }, label, h("input", slider)),
+    h("output", {}, `logit ${shown(logit)} ${added ? signed(added) : ""} → ${share_now}`),
   ];
 }

@@ -81,12 +81,13 @@ function listen() {
     if (token !== null) choose(token);
   });
   drawing.addEventListener("keydown", (event) => {
-    const [right, down] =
-      { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] }[event.key] ?? [];
-    if (right === undefined) return;
+    const { token } = state,
+      step = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] }[event.key];
+    const to = step ? neighbour(token, ...step) : { s: token === CLASS ? 0 : same_spot(token)[0], c: CLASS }[event.key];
+    if (to === undefined) return;
     event.preventDefault();
     event.stopPropagation();
-    choose(neighbour(state.token, right, down));
+    choose(to);
   });
   document.addEventListener("keydown", (event) => {
     if (event.target.closest("input, canvas, [role=slider]") || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -117,11 +118,7 @@ function listen() {
     document.documentElement.dataset.theme = dark ? "light" : "dark";
     render();
   });
-  addEventListener("popstate", () => {
-    Object.assign(state, read_address());
-    only_patches();
-    render();
-  });
+  addEventListener("popstate", follow_address);
 }
 
 async function begin() {
@@ -129,9 +126,8 @@ async function begin() {
   listen();
   await ask("open", { index, base64: find("weights").textContent.trim(), config });
   const score = await load(await from_source(photographs[0].source));
-  Object.assign(state, read_address());
   say(about.note);
-  await go({});
+  await follow_address();
   return score;
 }
 

@@ -10,6 +10,9 @@ function s(tag, attributes = {}, ...children) {
   return fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 }
 
+/** A button: what it says, and what it does. */
+const pill = (words, onclick, more = {}) => h("button", { class: "pill", onclick, ...more }, words);
+
 function fill(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
@@ -22,6 +25,7 @@ function fill(element, attributes, children) {
 }
 
 const find = (id) => document.getElementById(id);
+const { config, index, about, photographs } = JSON.parse(find("model").textContent);
 const minus = (text) => text.replaceAll("-", "−");
 
 /** A number as people write it. */
@@ -43,7 +47,7 @@ function colour(value, largest) {
 const largest_of = (numbers) => numbers.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
 
 /** The worker, asked: ask("stage", "patches") is a Promise. Every question is answered in turn. */
-const worker = (() => {
+const ask = (() => {
   const source = new Blob([find("engine").textContent], { type: "text/javascript" });
   const thread = new Worker(URL.createObjectURL(source)),
     open = new Map();
@@ -61,7 +65,6 @@ const worker = (() => {
     });
 })();
 
-const ask = (call, args, say) => worker(call, args, say);
 const slice = (name, start, count, back = false) => ask("slice", { name, start, count, back }).then(({ data }) => data);
 
 /** Pixels in −1 … 1 (H, W, 3) as an address that an <image> can show. */

@@ -45,9 +45,9 @@ function map_picture(values, label) {
   const drawing = s(
     "svg",
     { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label },
-    s("image", { href: image, width, height, class: "dim" }),
+    s("image", { href: image, width, height, class: "dim grey" }),
     s("image", {
-      href: as_heat(part, rows, columns, (v) => colour(Math.sign(v) * Math.sqrt(Math.abs(v) / (most || 1)), 1)),
+      href: as_heat(part, rows, columns, (v) => colour(v, 1.25 * most)),
       x: left,
       y: top,
       width: columns * P,
@@ -87,7 +87,7 @@ function doubt_view() {
     ),
   ];
   const agreement = () => {
-    const r = (a, b) => rank_correlation(a, b).toFixed(2),
+    const r = (a, b) => minus(rank_correlation(a, b).toFixed(2)),
       { trained: t, shuffled: w } = doubts;
     const cell = (words) => h("td", {}, words);
     return h(
@@ -101,7 +101,7 @@ function doubt_view() {
         h("tr", {}, h("th", { scope: "row" }, "rollout and occlusion"), cell(r(t.rollout, t.occlusion))),
         h("tr", {}, h("th", { scope: "row" }, "gradient and occlusion"), cell(r(t.gradient, t.occlusion))),
         ...MAPS.map(([name, title]) =>
-          h("tr", {}, h("th", { scope: "row" }, `${title}: trained and shuffled`), cell(r(t[name], w[name]))),
+          h("tr", {}, h("th", { scope: "row" }, `${title}: as it is, and shuffled`), cell(r(t[name], w[name]))),
         ),
       ),
     );
@@ -111,18 +111,18 @@ function doubt_view() {
     h(
       "p",
       {},
-      "Three maps are often shown as “what the model saw”. If all three told the truth, they would agree. And if a map looks as convincing for weights that were shuffled, it shows the photograph more than the model.",
+      "Three maps are often shown as “what the model saw”. If each showed what mattered, they would agree. And if a map looks as convincing for weights that were shuffled, it shows the photograph more than the model.",
     ),
     start,
     ...(doubts
       ? [
-          ...row("trained", "The trained model"),
+          ...row("trained", "The model"),
           ...row("shuffled", "The same weights, shuffled: it knows nothing"),
           agreement(),
           h(
             "p",
             {},
-            "A map that looks much the same in both rows says little about what was learned. Attention says where information was taken from, not whether it was liked; the gradient speaks of tiny changes only; hiding a region makes a picture the model has never seen.",
+            "Where a map is evenly orange, it says: everywhere. One that looks much the same in both rows says little about what was learned. Attention says where information was taken from, not whether it was liked; the gradient speaks of tiny changes only; hiding a region makes a picture the model has never seen.",
           ),
         ]
       : []),

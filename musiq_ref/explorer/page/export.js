@@ -24,6 +24,7 @@ function drawing_as_svg() {
     "font-family",
     "text-anchor",
     "image-rendering",
+    "filter",
   ];
   from.forEach((element, i) => {
     const look = getComputedStyle(element);
@@ -60,10 +61,7 @@ function as_npy({ shape, data }) {
     header.length & 255,
     header.length >> 8,
   ]);
-  start.set(
-    [...header].map((letter) => letter.charCodeAt(0)),
-    10,
-  );
+  start.set([...header].map((letter) => letter.charCodeAt(0)), 10);
   return new Blob([start, new Uint8Array(Float32Array.from(data).buffer)], { type: "application/octet-stream" });
 }
 

@@ -1,5 +1,8 @@
 // The frame of the page: tabs, rail, score, and what may be done to a patch.
 
+/** Where the way back begins. */
+const TURNED = { back: true, station: "score", token: CLASS, block: config.layers - 1 };
+
 /** What every drawing of the page has around the panel. */
 function render_frame() {
   find("views").replaceChildren(
@@ -11,13 +14,7 @@ function render_frame() {
           id: `view-${view}`,
           "aria-current": state.view === view && "page",
           onclick: () =>
-            go({
-              view,
-              back: view === "reverse",
-              ...(view === "reverse" && !state.back
-                ? { station: "score", token: CLASS, block: config.layers - 1 }
-                : {}),
-            }),
+            go({ view, back: view === "reverse", ...(view === "reverse" && !state.back ? TURNED : {}) }),
         },
         name,
       ),
@@ -75,7 +72,7 @@ function render_frame() {
     h("span", { class: "big" }, score.replace("-", "−")),
     about.of ? h("span", { class: "small" }, about.of) : "",
     Math.abs(moved) >= 0.005
-      ? h("span", { class: moved > 0 ? "delta up" : "delta down" }, `${signed(moved)} from ${state.base.toFixed(2)}`)
+      ? h("span", { class: moved > 0 ? "delta up" : "delta down" }, signed(moved), h("span", { class: "small" }, ` from ${state.base.toFixed(2)}`))
       : "",
   );
   render_actions(shown_now);
@@ -101,13 +98,15 @@ function render_actions(shown_now) {
     ),
     button("Swap with …", state.pick === "swap", () => picking("swap")),
     button("Move to …", state.pick === "move", () => picking("move")),
-    h("button", { class: "pill", disabled: !is_changed(), onclick: () => change(changes_none()) }, "Undo all"),
+    h("button", { class: "pill", hidden: !is_changed(), onclick: () => change(changes_none()) }, "Undo all"),
   );
   const own = token === CLASS ? null : scale_of(token),
     i = own ? token - own.start : 0;
   find("where").textContent = state.pick
     ? `Choose the patch to ${state.pick === "swap" ? "swap with" : "move it to"}.`
     : own
-      ? `Token ${token}: row ${Math.floor(i / own.columns)}, column ${i % own.columns} of ${own.width}×${own.height}. Click another, or use the arrow keys.`
+      ? `Token ${token}: row ${Math.floor(i / own.columns)}, column ${i % own.columns} of ${own.width}×${own.height}`
       : "The class token, which collects the verdict";
+  const at = station();
+  find("announce").textContent = shown_now ? (state.back ? at.back_title : at.title) : VIEWS[state.view];
 }

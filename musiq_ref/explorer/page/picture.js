@@ -8,8 +8,8 @@ function lay_out(scales, P, images) {
   const order = scales.map((scale, k) => ({ ...scale, k })).sort((a, b) => b.width * b.height - a.width * a.height);
   const [big, ...small] = order,
     gap = 14,
-    label = 20;
-  const fit = Math.min(600 / big.width, 520 / big.height),
+    label = 26;
+  const fit = Math.min(600 / (big.columns * P), 520 / (big.rows * P)),
     wide = small.reduce((sum, { columns }) => sum + columns, 0);
   const patch = small.length ? Math.min(44, (600 - 64 - gap * small.length) / wide) : 0;
   let x = 0,
@@ -18,8 +18,9 @@ function lay_out(scales, P, images) {
     const pad = [same(scale.height, P), same(scale.width, P)];
     return { ...scale, zoom, x: left, y: top, pad, cell: P * zoom, image: images[scale.k] };
   };
-  const placed = [put(big, fit, (600 - big.width * fit) / 2, y)];
-  y += big.height * fit + label + 12;
+  const left = (600 - big.columns * P * fit) / 2 + same(big.width, P) * fit;
+  const placed = [put(big, fit, left, y + same(big.height, P) * fit)];
+  y += big.rows * P * fit + label + 12;
   for (const scale of small) {
     const zoom = patch / P;
     placed.push(put(scale, zoom, x + same(scale.width, P) * zoom, y + same(scale.height, P) * zoom));
@@ -89,13 +90,13 @@ function draw_picture(look) {
         width: width * zoom,
         height: height * zoom,
         preserveAspectRatio: "none",
-        class: zoom > 1.6 ? "crisp" : "",
+        class: `${zoom > 1.6 ? "crisp" : ""} ${look.heat ? "grey" : ""}`,
       }),
     );
     parts.push(
       s(
         "text",
-        { x: Math.max(0, x - pad[1] * zoom), y: y - pad[0] * zoom - 6, class: "label" },
+        { x: Math.max(0, x - pad[1] * zoom), y: y - pad[0] * zoom - 7, class: "label" },
         `${scale.longer_side ? "" : "native "}${width}×${height} · ${kept} patches`,
       ),
     );
@@ -138,7 +139,6 @@ function draw_picture(look) {
       style: look.class_heat ? `fill:${look.paint(look.class_heat)}` : "",
     }),
   );
-  parts.push(s("text", { x: c.x + c.w / 2, y: c.y + 27, class: "label middle" }, "class"));
   parts.push(...(look.hidden ?? []).map((token) => box(token, "hidden-patch")));
   parts.push(...(look.shared ?? []).map((token) => box(token, "shared")));
   parts.push(...(look.spot ?? []).map((token) => box(token, "spot")));
@@ -159,6 +159,7 @@ function draw_picture(look) {
   }
   if (look.key != null && look.key !== look.token) parts.push(box(look.key, "key"));
   if (look.token != null) parts.push(box(look.token, "halo"), box(look.token, "chosen"));
+  parts.push(s("text", { x: c.x + c.w / 2, y: c.y + 27, class: "class-label" }, "class"));
   const drawing = find("drawing");
   drawing.setAttribute("viewBox", `0 0 600 ${picture.height}`);
   drawing.replaceChildren(...parts);

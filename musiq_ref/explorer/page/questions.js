@@ -1,15 +1,13 @@
 // Fifteen questions. The model computes the answers; none is stored.
 
-const few = 0.5; // a score that moves by less has hardly moved
+const few = config.outputs > 1 ? (config.outputs - 1) / 200 : 0.5; // a score that moves by less has hardly moved
 const moved = (before, after) => (after > before + few ? 0 : after < before - few ? 1 : 2);
 const MOVES = ["it rises", "it falls", `it hardly moves (less than ${few})`];
 const best_index = (numbers) => numbers.indexOf(Math.max(...numbers));
 const per_scale = (values) =>
   picture.scales.map(({ start, kept }) => values.slice(start, start + kept).reduce((a, b) => a + b, 0));
 const scale_names = () =>
-  picture.scales.map(({ longer_side, width, height }) =>
-    longer_side ? `the small one, ${width}×${height}` : `full size, ${width}×${height}`,
-  );
+  picture.scales.map(({ longer_side, width, height }) => `${longer_side ? "resized to" : "the photograph itself,"} ${width}×${height}`);
 const score_if = async (changes) => (await ask("score", { ...changes_none(), ...changes })).score;
 
 /** The score of other pixels; the photograph is put back by the caller. */
@@ -32,15 +30,17 @@ async function move_question(after) {
   return { right: moved(before, now), because: from_to(before, now) };
 }
 
+/** Numbers of pixels, of colours, and of what a token has: different ones, the smallest first. */
+const widths = () => [...new Set([config.patch_size ** 2, config.width, 3 * config.patch_size ** 2])].sort((a, b) => a - b);
+
 const QUESTIONS = [
   {
     text: () => "How many numbers does one square of pixels become before the tokens meet?",
     at: "embedding",
-    options: () =>
-      [config.patch_size ** 2, config.width, 3 * config.patch_size ** 2].map((n) => n.toLocaleString("en")),
+    options: () => widths().map((n) => n.toLocaleString("en")),
     answer: async () => ({
-      right: 1,
-      because: `${3 * config.patch_size ** 2} numbers of pixels are weighed and summed into ${config.width}.`,
+      right: widths().indexOf(config.width),
+      because: `${3 * config.patch_size ** 2} numbers of pixels become ${config.width}, on their way through the stem and one last matrix.`,
     }),
   },
   {
@@ -51,7 +51,7 @@ const QUESTIONS = [
   },
   {
     text: () =>
-      "The class token looks most at one patch. If nobody may look at that patch any more, what does the score do?",
+      "Over all blocks, there is one patch at which the class token looks most. If nobody may look at it any more, what does the score do?",
     at: "attention",
     options: () => MOVES,
     answer: () =>
@@ -69,7 +69,7 @@ const QUESTIONS = [
       const sums = per_scale([...(await ask("rollout"))]);
       return {
         right: best_index(sums),
-        because: `Shares by rollout: ${sums.map((x) => `${(100 * x).toFixed(0)} %`).join(", ")}. Full size has by far the most tokens.`,
+        because: `Shares by rollout: ${sums.map((x) => `${(100 * x).toFixed(0)} %`).join(", ")}, of ${picture.scales.map(({ kept }) => kept).join(", ")} tokens.`,
       };
     },
   },
@@ -94,7 +94,7 @@ const QUESTIONS = [
       move_question(() => score_if({ places: Object.fromEntries(facts.hash_index.map((_, token) => [token, 0])) })),
   },
   {
-    text: () => "Two patches from opposite corners swap what they show. What does the score do?",
+    text: () => "Of the size with the most patches, the first and the last swap what they show. What does the score do?",
     at: "place",
     options: () => MOVES,
     answer: () =>
@@ -104,7 +104,7 @@ const QUESTIONS = [
       }),
   },
   {
-    text: () => "One head of the first block is silenced. Which one does the score need most?",
+    text: () => "One head of the first block is silenced. Which one moves the score most?",
     at: "attention",
     options: () => Array.from({ length: config.heads }, (_, i) => `head ${i + 1}`),
     answer: async () => {
@@ -114,18 +114,18 @@ const QUESTIONS = [
         change.push(Math.abs((await score_if({ heads: [`block_00/${i}`] })) - before));
       return {
         right: best_index(change),
-        because: `The score moves by ${change.map((x) => x.toFixed(2)).join(", ")}.`,
+        because: `Without each in turn, the score moves by ${change.map((x) => x.toFixed(2)).join(", ")}.`,
       };
     },
   },
   {
-    text: () => "The photograph is blurred a little. What does the score do?",
+    text: () => "The photograph is blurred: every pixel becomes the mean of the 5×5 around it. What does the score do?",
     at: "spoil",
     options: () => MOVES,
     answer: () => with_photograph((p) => move_question(() => score_of(spoilt(p, "blur", 0.5)))),
   },
   {
-    text: () => "Fine noise is strewn over it. What does the score do?",
+    text: () => "Noise is strewn over it, at most 35 of 255 up or down. What does the score do?",
     at: "spoil",
     options: () => MOVES,
     answer: () => with_photograph((p) => move_question(() => score_of(spoilt(p, "noise", 0.5)))),
@@ -166,7 +166,7 @@ const QUESTIONS = [
       const norms = await ask("norms", { name: "encoder/norm", back: true });
       return {
         right: 2,
-        because: `Their lengths sum to ${shown(norms.slice(1).reduce((a, b) => a + b, 0))}. Below the last attention it is no longer so.`,
+        because: `Their lengths sum to ${shown(norms.slice(1).reduce((a, b) => a + b, 0))}. Before the last attention it is no longer so.`,
       };
     },
   },

@@ -1,12 +1,5 @@
 // Spoil: brush blur, noise, blocks, haze or darkness onto the photograph, and see which tokens notice.
 
-const KINDS = {
-  blur: "blur",
-  noise: "noise",
-  blocks: "blocks, as strong compression leaves",
-  haze: "haze",
-  darkness: "darkness",
-};
 const brush = { kind: "blur", radius: 40, strength: 0.7 };
 let noticed = null;
 
@@ -84,6 +77,7 @@ function spoil_view() {
       width,
       height,
       class: "brushable",
+      style: `width:min(100%, 36rem, ${(58 * width) / height}vh)`,
       tabindex: 0,
       role: "application",
       "aria-label": "the photograph; drag to spoil it, or press Enter to spoil all around the chosen patch",
@@ -120,73 +114,34 @@ function spoil_view() {
     }
   });
   const choice = (kind) =>
-    h(
-      "button",
-      {
-        class: "pill",
-        "aria-pressed": brush.kind === kind,
-        onclick: () => {
-          brush.kind = kind;
-          go({});
-        },
-      },
-      kind,
-    );
-  const slide = (label, key, min, max, step) =>
-    h(
-      "label",
-      { class: "slider" },
-      label,
-      h("input", {
-        type: "range",
-        min,
-        max,
-        step,
-        value: brush[key],
-        oninput: (event) => (brush[key] = Number(event.target.value)),
-      }),
-    );
+    pill(kind, () => ((brush.kind = kind), go({})), { "aria-pressed": brush.kind === kind });
+  const slide = (label, key, min, max, step) => {
+    const oninput = (event) => (brush[key] = Number(event.target.value));
+    return h("label", { class: "slider" }, label, h("input", { type: "range", min, max, step, value: brush[key], oninput }));
+  };
+  const everywhere = () => {
+    spoilt(photograph(), brush.kind, brush.strength, null, painted);
+    paint();
+    notice();
+  };
+  const clean = () => {
+    painted = noticed = null;
+    leave_spoil().then(() => go({}));
+  };
   paint();
   return [
     h("h2", {}, "Spoil"),
     h(
       "p",
       {},
-      "Choose a damage, brush it onto the photograph, and watch the score. On the left, the tokens that noticed light up: by how much the last block's output changed.",
+      "Choose a damage, brush it onto the photograph, and watch the score. In the picture, the tokens that noticed light up: by how much the last block's output changed.",
     ),
-    h("div", { class: "row", role: "group", "aria-label": "kinds of damage" }, ...Object.keys(KINDS).map(choice)),
+    h("div", { class: "row", role: "group", "aria-label": "kinds of damage" }, ...Object.keys(SPOIL).map(choice)),
     slide("size of the brush", "radius", 8, 160, 4),
     slide("strength", "strength", 0.1, 1, 0.05),
     h("p", { class: "verdict", role: "status" }, noticed ? noticed.words : "Nothing is spoilt yet."),
     canvas,
-    h(
-      "div",
-      { class: "row" },
-      h(
-        "button",
-        {
-          class: "pill",
-          onclick: () => {
-            spoilt(photograph(), brush.kind, brush.strength, null, painted);
-            paint();
-            notice();
-          },
-        },
-        `${brush.kind} everywhere`,
-      ),
-      h(
-        "button",
-        {
-          class: "pill",
-          onclick: () => {
-            painted = null;
-            noticed = null;
-            leave_spoil().then(() => go({}));
-          },
-        },
-        "Clean again",
-      ),
-    ),
+    h("div", { class: "row" }, pill(`${brush.kind} everywhere`, everywhere), pill("Clean again", clean)),
   ];
 }
 

@@ -1,5 +1,40 @@
 // A station in the panel, and what the expert sees of it.
 
+/** A strip that is no stage of its own: one stage minus another. */
+function difference(name, without, label, note) {
+  const at = of_patch(name, label, note);
+  return { ...at, minus: without, why: "A row of the table, looked up and added." };
+}
+
+/** What each cell of the class token adds to the score. */
+function contributions() {
+  return {
+    label: "× its weight",
+    note: "what each adds",
+    name: null,
+    why: "A cell of the class token times its weight; the sum of all, and the bias, is the score.",
+    values: async () => {
+      const [y, kernel] = [await slice("head/class_token", 0, config.width), await ask("params", "head/kernel")];
+      return y.map((value, i) => value * kernel.data[i]);
+    },
+  };
+}
+
+/** The strips of a station as elements, forward or as gradients. */
+async function strips_of(at) {
+  const wanted = (at.strips?.() ?? []).filter(({ name, minus }) => (name && !minus) || !state.back);
+  return Promise.all(
+    (state.back ? wanted.reverse() : wanted).map(async (about) => {
+      let values = about.values ? await about.values() : await slice(about.name, about.start, about.count, state.back);
+      if (about.minus) {
+        const before = await slice(about.minus, about.start, about.count);
+        values = values.map((value, i) => value - before[i]);
+      }
+      return strip(values, { ...about, name: about.minus ? null : about.name, back: state.back });
+    }),
+  );
+}
+
 /** A station: words, what there is to see, strips, and the way on. */
 async function station_view(at) {
   const i = STATIONS.indexOf(at),
@@ -10,19 +45,11 @@ async function station_view(at) {
   const words = (state.back ? at.reverse : at.words)();
   const visual = await (at.visual?.() ?? []),
     strips = await strips_of(at);
-  const [first, ...more] = state.back ? strips : [...strips].reverse();
-  const ordered = state.back ? more : more.reverse();
-  const turn =
-    !next &&
-    h(
-      "button",
-      {
-        class: "pill strong",
-        onclick: () =>
-          go(state.back ? { view: "predict", back: false } : { view: "reverse", back: true, token: CLASS }),
-      },
-      state.back ? "Now predict first" : "Now backwards ↺",
-    );
+  const turned = state.back ? { view: "predict", back: false } : { view: "reverse", ...TURNED },
+    turn = pill(state.back ? "Now predict first" : "Now backwards ↺", () => go(turned), { class: "pill strong" });
+  const other = at.block && state.block + step;
+  const block = (at.id === "mlp") !== state.back && other >= 0 && other < config.layers,
+    go_deeper = () => go({ block: other, station: state.back ? "mlp" : "attention" });
   return [
     h(
       "p",
@@ -33,18 +60,16 @@ async function station_view(at) {
     ...words.map((sentence) => h("p", {}, sentence)),
     only_class_matters(at) ? class_hint() : null,
     ...[visual].flat(2),
-    first && !at.block && !["place", "scale", "score"].includes(at.id) ? first : null,
-    ...(["place", "scale", "score"].includes(at.id)
-      ? [h("div", { class: "strips" }, ...(state.back ? strips : [...ordered, first]))]
-      : []),
-    at.block
-      ? h(
-          "details",
-          { class: "more", open: state.expert || state.back || at.id === "mlp" },
-          h("summary", {}, `The ${strips.length} vectors of ${token_label(state.token)} on the way`),
-          h("div", { class: "strips" }, ...(state.back ? strips : [...ordered, first])),
-        )
-      : null,
+    ...(at.block
+      ? [
+          h(
+            "details",
+            { class: "more", open: state.expert || state.back || at.id === "mlp" },
+            h("summary", {}, `The ${strips.length} vectors of ${token_label(state.token)} on the way`),
+            ...strips,
+          ),
+        ]
+      : strips),
     h(
       "details",
       { class: "more", open: state.expert, ontoggle: (event) => (state.expert = event.target.open) },
@@ -54,11 +79,9 @@ async function station_view(at) {
     h(
       "nav",
       { class: "row onward", "aria-label": "tour" },
-      before &&
-        h("button", { class: "pill", id: "before", onclick: () => go({ station: before.id }) }, `← ${before.rail}`),
-      next
-        ? h("button", { class: "pill strong", id: "next", onclick: () => go({ station: next.id }) }, `${next.rail} →`)
-        : turn,
+      before && pill(`← ${before.rail}`, () => go({ station: before.id }), { id: "before" }),
+      block && pill(`block ${other + 1} of ${config.layers} →`, go_deeper, { id: "deeper" }),
+      next ? pill(`${next.rail} →`, () => go({ station: next.id }), { class: "pill strong", id: "next" }) : turn,
     ),
   ].filter(Boolean);
 }
@@ -69,7 +92,7 @@ function only_class_matters(at) {
 }
 
 function class_hint() {
-  const choose_class = h("button", { class: "pill", onclick: () => go({ token: CLASS }) }, "Choose the class token");
+  const choose_class = pill("Choose the class token", () => go({ token: CLASS }));
   return h(
     "p",
     { class: "hint" },

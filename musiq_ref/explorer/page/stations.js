@@ -37,11 +37,11 @@ const STATIONS = [
     words: () => [
       `A neural network looks at this photograph and gives it a score: ${state.score.toFixed(2)}. How does it arrive at that number? It runs in this page; follow one small square on its way, through ten stations.`,
       "Every pixel is three numbers from 0 to 255: how much red, green and blue. The model stretches them to −1 … 1, so that a middle grey is 0.",
-      "Here is one square, enlarged. Move over it, or choose another in the photograph.",
+      "Here is one square, enlarged. Point at its pixels, or choose another square in the photograph.",
     ],
     reverse: () => [
-      "The journey ends here: for every pixel, by how much the score would move if that pixel became a little brighter. Enlarged, orange means that it would rise, blue that it would fall.",
-      "It was computed by the hand-written backward pass, which you have just followed, not by trying.",
+      "The journey ends here: for every pixel, by how fast the score would move if that pixel became a little brighter. Enlarged, orange means that it would rise, blue that it would fall.",
+      "Nothing was tried out for this: it is the backward pass, the same steps that you have just followed.",
     ],
     visual: () => (state.back ? pixel_gradient() : magnifier()),
   },
@@ -51,11 +51,13 @@ const STATIONS = [
     title: "Seen from near and from afar",
     back_title: "Every size sends its own back",
     words: () => [
-      `The model is shown the photograph ${picture.scales.length} times, in different sizes. In a small one, a square holds a whole face or a tree; at full size it holds grain, sharpness, traces of compression.`,
-      "Click a patch of the picture: the same spot lights up in every size.",
+      picture.scales.length === 1
+        ? "This model is shown the photograph in one size only. Others see several: in a small one, a square may hold a whole face or a tree; in a large one, grain, sharpness, traces of compression."
+        : `The model is shown the photograph ${picture.scales.length} times, in different sizes. In a small one, a square may hold a whole face or a tree; in a large one, grain, sharpness, traces of compression.`,
+      "Click a square of the picture: the same spot lights up in every size. The card shows which pixels of the photograph were blended into one pixel of a small size.",
     ],
     reverse: () => [
-      "Every size has sent its own gradient back. They are put through the resize filter's transpose, and added.",
+      "Every size has sent its own gradient back. Each goes backwards through the filter that resized it: a pixel that gave a share of its value gets that share of the gradient, and what arrives at a pixel is added: the card shows it for the one in the middle of your patch.",
     ],
     visual: () => scale_table(),
   },
@@ -66,12 +68,14 @@ const STATIONS = [
     back_title: "One square’s gradient",
     words: () => [
       `Each picture is cut into squares of ${config.patch_size}×${config.patch_size} pixels: ${picture.tokens} in all. From here on a square is called a token, and travels with the others in one long queue.`,
-      "Photographs of all sizes share one table of places. The grid below is that table: the lit cell is the place of your patch, and the blue patches in the picture share it with it.",
+      config.spatial === "none"
+        ? "This model is not told where a square was."
+        : `Photographs of all sizes share one table of ${config.grid_size}×${config.grid_size} places. The lit cell is the place of your patch; the blue patches in the picture have the same.`,
     ],
     reverse: () => [
-      "The gradient to the pixels of one square, enlarged. All windows of the stem's filters that saw a pixel add up here.",
+      `The gradient to the pixels of one square, enlarged.${config.stem === "linear" ? "" : " All windows of the stem’s filters that saw a pixel add up here."}`,
     ],
-    visual: async () => [h("div", { class: "side-by-side" }, ...(await magnifier()), await hash_grid())],
+    visual: async () => [h("div", { class: "side-by-side" }, ...(await magnifier()), ...hash_grid())],
   },
   {
     id: "stem",
@@ -79,14 +83,17 @@ const STATIONS = [
     title: "Filters look for edges and textures",
     back_title: "Back through the filters",
     words: () => [
-      "Small filters slide over every square and answer strongly where they find what they look for: an edge, a grain, a colour. Each little map is the answer of one filter.",
-      "After three rounds of this, the square has become a stack of 256 small maps.",
+      ...(config.stem === "linear"
+        ? []
+        : [
+            "Small filters slide over every square and answer strongly where they find what they look for: an edge, a grain, a colour. Each little map is the answer of one filter.",
+            "The answers are evened out, what is below zero is cut off, and the strongest of each neighbourhood is kept. Three more layers of filters mix them, and a shortcut leads past those: the square has become a stack of 256 small maps.",
+          ]),
     ],
     reverse: () => [
       "The same maps, as gradients: which answers of which filters would change the score, and in what direction.",
     ],
-    visual: () =>
-      config.stem === "linear" ? [h("p", {}, "This model has no stem: its patches go straight on.")] : feature_maps(),
+    visual: () => stem_maps(),
   },
   {
     id: "embedding",
@@ -94,11 +101,11 @@ const STATIONS = [
     title: `A square becomes a short list of numbers`,
     back_title: "Back through one matrix",
     words: () => [
-      `All answers are weighed and summed, ${config.width} times with different weights. What is left of the square is this strip of ${config.width} numbers. Orange is more than zero, blue less.`,
-      "Move over a cell to see the sum that made it.",
+      `All ${config.stem === "linear" ? "its pixels" : "answers"} are weighed and summed, ${config.width} times with different weights. What is left of the square is this strip of ${config.width} numbers. Orange is more than zero, blue less.`,
+      "Point at a cell to see the sum that made it.",
     ],
     reverse: () => [
-      "A gradient for each of the numbers. From here, one matrix, read backwards, carries it into the stem.",
+      "A gradient for each of the numbers. From here, one matrix, read backwards, carries it towards the pixels.",
     ],
     strips: () => [of_patch("patch_embedding", "what it shows", "E_p")],
   },
@@ -108,7 +115,9 @@ const STATIONS = [
     title: "… plus where it was",
     back_title: "Back through a sum",
     words: () => [
-      "A list of numbers does not know where it came from. So the table's row for its place is added, cell by cell. Patches in the same cell get the same row: the model cannot tell them apart by place.",
+      config.spatial === "none"
+        ? "A list of numbers does not know where it came from, and this model is not told either: nothing is added here."
+        : "A list of numbers does not know where it came from. So the table's row for its place is added, cell by cell. Patches in the same cell of the grid get the same row: the model cannot tell them apart by place.",
     ],
     reverse: () => [
       "A sum hands its gradient on to both of its terms, unchanged: that is why the two strips are alike.",
@@ -118,7 +127,7 @@ const STATIONS = [
       difference("spatial_embedding", "patch_embedding", "+ its place", "E_HSE"),
       of_patch("spatial_embedding", "= both", ""),
     ],
-    visual: async () => [await hash_grid()],
+    visual: () => hash_grid(),
   },
   {
     id: "scale",
@@ -126,11 +135,13 @@ const STATIONS = [
     title: "… plus from how near",
     back_title: "Out of the encoder",
     words: () => [
-      "Another row says from which size of the photograph the square was cut. Now the token is complete.",
+      config.scale_embedding
+        ? "Another row says from which size of the photograph the square was cut. Now the token is complete."
+        : "This model is not told from which size a square was cut: the token is complete as it is.",
       "In front of the queue goes one more token that belongs to no square: the class token. It starts the same for every photograph, and collects the verdict.",
     ],
     reverse: () => [
-      "The gradients of all tokens come out of the first block here. The class token's own ends: it was the same for every photograph.",
+      "The gradients of all tokens come out of the first block here. That of the class token ends: no pixel made it.",
     ],
     strips: () => [
       ...(state.token === CLASS
@@ -139,7 +150,9 @@ const STATIONS = [
             of_patch("spatial_embedding", "so far", "E_p + E_HSE"),
             difference("scale_embedding", "spatial_embedding", "+ its scale", "E_SCE"),
           ]),
-      of_token("encoder/input", "= into the encoder", "z₀"),
+      state.token === CLASS || state.back
+        ? of_token("encoder/input", "= into the encoder", "z₀")
+        : of_patch("scale_embedding", "= into the encoder", "z₀"),
     ],
   },
   {
@@ -174,6 +187,9 @@ const STATIONS = [
     block: true,
     words: () => [
       `No looking around here. Every token is stretched to ${config.mlp_width} numbers, small and negative ones are quieted (GELU), and what is left is pressed back to ${config.width} and added.`,
+      ...(state.block < config.layers - 1
+        ? [`That was block ${state.block + 1} of ${config.layers}: tokens look around, then think. The next one does the same with weights of its own.`]
+        : []),
     ],
     reverse: () => [
       "Where GELU was flat, the gradient dies; where it was steep, it passes. Then it joins the gradient that went straight past.",
@@ -202,7 +218,8 @@ const STATIONS = [
             `Every cell pushes it up (orange) or down (blue); all of them and a constant make ${state.score.toFixed(2)}.`,
           ],
     reverse: () => [
-      "A gradient says: if this number grew a little, how much would the score grow, for each unit? For the class token’s cells it is simply their weight in the last sum. The other tokens were not read: their gradient is zero here, and comes only through attention.",
+      "A gradient says: if this number grew a little, how much would the score grow, for each unit?",
+      `${config.outputs === 1 ? "For the class token’s cells it is simply their weight in the last sum." : "Each logit’s gradient is its share, times how far its score lies above the mean; the weights of the last sum carry that to the class token’s cells."} The other tokens were not read: their gradient is zero here, and comes only through attention.`,
     ],
     strips: () => [
       { name: "head/class_token", start: 0, count: config.width, label: "the class token", note: "LN(z_L)" },
@@ -220,38 +237,3 @@ const STATIONS = [
 ];
 
 const station = () => STATIONS.find(({ id }) => id === state.station);
-
-/** A strip that is no stage of its own: one stage minus another. */
-function difference(name, without, label, note) {
-  const at = of_patch(name, label, note);
-  return { ...at, minus: without, why: "A learned row of the table, looked up and added." };
-}
-
-/** What each cell of the class token adds to the score. */
-function contributions() {
-  return {
-    label: "× its weight",
-    note: "what each adds",
-    name: null,
-    why: "A cell of the class token times its weight; the sum of all, and the bias, is the score.",
-    values: async () => {
-      const [y, kernel] = [await slice("head/class_token", 0, config.width), await ask("params", "head/kernel")];
-      return y.map((value, i) => value * kernel.data[i]);
-    },
-  };
-}
-
-/** The strips of a station as elements, forward or as gradients. */
-async function strips_of(at) {
-  const wanted = (at.strips?.() ?? []).filter(({ name, minus }) => (name && !minus) || !state.back);
-  return Promise.all(
-    (state.back ? wanted.reverse() : wanted).map(async (about) => {
-      let values = about.values ? await about.values() : await slice(about.name, about.start, about.count, state.back);
-      if (about.minus) {
-        const before = await slice(about.minus, about.start, about.count);
-        values = values.map((value, i) => value - before[i]);
-      }
-      return strip(values, { ...about, name: about.minus ? null : about.name, back: state.back });
-    }),
-  );
-}

@@ -16,14 +16,15 @@ function scale_table() {
 }
 
 /** The G × G table of places: how many patches share each cell, and which is the chosen one's. */
-async function hash_grid() {
+function hash_grid() {
+  if (config.spatial === "none") return [];
   const G = config.grid_size,
     counts = new Array(G * G).fill(0),
     cell = state.token === CLASS ? -1 : facts.hash_index[state.token];
   facts.hash_index.forEach((place) => counts[place]++);
   const most = Math.max(...counts),
     size = 20;
-  const cells = counts.map((count, i) =>
+  const squares = counts.map((count, i) =>
     s(
       "rect",
       {
@@ -40,80 +41,65 @@ async function hash_grid() {
   const words =
     cell < 0
       ? "The class token has no place."
-      : `Cell (${Math.floor(cell / G)}, ${cell % G}) of ${G}×${G}, shared by ${counts[cell]} patches, of all sizes.`;
-  return h(
-    "figure",
-    { class: "visual" },
-    s("svg", { viewBox: `0 0 ${G * size} ${G * size}`, class: "hash", role: "img", "aria-label": words }, ...cells),
-    h("figcaption", {}, words),
-  );
+      : `Row ${Math.floor(cell / G)}, column ${cell % G} of ${G}×${G}: the place of ${counts[cell] > 1 ? `${counts[cell]} patches, whatever their size` : "this patch alone"}.`;
+  const grid = s("svg", { viewBox: `0 0 ${G * size} ${G * size}`, class: "hash", role: "img", "aria-label": words }, ...squares);
+  return [h("figure", { class: "visual" }, grid, h("figcaption", {}, words))];
 }
 
-/** The stem's answers for one patch, a small map a filter. */
-async function feature_maps() {
+const STEM_MAPS = { conv_root: "first filters, 7×7", pool: "strongest of each neighbourhood", output: "what leaves the stem" };
+const STEM_STEPS = {
+  conv_root: "7×7 filters", gn_root: "GroupNorm", relu_root: "ReLU", pool: "max-pool",
+  conv1: "1×1", gn1: "GroupNorm", relu1: "ReLU", conv2: "3×3", gn2: "GroupNorm", relu2: "ReLU", conv3: "1×1", gn3: "GroupNorm",
+  conv_proj: "shortcut 1×1", gn_proj: "its GroupNorm", sum: "sum", output: "ReLU",
+};
+
+/** One stage of the stem for the chosen patch: a small map a filter. */
+async function feature_map(name, label) {
   const token = Math.max(0, state.token),
-    P = config.patch_size;
-  return Promise.all(
-    [
-      ["stem/conv_root", "first filters, 7×7", P / 2, 64],
-      ["stem/pool", "strongest of each neighbourhood", P / 4, 64],
-      ["stem/output", "what leaves the stem", P / 4, 256],
-    ].map(async ([name, label, side, C]) => {
-      const start = token * side * side * C,
-        { data: values } = await ask("of_patch", { name, token, back: state.back }),
-        most = largest_of(values);
-      const columns = C === 64 ? 16 : 32,
-        gap = 1,
-        step = side + gap,
-        zoom = C === 64 ? 3 : 2;
-      const canvas = h("canvas", {
-          width: columns * step * zoom,
-          height: Math.ceil(C / columns) * step * zoom,
-          class: "maps",
-          role: "img",
-          "aria-label": `${label}: ${C} maps of ${side} by ${side}`,
-        }),
-        context = canvas.getContext("2d");
-      const rate = (at) => values[(at.y * side + at.x) * C + at.c];
-      for (let c = 0; c < C; c++)
-        for (let y = 0; y < side; y++)
-          for (let x = 0; x < side; x++) {
-            context.fillStyle = colour(rate({ x, y, c }), most);
-            context.fillRect(
-              ((c % columns) * step + x) * zoom,
-              (Math.floor(c / columns) * step + y) * zoom,
-              zoom,
-              zoom,
-            );
-          }
-      canvas.addEventListener("pointermove", (event) => {
-        const area = canvas.getBoundingClientRect(),
-          px = Math.floor(((event.clientX - area.left) / area.width) * columns * step),
-          py = Math.floor(((event.clientY - area.top) / area.height) * Math.ceil(C / columns) * step);
-        const x = px % step,
-          y = py % step,
-          c = Math.floor(py / step) * columns + Math.floor(px / step);
-        if (x < side && y < side && c < C)
-          show_sum_calmly(
-            {
-              name,
-              start,
-              back: state.back,
-              label: `${label}: filter ${c} at ${y},${x}`,
-              why: "Convolutions, normalisation, and the larger of 0 and what comes out.",
-            },
-            (y * side + x) * C + c,
-            rate({ x, y, c }),
-          );
-      });
-      return h(
-        "figure",
-        { class: "vector" },
-        h("figcaption", {}, h("b", {}, label), ` ${C} filters, ${side}×${side}`),
-        canvas,
-      );
-    }),
+    { back } = state,
+    { shape: [, side, , C], data } = await ask("of_patch", { name: `stem/${name}`, token, back }),
+    many = C > 64 ? 32 : 16,
+    columns = many * side;
+  const most = data.map(Math.abs).sort()[Math.floor(0.99 * data.length)];
+  const at = (i) => {
+    const x = i % columns,
+      y = Math.floor(i / columns);
+    return { x: x % side, y: y % side, c: Math.floor(y / side) * many + Math.floor(x / side) };
+  };
+  const flat = (i) => (at(i).y * side + at(i).x) * C + at(i).c,
+    words = (i) => `${label}, filter ${at(i).c} at row ${at(i).y}, column ${at(i).x}`;
+  const show_at = (i, now) =>
+    (now ? show_sum : show_sum_calmly)({ name: `stem/${name}`, start: token * data.length, back, place: words(i) }, flat(i), data[flat(i)]);
+  const box = cells({
+    columns,
+    count: data.length,
+    zoom: 8,
+    every: side,
+    kind: "maps",
+    label: `${label}: ${C} maps of ${side} by ${side}`,
+    paint: (i) => colour(data[flat(i)], most),
+    words: (i) => `${words(i)}: ${shown(data[flat(i)])}`,
+    told: show_at,
+  });
+  const strongest = [...data.keys()].reduce((best, i) => (Math.abs(data[flat(i)]) > Math.abs(data[flat(best)]) ? i : best), 0);
+  box.show_largest = () => show_at(strongest, true);
+  return h("figure", { class: "vector" }, h("figcaption", {}, h("b", {}, label), ` ${C} filters, ${side}×${side}`), box);
+}
+
+/** The stem in three maps; and every step of it, for the expert. */
+async function stem_maps() {
+  if (config.stem === "linear") return [h("p", {}, "This model has no stem: its patches go straight on.")];
+  const maps = Object.entries(STEM_MAPS).map(([name, label]) => feature_map(name, label)),
+    step = (name) =>
+      h("button", { class: "pill", "aria-pressed": state.step === name, onclick: () => go({ step: name, steps: true }) }, STEM_STEPS[name]);
+  const every = h(
+    "details",
+    { class: "more", open: state.steps, ontoggle: (event) => (state.steps = event.target.open) },
+    h("summary", {}, "Every step of the stem"),
+    h("div", { class: "row steps", role: "group", "aria-label": "steps of the stem" }, ...Object.keys(STEM_STEPS).map(step)),
+    await feature_map(state.step, `stem/${state.step}`),
   );
+  return [...(await Promise.all(state.back ? maps.reverse() : maps)), every];
 }
 
 /** How a gradient splits at a residual join and adds again, for the chosen token: lengths of vectors. */
