@@ -6,6 +6,7 @@
 # make tutorials      executes all chapters of the course and writes their notebooks
 # make tutorials-lab  opens the course in Jupyter
 # make docs   the documentation site, in docs/_build/html
+# make slides  the course's slides, a file a week, in docs/_build/slides
 # make gpu    the tests of the array code on a GPU (CUDA=12 or 13), and its times beside PyTorch's; with
 #             PYTHON=python3 INSTALL=no on what is installed there, without network: CuPy, PyTorch, pytest, Hypothesis
 # make torture  damaged inputs, killed commands, full disks: COUNT=30000 of them, in about ten minutes (Linux)
@@ -67,7 +68,7 @@ tutorials: $(VENV)/tutorials
 
 tutorials-lab: $(VENV)/tutorials
 	$(BIN)/python -m pip install --quiet jupyterlab -c $(CONSTRAINTS)
-	cd tutorials && ../$(BIN)/jupyter lab
+	cd tutorials && PYTHONPATH="$(CURDIR)/tutorials:$$PYTHONPATH" ../$(BIN)/jupyter lab --config=jupyter_config.py start.ipynb
 
 docs: $(VENV)/docs
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
