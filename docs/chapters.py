@@ -37,6 +37,9 @@ STATIONS = {  # of the live page, a chapter; halves as their number
 }
 
 
+TAKEN_HOME = ("*.ipynb", "course.py", "jupyter_config.py", "quiz/*.toml", "solutions/*.py")
+
+
 def write_course(course: Path, downloads: Path) -> None:
     """Copies the notebooks to course/, and what a reader may take home to downloads/."""
     for folder in (course, downloads):
@@ -46,9 +49,7 @@ def write_course(course: Path, downloads: Path) -> None:
     for chapter in index.chapters():
         for folder in (course, downloads):
             shutil.copy(tutorials / f"{chapter.name}.ipynb", folder)
-    shipped = (
-        p for pattern in ("*.ipynb", "course.py", "jupyter_config.py", "quiz/*", "solutions/*.py") for p in tutorials.glob(pattern)
-    )
+    shipped = [path for pattern in TAKEN_HOME for path in tutorials.glob(pattern)]
     with zipfile.ZipFile(downloads / "musiq_ref_course.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(shipped):
             archive.write(path, Path("musiq_ref_course") / path.relative_to(tutorials))
@@ -107,7 +108,7 @@ def words_for(image: nodes.image) -> str:
     while cell.parent is not None and "cell" not in cell.get("classes", []):
         cell = cell.parent
     code = "".join(block.astext() for block in cell.findall(nodes.literal_block))
-    titles = [re.sub(r"[{}$\\]", "", match[2]) for match in TITLE.finditer(code)]
+    titles = [match[2] for match in TITLE.finditer(code) if "{" not in match[2]]
     around = cell.parent.children if cell.parent is not None else []
     at = around.index(cell) if cell in around else -1
     after = next((n for n in around[at + 1 :] if isinstance(n, nodes.paragraph)), None) if at >= 0 else None
@@ -115,4 +116,5 @@ def words_for(image: nodes.image) -> str:
     verdict = after or before
     sentence = re.split(r"(?<=[.:?!])\s", " ".join(verdict.astext().split()))[0] if verdict else ""
     section = next((n.astext() for n in around if isinstance(n, nodes.title)), "")
-    return ". ".join([*(titles[:1] or [section]), sentence]).strip(". ") or "a figure of this chapter"
+    words = ". ".join([*(titles[:1] or [section]), sentence]).strip(". :")
+    return re.sub(r"\\[a-z]+|[{}$]", "", words) or "a figure of this chapter"
