@@ -24,7 +24,7 @@ BIN = $(VENV)/bin
 PHOTOGRAPHS = musiq_ref/data/photographs
 PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-all test-rest lint train-demo tutorials tutorials-lab docs gpu torture bench clean
+.PHONY: demo test test-all test-rest lint train-demo tutorials tutorials-lab docs slides gpu torture bench clean
 
 demo: $(VENV)/pictures
 	$(BIN)/musiq-ref distort $(PHOTOGRAPHS)/cat.png $(PHOTOGRAPHS)/coffee.png -o distorted
@@ -73,6 +73,9 @@ tutorials-lab: $(VENV)/tutorials
 docs: $(VENV)/docs
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	$(BIN)/python docs/check.py docs/_build/html
+
+slides: $(VENV)/docs
+	$(BIN)/python docs/decks.py docs/_build/slides
 
 ifeq ($(INSTALL),no)
 GPU = build/gpu/musiq_ref.dist-info
