@@ -37,7 +37,7 @@ STATIONS = {  # of the live page, a chapter; halves as their number
 }
 
 
-TAKEN_HOME = ("*.ipynb", "course.py", "jupyter_config.py", "quiz/*.toml", "solutions/*.py")
+TAKEN_HOME = ("*.ipynb", "*.py", "quiz/*.toml", "solutions/*.py")
 
 
 def write_course(course: Path, downloads: Path) -> None:

@@ -1,8 +1,8 @@
 """The course's slides: `python docs/decks.py [FOLDER]` writes a self-contained HTML file for every docs/slides/*.md.
 
 A deck is Markdown; a line `---` begins the next slide, and a paragraph `Note: …` is what the speaker sees. Figures are
-made anew: a block ```figure ALT holds Python whose last line is a Figure, and ![ALT](05 "TEXT") is the picture under the
-first cell of chapter 05 or its halves that has TEXT in its code.
+made anew: a block ```figure ALT holds Python whose last line is a Figure, and ![ALT](05 "TEXT") is the picture under
+the first cell of chapter 05 or its halves that has TEXT in its code.
 """
 
 from __future__ import annotations

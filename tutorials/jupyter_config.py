@@ -28,8 +28,6 @@ class Contents(AsyncLargeFileManager):
         return await super().save(model, path)
 
 
-OURS = ["course.py", "index.py", "grade.py", "notebooks.py", "jupyter_config.py"]
-
 c = get_config()  # noqa: F821, which Jupyter defines
 c.ServerApp.contents_manager_class = Contents
-c.ContentsManager.hide_globs = [*OURS, "*.toml", "*.md", "__pycache__", "*~"]
+c.ContentsManager.hide_globs = ["[!0-9]*.py", "*.toml", "*.md", "__pycache__", "*~"]
