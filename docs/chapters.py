@@ -56,7 +56,12 @@ def write_course(course: Path, downloads: Path) -> None:
 
 
 def lead_to_chapters(app, name: str, source: list[str]) -> None:
-    """In the pages of docs/, links to notebooks of the repository lead to the site's chapters."""
+    """Links that lead to files of the repository lead to their pages: from docs/ to chapters, from chapters to docs/."""
+    if name.startswith("course/"):
+        source[0] = source[0].replace("](../docs/", "](../")
+    source[0] = re.sub(  # for the style sheet
+        r"<!-- course: (contents), .*? -->\n(.*?)<!-- end of course -->", r"````{container} \1\n\2````", source[0], flags=re.S
+    )
     source[0] = re.sub(r"\]\(\.\./tutorials/(\w+\.ipynb)\)", r"](course/\1)", source[0])
 
 
