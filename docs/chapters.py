@@ -55,13 +55,14 @@ def write_course(course: Path, downloads: Path) -> None:
             archive.write(path, Path("musiq_ref_course") / path.relative_to(tutorials))
 
 
+LIST = re.compile(r"<!-- course: contents, .*? -->\n(.*?)<!-- end of course -->", re.S)
+
+
 def lead_to_chapters(app, name: str, source: list[str]) -> None:
-    """Links that lead to files of the repository lead to their pages: from docs/ to chapters, from chapters to docs/."""
+    """Links to files of the repository lead to their pages: from docs/ to chapters, from chapters to docs/."""
     if name.startswith("course/"):
         source[0] = source[0].replace("](../docs/", "](../")
-    source[0] = re.sub(  # for the style sheet
-        r"<!-- course: (contents), .*? -->\n(.*?)<!-- end of course -->", r"````{container} \1\n\2````", source[0], flags=re.S
-    )
+    source[0] = LIST.sub(r"````{container} contents\n\1````", source[0])  # for the style sheet
     source[0] = re.sub(r"\]\(\.\./tutorials/(\w+\.ipynb)\)", r"](course/\1)", source[0])
 
 
