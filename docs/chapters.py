@@ -62,7 +62,7 @@ def lead_to_chapters(app, name: str, source: list[str]) -> None:
     """Links to files of the repository lead to their pages: from docs/ to chapters, from chapters to docs/."""
     if name.startswith("course/"):
         source[0] = source[0].replace("](../docs/", "](../")
-    source[0] = LIST.sub(r"````{container} contents\n\1````", source[0])  # for the style sheet
+    source[0] = LIST.sub(r"````{container} chapter-list\n\1````", source[0])  # for the style sheet
     source[0] = re.sub(r"\]\(\.\./tutorials/(\w+\.ipynb)\)", r"](course/\1)", source[0])
 
 
