@@ -7,6 +7,7 @@
 # make tutorials-lab  opens the course in Jupyter
 # make grade FOLDER=…  grades students' notebooks with the chapters' own checks; writes FOLDER/grades.csv
 # make docs   the documentation site, in docs/_build/html
+# make slides  the course's slides, a file a week, in docs/_build/slides
 # make gpu    the tests of the array code on a GPU (CUDA=12 or 13), and its times beside PyTorch's; with
 #             PYTHON=python3 INSTALL=no on what is installed there, without network: CuPy, PyTorch, pytest, Hypothesis
 # make torture  damaged inputs, killed commands, full disks: COUNT=30000 of them, in about ten minutes (Linux)
@@ -24,7 +25,7 @@ BIN = $(VENV)/bin
 PHOTOGRAPHS = musiq_ref/data/photographs
 PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-all test-rest lint train-demo tutorials tutorials-lab grade docs gpu torture bench clean
+.PHONY: demo test test-all test-rest lint train-demo tutorials tutorials-lab grade docs slides gpu torture bench clean
 
 demo: $(VENV)/pictures
 	$(BIN)/musiq-ref distort $(PHOTOGRAPHS)/cat.png $(PHOTOGRAPHS)/coffee.png -o distorted
@@ -68,7 +69,7 @@ tutorials: $(VENV)/tutorials
 
 tutorials-lab: $(VENV)/tutorials
 	$(BIN)/python -m pip install --quiet jupyterlab -c $(CONSTRAINTS)
-	cd tutorials && ../$(BIN)/jupyter lab
+	cd tutorials && PYTHONPATH="$(CURDIR)/tutorials:$$PYTHONPATH" ../$(BIN)/jupyter lab --config=jupyter_config.py start.ipynb
 
 grade: $(VENV)/tutorials
 	@test -n "$(FOLDER)" || { echo "say where the notebooks are: make grade FOLDER=handed-in"; exit 2; }
@@ -77,6 +78,9 @@ grade: $(VENV)/tutorials
 docs: $(VENV)/docs
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	$(BIN)/python docs/check.py docs/_build/html
+
+slides: $(VENV)/docs
+	$(BIN)/python docs/decks.py docs/_build/slides
 
 ifeq ($(INSTALL),no)
 GPU = build/gpu/musiq_ref.dist-info

@@ -36,7 +36,7 @@ FILES = {  # that cannot be imported, or have no example that runs, without a pa
         "tests/test_diagnosis.py",
     ],
     "matplotlib": ["tests/test_figures.py", "musiq_ref/explain/[!_r]*.py", "musiq_ref/explain/report.py"],
-    "nbclient": ["tests/test_tutorials.py", "tests/test_grade.py"],
+    "nbclient": ["tests/test_tutorials.py", "tests/test_grade.py", "tests/test_slides.py", "tests/test_site_width.py"],
     "resource": ["tests/torture/*.py", "tests/test_torture.py", "tests/test_grade.py"],  # which Windows does not have
 }
 FILES |= {"mlx": ["tests/mlx_port.py"], "flax": ["tests/flax_port.py"]}

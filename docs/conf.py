@@ -2,7 +2,7 @@
 
 Three folders are made here from what lies elsewhere, so that nothing is written twice: course/, the executed notebooks
 of the tutorials; reference/, a page for each part of the library with the docstrings of its modules; and live/, the
-page on which the model runs.
+page on which the model runs, and the notebooks to take home.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pathlib import Path
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "backends")]
+sys.path[:0] = [str(DOCS), str(ROOT), str(ROOT / "backends")]
 
 project = "musiq_ref"
 author = "The musiq_ref maintainers"
 copyright = "the musiq_ref maintainers, Apache-2.0"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx-mathjax-offline"]
-exclude_patterns = ["_build", "measured_*.md", "live"]
+exclude_patterns = ["_build", "measured_*.md", "live", "slides"]
 html_theme = "furo"
 html_title = "musiq_ref"
 html_static_path = ["_static"]
@@ -55,15 +55,6 @@ PARTS = (  # in reading order: page, title, modules or packages
     ("verify", "Verification", ("verify",)),
     ("bench", "Benchmarks", ("bench",)),
 )
-
-
-def write_course() -> None:
-    """Copies the notebooks of the course to course/."""
-    folder = DOCS / "course"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    for notebook in sorted((ROOT / "tutorials").glob("[0-9]*_*.ipynb")):
-        shutil.copy(notebook, folder)
 
 
 def modules_of(name: str) -> list[str]:
@@ -166,9 +157,14 @@ def escape(text: str) -> str:
 
 def setup(app) -> None:
     """Called by Sphinx."""
-    write_course()
+    import chapters
+
+    chapters.write_course(DOCS / "course", DOCS / "live" / "notebooks")
     write_reference()
     write_commands()
     write_live_page()
+    app.connect("source-read", chapters.lead_to_chapters)
+    app.connect("doctree-read", chapters.describe_figures)
+    app.connect("html-page-context", chapters.add_bar)
     app.connect("autodoc-process-docstring", to_rst)
     app.connect("autodoc-skip-member", skip_alias)

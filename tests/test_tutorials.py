@@ -17,7 +17,8 @@ sys.path.insert(0, str(TUTORIALS))
 
 with np.printoptions(), plt.rc_context():  # course sets both for its reader, and the tests after these are not
     import course
-import notebooks  # noqa: E402
+    import index
+    import notebooks
 
 CHAPTERS = notebooks.chapters()
 each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
@@ -340,3 +341,52 @@ def test_an_open_answer_stays_open_when_the_check_swallows_it(capsys):
 
     course.exercise(3, lambda x: ..., check)
     assert capsys.readouterr().out.startswith("Exercise 3 is still open")
+
+
+# ---- lists of the chapters
+
+
+def test_every_list_of_chapters_is_current():
+    old = [path.name for path, text in index.written().items() if path.read_text("utf-8") != text]
+    assert old == [], "run: python tutorials/index.py"
+
+
+def test_a_chapter_that_changes_makes_the_lists_old(monkeypatch):
+    first, *rest = index.chapters()
+    assert f"]({first.name}.ipynb) | {first.minutes} |" in index.contents("")
+    monkeypatch.setattr(index, "chapters", lambda: [first._replace(minutes=first.minutes + 1), *rest])
+    old = {path.name for path, text in index.written().items() if path.read_text("utf-8") != text}
+    assert old == {"README.md", "course.md", "teaching.md", "start.ipynb"}
+
+
+def test_the_start_page_leads_to_every_chapter():
+    words, code = index.start().cells
+    assert re.findall(r"\]\((\w+)\.ipynb\)", words.source) == [path.stem for path in CHAPTERS]
+    compile(code.source, "start", "exec")
+
+
+def test_plans_have_every_chapter_once_and_goals():
+    numbers = [number for _, those in index.MONTH for number in those.split()]
+    assert len(numbers) == len(set(numbers))
+    assert {c.number[:2] for c in index.chapters()} <= set(numbers), "a chapter is not in the plan of four weeks"
+    assert {c.number[:2] for c in index.chapters()} <= set(index.GOALS), "a chapter serves no goal"
+    assert {number for _, those in index.WEEK for number in those.split()} <= set(numbers)
+    assert [index.time(minutes).split() for minutes in (125, 45)] == [["2", "h", "05"], ["45", "min"]]
+
+
+def test_what_a_chapter_says_of_itself_is_read(tmp_path):
+    path = tmp_path / "05b_small.py"
+    path.write_text(
+        "# %% [markdown]\n# # 05b · A title\n"
+        "# %% [markdown]\n# ## What you will learn\n#\n# - to do\n#   this;\n# - that.\n"
+        "# %% [markdown]\n# ## What you need\n#\n# About 40 minutes.\n"
+        "# %% [markdown]\n# ### Exercise 1: one (★, 5 minutes)\n"
+        "# %% [markdown]\n# ### Exercise 2: two (★★★, 20 minutes)\n",
+        "utf-8",
+    )
+    found = index.chapter(path)
+    assert found[:5] == ("05b_small", "05b", "A title", 40, "to do this")
+    assert (found.difficulty, found.homework, found.exercises[1].title) == ("★★", 25, "two")
+    path.write_text("# %% [markdown]\n# # 05b · A title\n", "utf-8")
+    with pytest.raises(SystemExit, match=r"05b_small\.py has no title, no time"):
+        index.chapter(path)

@@ -1,0 +1,86 @@
+"""The built documentation in a browser: nothing is wider than the window, whatever its width."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from browser import CHROMIUM, Browser
+
+ROOT = Path(__file__).parent.parent
+WIDTHS = (360, 390, 768, 1024, 1280, 1440, 1600, 1920)
+STATIONS = re.findall(r'^ {4}id: "(\w+)"', (ROOT / "musiq_ref/explorer/page/stations.js").read_text("utf-8"), re.M)
+VIEWS = ["reverse", "predict", "doubt", "spoil"]
+
+TOO_WIDE = """[document.documentElement.scrollWidth, [...document.querySelectorAll('article *')]
+  .filter((part) => part.getBoundingClientRect().right > innerWidth + 1)
+  .slice(0, 3).map((part) => part.outerHTML.slice(0, 80))]"""
+
+
+@pytest.fixture(scope="module")
+def chapters():
+    pytest.importorskip("docutils", reason="needs the extra docs")
+    sys.path.insert(0, str(ROOT / "docs"))
+    import chapters
+
+    return chapters
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")
+def test_no_page_is_wider_than_the_window(tmp_path):
+    for name in ("sphinx", "furo", "myst_nb", "sphinx-mathjax-offline"):
+        pytest.importorskip(name, reason="needs the extra docs")
+    site = tmp_path / "site"
+    command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", "-d", str(tmp_path / "doctrees"), "docs", str(site)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    pages = [page for page in sorted(site.rglob("*.html")) if page.name != "follow_a_patch.html"]
+    assert len(pages) > 30
+    browser = Browser()
+    found = []
+    try:
+        for page in pages:
+            browser.resize(1280)
+            browser.send("Page.navigate", url=page.as_uri())
+            settled(browser)
+            for width in WIDTHS:
+                browser.resize(width)
+                wide, parts = browser.run(TOO_WIDE)
+                if wide > width:
+                    found.append(f"{page.relative_to(site)} at {width} is {wide} wide: {parts}")
+        assert found == []
+        assert [url for url in browser.requests if re.match("https?:", url)] == []
+    finally:
+        browser.close()
+
+
+def settled(browser):
+    """Waits until a page is loaded and its equations are typeset."""
+    end = time.monotonic() + 60
+    while not browser.run("document.readyState === 'complete' && location.protocol === 'file:'"):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    browser.run("Promise.resolve(window.MathJax?.startup?.promise).then(() => true)")
+
+
+def test_every_station_of_a_chapter_exists(chapters):
+    """The live page leaves out what it does not know of an address, and says nothing."""
+    assert "attention" in STATIONS
+    for chapter, address in chapters.STATIONS.items():
+        for part in address.split("/"):
+            known = part in [*STATIONS, *VIEWS, "class"] or re.fullmatch(r"(block_|head_|token_)?\d+", part)
+            assert known, f"chapter {chapter}: {address}"
+
+
+def test_every_chapter_has_a_station_and_a_bar(chapters):
+    found = chapters.index.chapters()
+    assert {c.number[:2] for c in found} <= set(chapters.STATIONS), "a chapter has no station of the live page"
+    first, second = (chapters.bar(c) for c in found[:2])
+    assert 'rel="prev"' not in first
+    assert f'rel="prev" href="{found[0].name}.html"' in second
+    assert f'href="../notebooks/{found[1].name}.ipynb" download' in second
+    assert f"{found[1].minutes} minutes" in second
