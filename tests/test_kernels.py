@@ -24,6 +24,7 @@ from musiq_ref_cupy.launch import SOURCE, Kept, name_expressions
 
 import musiq_ref as mq
 from musiq_ref.backend import get_backend
+from musiq_ref.model import attention_fused
 from musiq_ref.model.parameters import flatten, map_params
 from musiq_ref.ops import activation, convolution, fused, group_norm, layer_norm, max_pool, softmax
 from musiq_ref.training import optimizers
@@ -233,9 +234,11 @@ def test_every_kernel_is_compared():
     assert set(Kernels.OPS) == compared & set(Kernels.OPS) | {convolution.kernel_gradient}
 
 
+@pytest.mark.parametrize("kept", [attention_fused.KEPT, 0], ids=["weights kept", "in tiles"])
 @pytest.mark.parametrize("conventions", [mq.OFFICIAL, mq.PYIQA], ids=["official", "pyiqa"])
-def test_the_whole_model_through_the_kernels(device, conventions):
+def test_the_whole_model_through_the_kernels(device, conventions, kept, monkeypatch):
     """Scores, logits and gradients are NumPy's; between upload and result nothing is waited for."""
+    monkeypatch.setattr(attention_fused, "KEPT", kept)
     params = mq.verify.deterministic_params(SMALL, 1, "float64")
     config = SMALL.replace(conventions=conventions)
     images = [mq.verify.deterministic_image(i, 9 + i, 16) for i in range(2)]

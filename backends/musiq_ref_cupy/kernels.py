@@ -171,7 +171,8 @@ class Kernels(StemKernels):
         few = B * H * N * N * q.itemsize <= QUADRATIC
         if not self.fit(q, k, v) or D > WIDEST_HEAD or room > SHARED or few:
             return fused.attend.readable(q, k, v, valid)
-        q, k, v = self.flat(q, k, v)
+        q, k, v, *rest = self.flat(q, k, v, *([] if valid is None else [valid]))
+        valid = rest[0] if rest else None
         out, lse, (grid, block) = self.xp.empty_like(q), self.xp.empty((B, H, N), q.dtype), _tiles(q.shape)
         numbers, shared = (N, D, H, 1 / math.sqrt(D)), 64 * (D + 1) + WARPS * D
         self.launch("attention<%s>", q.dtype, grid, block, q, k, v, valid, out, lse, *numbers, shared=shared)

@@ -22,9 +22,14 @@ from musiq_ref.model.encoder import block_names
 from musiq_ref.model.folded import Folded, fold
 from musiq_ref.model.head import head
 from musiq_ref.model.parameters import Params
-from musiq_ref.model.stem import STEMS
-from musiq_ref.ops.fused import attend, bias_gelu, bias_residual_layer_norm
+from musiq_ref.model.stem import BLOCK_EPS, ROOT_EPS
+from musiq_ref.ops.activation import relu
+from musiq_ref.ops.convolution import convolution
+from musiq_ref.ops.fused import attend, bias_gelu, bias_residual_layer_norm, group_norm_relu
+from musiq_ref.ops.group_norm import group_norm
 from musiq_ref.ops.layer_norm import layer_norm
+from musiq_ref.ops.max_pool import max_pool
+from musiq_ref.ops.weight_standardization import standardize
 from musiq_ref.team import ONE_THREAD
 
 PATCHES = 32  # patches that the stem takes at a time
@@ -95,13 +100,13 @@ def _logits(params: Params, tokens: Tokens, config: MusiqConfig, dtype, say: Cal
 
 def _patch_embeddings(patches, params: Params, config: MusiqConfig, dtype, say: Callable[[float], object]):
     """Stem and patch embedding, chunk by chunk, in smaller ones if memory does not suffice.  (N, P, P, 3) -> (N, D)"""
-    stem, _ = STEMS[config.stem]
+    kernels = _kernels(params, config)
     size, start, chunks = PATCHES if on_host(patches) else PATCHES_ON_DEVICE, 0, []
     while start < len(patches):
         say(start / len(patches))
         try:
             chunk = patches[start : start + size].astype(dtype)
-            features, _ = stem(chunk, params.get("stem", {}), config.conventions)
+            features = _stem(chunk, params["stem"], kernels) if kernels else chunk
             chunks.append(patch_embedding(features, params["patch_embedding"])[0])
             start += size
         except MemoryError:
@@ -109,6 +114,25 @@ def _patch_embeddings(patches, params: Params, config: MusiqConfig, dtype, say: 
                 raise
             size //= 2
     return namespace(patches).concatenate(chunks)
+
+
+def _kernels(params: Params, config: MusiqConfig) -> dict[str, Array]:
+    """The standardised kernels of the stem's convolutions; none of the linear stem."""
+    stem = params["stem"] if config.stem == "resnet" else {}
+    ddof = config.conventions.weight_std_ddof
+    return {name: standardize(p["kernel"], ddof)[0] for name, p in stem.items() if "kernel" in p}
+
+
+def _stem(patches, params: Params, kernels: dict[str, Array]):
+    """`stem` of (N, P, P, 3), keeping nothing, with GroupNorm and the ReLU after it as one op."""
+
+    def norm(number: str, x, op=group_norm_relu, stride=1, eps=BLOCK_EPS):
+        return op(convolution(x, kernels[f"conv{number}"], stride)[0], *_affine(params[f"gn{number}"]), eps)[0]
+
+    x, _ = max_pool(norm("_root", patches, stride=2, eps=ROOT_EPS))  # (N, P/4, P/4, 64)
+    shortcut = norm("_proj", x, group_norm)  # (N, P/4, P/4, 256)
+    x = norm("3", norm("2", norm("1", x)), group_norm)
+    return relu(x + shortcut)[0]
 
 
 def _affine(norm: Params):

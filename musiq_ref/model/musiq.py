@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 from musiq_ref.backend import Array, namespace, on_host
 from musiq_ref.config import MusiqConfig
 from musiq_ref.image.tokenize import Tokens
+from musiq_ref.model.attention_fused import MSA_FUSED
 from musiq_ref.model.attention_in_blocks import MSA_IN_BLOCKS
 from musiq_ref.model.check import check_tokens
 from musiq_ref.model.embeddings import embed, embed_backward, patch_embedding, patch_embedding_backward
@@ -47,13 +48,14 @@ class Parts(NamedTuple):
     block_backward: Any
 
 
-def _parts(stem: str, whole: bool, recompute: bool | Literal["attention"]) -> Parts:
-    """whole: what a tap sees must be there at once, and a device has no use for pieces."""
+def _parts(stem: str, tapped: bool, there: bool, recompute: bool | Literal["attention"]) -> Parts:
+    """What a tap sees must be there at once; a device (there) has no use for pieces, and kernels of its own."""
     if recompute is True:
         run, back = RECOMPUTED[stem]
         return Parts(run, back, block_recomputed, block_recomputed_backward)
-    run, back = (STEMS if whole else IN_PIECES)[stem]
-    return Parts(run, back, partial(block, msa=MSA_IN_BLOCKS) if recompute else block, block_backward)
+    run, back = (STEMS if tapped or there else IN_PIECES)[stem]
+    msa = None if tapped else MSA_FUSED if there else MSA_IN_BLOCKS if recompute else None
+    return Parts(run, back, partial(block, msa=msa), block_backward)
 
 
 def forward(
@@ -91,7 +93,7 @@ def forward(
     dtype = check_tokens(params, tokens, config, axes=2)
     patches = tokens.patches.astype(dtype)
     B, N = tokens.mask.shape
-    parts = _parts(config.stem, tap is not no_tap or not on_host(patches), recompute)
+    parts = _parts(config.stem, tap is not no_tap, not on_host(patches), recompute)
     cache: dict[str, Any] = {"parts": parts, "patches": patches.shape}
 
     features, cache["stem"] = parts.stem(
