@@ -34,7 +34,7 @@ def add_scoring(parser: argparse.ArgumentParser) -> None:
 
 def add_backend(parser: argparse.ArgumentParser) -> None:
     """`--backend`, and `--device`, which `main` heeds."""
-    parser.add_argument("--backend", default="numpy", help="numpy (default) or cupy")
+    parser.add_argument("--backend", default="numpy", help="numpy (default), cupy, cupy:tf32 or cupy:float16")
     parser.add_argument("--device", type=_device, metavar="N", help="which GPU, counted from 0 (default: the first)")
 
 

@@ -13,7 +13,7 @@ from musiq_ref.model.attention import attention, attention_backward, merge, merg
 from musiq_ref.model.noise import NO_NOISE, Noise
 from musiq_ref.model.parameters import Params
 from musiq_ref.model.taps import Tap, no_tap
-from musiq_ref.ops.fused import attend, attend_backward, masked_softmax, masked_softmax_backward
+from musiq_ref.ops.fused import attend, attend_backward, masked_softmax, masked_softmax_backward, product
 
 KEPT = 2**26  # attention weights of a block that are kept: 256 MiB of float32
 
@@ -30,9 +30,9 @@ def attention_fused(z, allowed, params: Params, conventions: Conventions, tap: T
     B, H, N, D_h = q.shape
     if B * H * N * N <= KEPT:
         q = q * (1 / math.sqrt(D_h))
-        logits = q @ k.swapaxes(-1, -2)  # (B, H, N, N)
+        logits = product(q, k.swapaxes(-1, -2))  # (B, H, N, N)
         weights, cache["softmax"] = masked_softmax(logits, allowed, conventions.mask, conventions.mask_value)
-        heads, cache["factors"] = weights @ v, (q, k, v, weights)  # (B, H, N, D_h)
+        heads, cache["factors"] = product(weights, v), (q, k, v, weights)  # (B, H, N, D_h)
     else:
         valid = namespace(allowed).diagonal(allowed[:, 0], axis1=1, axis2=2)  # (B, N)
         heads, cache["attend"] = attend(q, k, v, valid)
@@ -50,10 +50,10 @@ def attention_fused_backward(dy, cache, tap: Tap = no_tap):
         dq, dk, dv = attend_backward(dheads, cache["attend"])
     else:
         q, k, v, weights = cache["factors"]
-        dv = weights.swapaxes(-1, -2) @ dheads  # (B, H, N, D_h)
-        dlogits = masked_softmax_backward(dheads @ v.swapaxes(-1, -2), cache["softmax"])  # (B, H, N, N)
-        dk = dlogits.swapaxes(-1, -2) @ q
-        dq = (dlogits @ k) * (1 / math.sqrt(q.shape[-1]))
+        dv = product(weights.swapaxes(-1, -2), dheads)  # (B, H, N, D_h)
+        dlogits = masked_softmax_backward(product(dheads, v.swapaxes(-1, -2)), cache["softmax"])  # (B, H, N, N)
+        dk = product(dlogits.swapaxes(-1, -2), q)
+        dq = product(dlogits, k) * (1 / math.sqrt(q.shape[-1]))
     dz_v, dparams["value"] = project_backward(dv, cache["value"])
     dz_k, dparams["key"] = project_backward(dk, cache["key"])
     dz_q, dparams["query"] = project_backward(dq, cache["query"])

@@ -25,7 +25,7 @@ from musiq_ref.model.parameters import Params
 from musiq_ref.model.stem import BLOCK_EPS, ROOT_EPS
 from musiq_ref.ops.activation import relu
 from musiq_ref.ops.convolution import convolution
-from musiq_ref.ops.fused import attend, bias_gelu, bias_residual_layer_norm, group_norm_relu
+from musiq_ref.ops.fused import attend, bias_gelu, bias_residual_layer_norm, group_norm_relu, product
 from musiq_ref.ops.group_norm import group_norm
 from musiq_ref.ops.layer_norm import layer_norm
 from musiq_ref.ops.max_pool import max_pool
@@ -141,8 +141,8 @@ def _affine(norm: Params):
 
 def _mlp(z, params: Params, conventions: Conventions):
     """MLP of (1, N, D) but for its last bias, and that."""
-    active, _ = bias_gelu(z @ params["fc1"]["kernel"], params["fc1"]["bias"], conventions.gelu)
-    return active @ params["fc2"]["kernel"], params["fc2"]["bias"]
+    active, _ = bias_gelu(product(z, params["fc1"]["kernel"]), params["fc1"]["bias"], conventions.gelu)
+    return product(active, params["fc2"]["kernel"]), params["fc2"]["bias"]
 
 
 def _attention(z, params: Params):
@@ -151,4 +151,4 @@ def _attention(z, params: Params):
     heads, _ = attend(q, k, v)
     H, D_h, D = params["out"]["kernel"].shape
     side_by_side = heads.swapaxes(1, 2).reshape(1, -1, H * D_h)  # (1, N, H·D_h)
-    return side_by_side @ params["out"]["kernel"].reshape(-1, D), params["out"]["bias"]
+    return product(side_by_side, params["out"]["kernel"].reshape(-1, D)), params["out"]["bias"]
