@@ -44,6 +44,7 @@ def backend(precision: str = "float32") -> Backend:
     _check_device(cupy)
     namespace.register(cupy.ndarray)(lambda x: cupy)
     erf.register(cupy.ndarray)(special.erf)
+    from musiq_ref_cupy.graphs import Graphs
     from musiq_ref_cupy.kernels import Kernels  # here, as it imports all of the ops
     from musiq_ref_cupy.launch import SOURCE
 
@@ -51,7 +52,7 @@ def backend(precision: str = "float32") -> Backend:
         return cupy.RawModule(code=SOURCE, options=("--std=c++17",), name_expressions=names)
 
     Kernels(cupy.ndarray, cupy, compile, _products(cupy, precision)).register()
-    return Backend("cupy", _guarded(cupy.asarray), _guarded(cupy.asnumpy), guard)
+    return Backend("cupy", _guarded(cupy.asarray), _guarded(cupy.asnumpy), guard, Graphs(cupy))
 
 
 def _products(cupy: Any, precision: str) -> Callable[[Any, Any], Any]:

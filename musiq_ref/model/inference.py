@@ -99,8 +99,15 @@ def predict_packed(params: Params, tokens: Sequence[Tokens], config: MusiqConfig
 def _packed(params, images: Sequence[Tokens], config: MusiqConfig, backend: Backend, dtype, say):
     """As `predict_packed`, of images without padding."""
     together = Tokens(*map(np.concatenate, zip(*images, strict=True))) if len(images) > 1 else images[0]
+    places = _places(images)
+
+    def run(*there):
+        return _logits(params, Tokens(*there), places, config, dtype, say)
+
     with backend.guard():
-        return _logits(params, Tokens(*map(backend.from_numpy, together)), _places(images), config, dtype, say)
+        if backend.repeat and len(images) == 1:
+            return backend.repeat(run, (id(params["class_token"]), config), together)
+        return run(*map(backend.from_numpy, together))
 
 
 def _places(images: Sequence[Tokens]) -> list[slice]:
