@@ -90,15 +90,9 @@ else
 GPU = $(VENV)/gpu$(CUDA)
 GPU_PYTHON = $(BIN)/python
 endif
-GPU_TESTS = -m pytest -p no:cacheprovider $(patsubst %,tests/test_%.py,kernels device ops model cupy_backend)
-SANITIZER = $(shell command -v compute-sanitizer)
 
-gpu: export MUSIQ_REF_TEST_BACKENDS = cupy
 gpu: $(GPU)
-	$(GPU_PYTHON) $(GPU_TESTS)
-	$(if $(SANITIZER),$(SANITIZER) --tool memcheck --error-exitcode 1 $(GPU_PYTHON) $(GPU_TESTS) -k whole_model_through)
-	$(if $(SANITIZER),$(SANITIZER) --tool racecheck --error-exitcode 1 $(GPU_PYTHON) $(GPU_TESTS) -k whole_model_through)
-	$(GPU_PYTHON) benchmarks/gpu.py -o gpu.json
+	$(GPU_PYTHON) benchmarks/gpu.py -o gpu.json $(REHEARSE)
 
 # What an installation would say of the package: where its backend is.
 build/gpu/musiq_ref.dist-info: pyproject.toml

@@ -1,11 +1,11 @@
-"""musiq_ref on a GPU beside PyTorch on the same GPU: seconds, memory and agreement, as one JSON. `make gpu` runs it.
+"""All that a GPU can show of musiq_ref, in six minutes and one JSON: tests, sanitizer, seconds beside PyTorch's.
 
-    python benchmarks/gpu.py -o gpu.json            # in strict float32, then with TF32, each in a process of its own
-    python benchmarks/gpu.py --backend numpy --quick   # the same code on the processor: a rehearsal, no measurement
+    python benchmarks/gpu.py -o gpu.json      # `make gpu` runs it, in an environment or with what is installed
+    python benchmarks/gpu.py --rehearse       # the same steps on the processor, small, with a stand-in for CuPy
+    python benchmarks/gpu.py --table gpu.json # only writes the table, docs/gpu.md, of a JSON
 
-Both sides begin with tokens in host memory and end with scores, or trained parameters, waited for. The model is the
-small one with pyiqa's conventions, which the PyTorch port implements, and weights made from integers. Seconds are
-medians of neighbouring runs in turn; a ratio below 1 says that musiq_ref is faster.
+Each step is a process of its own, and the JSON is written after each: one that fails, or takes too long, loses nothing
+of the others. The exit code is 1 if any of them failed.
 """
 
 from __future__ import annotations
@@ -14,199 +14,168 @@ import argparse
 import json
 import os
 import platform
+import re
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-
-import musiq_ref as mq
-from musiq_ref.backend import get_backend, to_host
-from musiq_ref.bench.measure import interleaved
-from musiq_ref.model.parameters import map_params
-from musiq_ref.training.optimizers import adam_init, adamw
-from musiq_ref.training.step import batch_gradient
-
-PHOTOGRAPH, LARGE = (480, 640), (3000, 4000)
-MIXED = [(300 + 23 * i, 800 - 31 * i) for i in range(16)]
+ROOT = Path(__file__).resolve().parent.parent
+NEEDED = ("numpy", "torch", "pytest", "hypothesis")
+DEVICE, TESTS = ["kernels", "device"], ["ops", "model", "cupy_backend"]
+PRECISIONS = ("float32", "tf32", "float16")
+PYTEST = ["-m", "pytest", "-p", "no:cacheprovider", "-rfE", "-W", "default"]  # what CuPy warns of is no fault of ours
+ONE_MODEL = "whole_model_through and official and kept"
 
 
-class Contender(NamedTuple):
-    """One implementation: the scores of tokens, a training step on them, and the most memory since the last call."""
+class Steps:
+    """Steps with a limit of time together; what they find is written to a file.
 
-    name: str
-    scores: Callable[[list[mq.Tokens]], list[float]]
-    step: Callable[[list[mq.Tokens]], float]
-    peak: Callable[[], int | None]
+    path: of the JSON
+    seconds: for all of them
+    """
 
+    def __init__(self, path: Path, seconds: float, report: dict[str, Any]) -> None:
+        self.path, self.end, self.report, self.failed = path, time.monotonic() + seconds, report, []
 
-def ours(config: mq.MusiqConfig, backend: str) -> Contender:
-    device = get_backend(backend)
-    params = map_params(device.from_numpy, mq.verify.deterministic_params(config, 1))
-    training = [params, adam_init(params)]
-
-    def scores(images):
-        logits = [mq.predict(params, tokens, config, device) for tokens in images]
-        return [float(device.to_numpy(one)[0]) for one in logits]
-
-    def step(images):
-        result = batch_gradient(training[0], images, np.zeros(len(images), "float32"), config, "huber")
-        training[:] = adamw(training[0], result.gradients, training[1], 1e-5)
-        to_host(training[0]["class_token"])
-        return result.loss
-
-    def peak():
-        if backend == "numpy":
-            return None
-        import cupy
-
-        pool = cupy.get_default_memory_pool()
-        most, _ = pool.total_bytes(), pool.free_all_blocks()
-        return most
-
-    return Contender("musiq_ref", scores, step, peak)
+    def run(self, name: str, command: list[str], seconds: float, read: Any) -> None:
+        """Adds what `read` makes of the standard output under a name, or why there is nothing."""
+        seconds, start = max(1.0, min(seconds, self.end - time.monotonic())), time.monotonic()
+        print(f"{name} …", file=sys.stderr)
+        try:
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False)
+            failure = f"exit code {done.returncode}" if done.returncode else ""
+            found = read(done.stdout) if not failure or read is summary else {"error": done.stderr[-2000:]}
+        except subprocess.TimeoutExpired:
+            failure, found = f"not done in {seconds:.0f} s", {}
+        except ValueError as error:
+            failure, found = f"no figures ({error})", {}
+        self.report[name] = found
+        self.report["steps"][name] = failure or "done"
+        self.report["seconds"][name] = round(time.monotonic() - start, 1)
+        if failure:
+            self.failed.append(f"{name}: {failure}")
+        self.path.write_text(json.dumps(self.report, indent=1) + "\n", encoding="utf-8")
 
 
-def theirs(config: mq.MusiqConfig, cuda: bool) -> Contender:
-    import torch
-
-    from musiq_ref.verify.torch_port import TorchMusiq, TorchTokens
-
-    tf32 = os.environ.get("CUPY_TF32") == "1"
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-    where = torch.device("cuda" if cuda else "cpu")
-    weights = mq.checkpoint.to_pyiqa(mq.verify.deterministic_params(config, 1))
-    model = TorchMusiq(config)
-    model.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
-    model.to(where)
-    trained = TorchMusiq(config).to(where)
-    trained.load_state_dict(model.state_dict())
-    optimizer = torch.optim.AdamW(trained.parameters(), 1e-5)
-
-    def upload(tokens):
-        kept = tokens.mask.astype(bool)
-        patches = torch.from_numpy(tokens.patches[kept]).permute(0, 3, 1, 2)[None]
-        vectors = (torch.from_numpy(np.ascontiguousarray(a[kept])).long() for a in tokens[1:])
-        return TorchTokens(patches.to(where), *(v.to(where) for v in vectors))
-
-    def scores(images):
-        with torch.inference_mode():
-            return [float(one) for one in [model.outputs(upload(tokens))[0, 0] for tokens in images]]
-
-    def step(images):
-        optimizer.zero_grad()
-        losses = []
-        for tokens in images:
-            prediction = trained.outputs(upload(tokens))[:, 0]
-            loss = torch.nn.functional.huber_loss(prediction, torch.zeros_like(prediction)) / len(images)
-            loss.backward()
-            losses.append(loss.detach())
-        optimizer.step()
-        if cuda:
-            torch.cuda.synchronize()
-        return float(sum(losses))
-
-    def peak():
-        if not cuda:
-            return None
-        most = torch.cuda.max_memory_allocated()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        return most
-
-    return Contender("torch", scores, step, peak)
+def summary(output: str) -> dict[str, Any]:
+    """How many tests passed, and which did not, from what pytest prints."""
+    counts = {kind: int(number) for number, kind in re.findall(r"(\d+) (passed|failed|skipped|error)", output)}
+    return {**counts, "not passed": re.findall(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)}
 
 
-def seconds_of(run: Callable[[list[mq.Tokens]], Any], images: list[mq.Tokens]) -> float:
-    start = time.perf_counter()
-    run(images)
-    return time.perf_counter() - start
-
-
-def measure(backend: str, quick: bool) -> list[dict[str, Any]]:
-    """One record for every task."""
-    config = mq.MusiqConfig.preset("tiny" if quick else "small", conventions=mq.PYIQA)
-    contenders = [ours(config, backend), theirs(config, backend == "cupy")]
-
-    def tokens(sizes):
-        return [mq.tokenize(mq.verify.deterministic_image(3, *size), config) for size in sizes]
-
-    def shrunk(sizes):
-        return [(height // 8, width // 8) for height, width in sizes] if quick else sizes
-
-    tasks = {
-        "score 1 photograph": ("scores", [PHOTOGRAPH], 30),
-        "score 16 of different sizes": ("scores", MIXED, 10),
-        "score 12 megapixels": ("scores", [LARGE], 3),
-        "training step, 1 photograph": ("step", [PHOTOGRAPH], 10),
-        "training step, 16 of different sizes": ("step", MIXED, 3),
-    }
-    records = []
-    for task, (kind, sizes, runs) in tasks.items():
-        images = tokens(shrunk(sizes))
-        peaks, results, seconds = [], [], {}
-        for contender in contenders:
-            contender.peak()
-            getattr(contender, kind)(images)
-            peaks.append(contender.peak())
-            results.append(getattr(contender, kind)(images))
-        calls = {c.name: partial(seconds_of, getattr(c, kind), images) for c in contenders}
-        interleaved(calls, 1 if quick else runs, seconds)
-        record = {"task": task, "tokens": [int(t.mask.sum()) for t in images], "runs": len(seconds["torch"])}
-        for contender, memory in zip(contenders, peaks, strict=True):
-            name = contender.name
-            record |= {f"{name}_seconds": median(seconds[name]), f"{name}_bytes": memory}
-        record["ratio"] = median(a / b for a, b in zip(*seconds.values(), strict=True))
-        record["difference"] = float(np.abs(np.subtract(*results)).max() / np.abs(results[0]).max())  # scores or losses
-        records.append(record)
-    return records
-
-
-def environment(backend: str) -> dict[str, Any]:
-    """Card, driver and versions."""
-    import torch
-
-    found: dict[str, Any] = {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__}
-    if backend == "cupy":
+def environment() -> dict[str, Any]:
+    """Card, driver and versions, of which a rehearsal has only some."""
+    found: dict[str, Any] = {"python": platform.python_version(), **{name: version(name) for name in NEEDED}}
+    try:
         import cupy
 
         card, runtime = cupy.cuda.runtime.getDeviceProperties(0), cupy.cuda.runtime
-        found |= {
-            "card": card["name"].decode(),
-            "compute_capability": f"{card['major']}.{card['minor']}",
-            "memory": card["totalGlobalMem"],
-            "driver": runtime.driverGetVersion(),
-            "runtime": runtime.runtimeGetVersion(),
-            "cupy": cupy.__version__,
-        }
-    return {**found, "musiq_ref": mq.__version__}
+    except Exception as error:
+        return {**found, "card": None, "because": " ".join(str(error).split())}
+    return {
+        **found,
+        "card": card["name"].decode(),
+        "compute_capability": f"{card['major']}.{card['minor']}",
+        "memory": card["totalGlobalMem"],
+        "driver": runtime.driverGetVersion(),
+        "runtime": runtime.runtimeGetVersion(),
+        "cupy": cupy.__version__,
+    }
 
 
-def main() -> None:
+def stand_in() -> Any:
+    """The backend of a rehearsal: the tests' stand-in for CuPy, and no graphs."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from cupy_double import BACKEND
+
+    return BACKEND._replace(repeat=lambda run, key, arrays: run(*map(BACKEND.from_numpy, arrays)))
+
+
+def one(precision: str, rehearse: bool) -> None:
+    """Prints the records of one precision, and how many captured graphs were used, as JSON."""
+    from gpu_tasks import measure
+
+    from musiq_ref.backend import get_backend
+
+    device = stand_in() if rehearse else get_backend(f"cupy:{precision}")
+    records = measure(device, precision != "float32", rehearse)
+    states = getattr(device.repeat, "found", {}).values()
+    print(json.dumps({"records": records, "graphs": sum(isinstance(s, tuple) and s[-1] == "right" for s in states)}))
+
+
+def table(report: dict[str, Any]) -> str:
+    """docs/gpu.md of a report."""
+    lines = [
+        *("---", "orphan: true", "---", "# On a GPU, measured", ""),
+        f"{report['card'] or 'No GPU: a rehearsal, whose figures mean nothing'}; CuPy {report.get('cupy', '–')}, "
+        f"PyTorch {report['torch']}, NumPy {report['numpy']}. Written by `make gpu` (benchmarks/gpu.py).",
+        *("", "A ratio is the time of musiq_ref in parts of PyTorch's, eager, with TF32 but for float32.", ""),
+        "| precision | task | ms | ratio | without a graph, ms | memory, MiB | PyTorch's | difference |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for precision in PRECISIONS:
+        for found in report.get(precision, {}).get("records", []):
+            cells = [precision, found["task"], _ms(found["musiq_ref_seconds"]), f"{found['ratio to torch']:.2f}"]
+            cells += [_ms(found.get("plain_seconds")), _mib(found["musiq_ref_bytes"]), _mib(found["torch_bytes"])]
+            lines.append(f"| {' | '.join([*cells, format(found['difference from torch'], '.0e')])} |")
+    lines += ["", "| step | |", "|---|---|", *(f"| {name} | {how} |" for name, how in report["steps"].items())]
+    return "\n".join(lines) + "\n"
+
+
+def _ms(seconds: float | None) -> str:
+    return "–" if seconds is None else f"{1000 * seconds:.2f}"
+
+
+def _mib(size: int | None) -> str:
+    return "–" if size is None else f"{size / 2**20:.0f}"
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, default=Path("gpu.json"), help="(default: gpu.json)")
-    parser.add_argument("--backend", default="cupy", choices=["cupy", "numpy"])
-    parser.add_argument("--quick", action="store_true", help="a tiny model and small images, each once")
-    parser.add_argument("--one", action="store_true", help="only what this process' CUPY_TF32 says, on standard output")
+    parser.add_argument("--rehearse", action="store_true", help="on the processor: shows that the script runs")
+    parser.add_argument("--seconds", type=float, default=350, help="for everything (default: 350)")
+    parser.add_argument("--table", type=Path, metavar="JSON", help="write docs/gpu.md of a JSON, and nothing else")
+    parser.add_argument("--one", choices=PRECISIONS, help="only measure, and print JSON; for the script itself")
     args = parser.parse_args()
     if args.one:
-        json.dump(measure(args.backend, args.quick), sys.stdout)
-        return
-    report = environment(args.backend)
-    for name, tf32 in (("float32", "0"), ("tf32", "1")):
-        command = [sys.executable, __file__, "--one", "--backend", args.backend, *["--quick"] * args.quick]
-        done = subprocess.run(command, env={**os.environ, "CUPY_TF32": tf32}, stdout=subprocess.PIPE, check=True)
-        report[name] = json.loads(done.stdout)
-        for record in report[name]:
-            print(f"{name:8} {record['task']:38} {record['ratio']:6.2f} of PyTorch's time")
-    args.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    print(f"written to {args.output}")
+        one(args.one, args.rehearse)
+        return 0
+    if args.table:
+        text = table(json.loads(args.table.read_text(encoding="utf-8")))
+        (ROOT / "docs" / "gpu.md").write_text(text, encoding="utf-8")
+        return 0
+    try:
+        found = environment()
+    except PackageNotFoundError as error:
+        print(f"{error.name} is not installed; `make gpu` needs CuPy, {', '.join(NEEDED)}", file=sys.stderr)
+        return 2
+    if not found["card"] and not args.rehearse:
+        print(f"there is no GPU to measure ({found['because']}); --rehearse runs the script without", file=sys.stderr)
+        return 2
+    slack = 10 if args.rehearse else 1  # a processor takes its time
+    python, rehearse = sys.executable, ["--rehearse"] * args.rehearse
+    os.environ["MUSIQ_REF_TEST_BACKENDS"] = "double" if args.rehearse else "cupy"
+    steps = Steps(args.output.absolute(), slack * args.seconds, {**found, "steps": {}, "seconds": {}})
+    only = ["-k", ONE_MODEL] if args.rehearse else []
+    for name, tests in (("kernels and model", DEVICE), ("ops and golden values", TESTS[: 1 if args.rehearse else 3])):
+        files = [f"tests/test_{test}.py" for test in tests]
+        steps.run(name, [python, *PYTEST, *files, *(only if tests is DEVICE else [])], slack * 120, summary)
+    for precision in PRECISIONS:
+        command = [python, str(Path(__file__).resolve()), "--one", precision, *rehearse]
+        steps.run(precision, command, slack * 70, lambda text: json.loads(text.splitlines()[-1]))
+    if sanitizer := shutil.which("compute-sanitizer"):
+        command = [python, *PYTEST, "tests/test_kernels.py", "-k", ONE_MODEL]
+        for tool in ("memcheck", "racecheck"):
+            steps.run(tool, [sanitizer, "--tool", tool, "--error-exitcode", "1", *command], 60, summary)
+    print(table(steps.report))
+    print(*steps.failed, f"written to {args.output}", sep="\n")
+    return 1 if steps.failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

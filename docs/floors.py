@@ -37,7 +37,7 @@ FLOORS = (
     ),
     Floor(("checkpoint/",), "the authors' files, pyiqa's, our own; download", 2),
     Floor(
-        ("scorers.py", "scoring.py", "score_table.py", "cluster.py", "counts.py"),
+        ("packing.py", "scorers.py", "scoring.py", "score_table.py", "cluster.py", "counts.py"),
         "scores of photographs, of folders, on clusters; parameters and multiply–accumulates",
         2,
     ),

@@ -8,7 +8,7 @@ that registers its array type with `namespace` and `erf`, and announces a `Backe
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import singledispatch, wraps
 from importlib.metadata import EntryPoint, entry_points
@@ -34,6 +34,7 @@ class Backend(NamedTuple):
     """Where arrays live: a name, the way there from NumPy, and the way back.
 
     guard: makes a `with` block in which a device that fails is a BackendError, one without memory a MemoryError
+    repeat: repeat(f, key, arrays), f of NumPy arrays taken there, perhaps faster where key and shapes were seen before
 
     >>> backend = get_backend("numpy")
     >>> backend.to_numpy(backend.from_numpy(np.ones(2)))
@@ -44,6 +45,7 @@ class Backend(NamedTuple):
     from_numpy: Callable[[np.ndarray], Array]
     to_numpy: Callable[[Array], np.ndarray]
     guard: Callable[[], AbstractContextManager] = nullcontext
+    repeat: Callable[[Callable[..., Array], Hashable, Sequence[np.ndarray]], Array] | None = None
 
 
 @singledispatch
@@ -170,6 +172,8 @@ def use_device(number: int) -> None:
 def get_backend(name: str = "numpy") -> Backend:
     """The backend of that name: "numpy", or one announced in the entry-point group "musiq_ref.backends".
 
+    name: "cupy"; or, for faster products of rounded factors, "cupy:tf32" or "cupy:float16"
+
     Raises BackendError, saying what to do, when it is unknown or cannot run here.
 
     >>> get_backend("numpy").name
@@ -178,12 +182,13 @@ def get_backend(name: str = "numpy") -> Backend:
     if name == "numpy":
         return NUMPY
     found = {e.name: e for e in entry_points(group="musiq_ref.backends")}
-    if name not in found:
+    library, colon, precision = name.partition(":")
+    if library not in found:
         idle = [entry.name for entry in found.values() if not _runs(entry)]
         known = ", ".join(sorted({"numpy", *found}.difference(idle)))
         rest = f" ({', '.join(sorted(idle))} cannot run here)" if idle else ""
         raise BackendError(f"no backend is called {name!r}; there are: {known}{rest}")
-    return found[name].load()()
+    return found[library].load()(*[precision] * bool(colon))
 
 
 def _runs(entry: EntryPoint) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from operator import length_hint
 from pathlib import Path
@@ -18,12 +18,13 @@ from musiq_ref.checkpoint import Checkpoint, load_checkpoint
 from musiq_ref.config import Conventions
 from musiq_ref.image.decode import ImageError, ImageLike, decode
 from musiq_ref.image.limits import too_many_patches
-from musiq_ref.image.tokenize import Tokens, scales_of, tokens_for
+from musiq_ref.image.tokenize import Tokens, drop_padding, scales_of, tokens_for
 from musiq_ref.model.folded import fold
 from musiq_ref.model.head import expected_score
-from musiq_ref.model.inference import predict
+from musiq_ref.model.inference import predict, predict_packed
 from musiq_ref.model.parameters import map_params
 from musiq_ref.ordered import Shares, in_order
+from musiq_ref.packing import Packer
 from musiq_ref.reprs import described, short_table, short_text
 from musiq_ref.team import ONE_THREAD
 
@@ -116,8 +117,8 @@ class Scorer:
         """The Score of every image, or the exception that it raises, in the order of the images.
 
         Several images are at work at once, each with a thread of its own that reads, resizes and scores it; one that
-        is cut into more than LARGE patches is scored by all threads, after the one before. The scores are those of a
-        call for each image, to rounding.
+        is cut into more than LARGE patches is scored by all threads, after the one before. On a device those that are
+        ready are scored together. The scores are those of a call for each image, to rounding.
 
         images: of which some are taken ahead; files are read in the threads, everything else where it is taken
         progress: called from one thread at a time with how many images are done, the shares of those at work included
@@ -131,18 +132,21 @@ class Scorer:
             threads = (self.threads or before) if before else 1
             workers = min(threads, max(1, length_hint(images, threads)))
             shares, readied, computing = Shares(progress), BoundedSemaphore(2), Lock()
+            packer = Packer(self._together)
 
             def work(opened: tuple[str | None, Callable[[], np.ndarray]]) -> Score | Exception:
                 path, pixels = opened
                 with shares.of_one() as say:
 
                     def logits(patches: int, tokens: Callable[[], Tokens]) -> Any:
-                        if patches <= LARGE and self.device is NUMPY:
+                        if self.device is not NUMPY:
+                            return packer(drop_padding(tokens()))
+                        if patches <= LARGE:
                             return predict(self.model, tokens(), self.config, NUMPY, say, threads // workers)
                         with readied:  # one is at work, and one more has its tokens
                             ready = tokens()
                             with computing:
-                                return predict(self.model, ready, self.config, self.device, say, threads)
+                                return predict(self.model, ready, self.config, NUMPY, say, threads)
 
                     try:
                         return self._score(path, lambda: prepare(pixels()) if prepare else pixels(), logits)
@@ -193,6 +197,11 @@ class Scorer:
             raise MemoryError(f"{name}: too large for the memory of {where}; reduce it, or use another") from None
         log.debug("%s scores %s", name, value)
         return Score(value, distribution, path, height, width)
+
+    def _together(self, tokens: Sequence[Tokens]) -> Any:
+        """Logits of several images, on a device."""
+        params: Any = self.model
+        return predict_packed(params, tokens, self.config, self.device)
 
     def _value(self, logits: Any) -> tuple[float, np.ndarray | None]:
         """Score and distribution."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -265,6 +265,7 @@ class Double:
     itemsize = property(lambda self: self._host.itemsize)
     nbytes = property(lambda self: self._host.nbytes)
     strides = property(lambda self: self._host.strides)
+    data = property(lambda self: SimpleNamespace(ptr=self._host.ctypes.data))
     flags = property(lambda self: self._host.flags)
     T = property(lambda self: Double(self._host.T))
     mT = property(lambda self: Double(self._host.mT))

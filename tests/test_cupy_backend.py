@@ -36,10 +36,13 @@ def plant(monkeypatch, device_count=lambda: 1, driver=12090, version="14.2.0", e
         asarray=lambda a: np.asarray(a).view(FakeArray),
         asnumpy=np.asarray,
         ones=np.ones,
+        matmul=np.matmul,
         exp=exp,
         RawModule=lambda **options: None,
         cuda=SimpleNamespace(
-            runtime=SimpleNamespace(getDeviceCount=device_count, driverGetVersion=lambda: driver),
+            runtime=SimpleNamespace(
+                getDeviceCount=device_count, driverGetVersion=lambda: driver, runtimeGetVersion=lambda: 987000
+            ),
         ),
     )
     special = ModuleType("cupyx.scipy.special")
@@ -49,6 +52,25 @@ def plant(monkeypatch, device_count=lambda: 1, driver=12090, version="14.2.0", e
     monkeypatch.setitem(sys.modules, "cupyx.scipy", ModuleType("cupyx.scipy"))
     monkeypatch.setitem(sys.modules, "cupyx.scipy.special", special)
     return FakeArray
+
+
+def test_a_precision_is_named_after_a_colon(monkeypatch):
+    plant(monkeypatch)
+    asked = []
+    monkeypatch.setattr("musiq_ref_cupy._products", lambda cupy, precision: asked.append(precision))
+    assert [get_backend(name).name for name in ("cupy", "cupy:tf32", "cupy:float16")] == ["cupy"] * 3
+    assert asked == ["float32", "tf32", "float16"]
+    with pytest.raises(BackendError, match=r"no precision 'int8'; there are: float32, tf32, float16"):
+        get_backend("cupy:int8")
+    with pytest.raises(BackendError, match=r"no backend is called 'numpy:tf32'; there are: cupy, numpy"):
+        get_backend("numpy:tf32")
+
+
+def test_without_cublas_cupys_own_products_serve_but_for_another_precision(monkeypatch):
+    plant(monkeypatch)
+    assert musiq_ref_cupy._products(sys.modules["cupy"], "float32") is np.matmul
+    with pytest.raises(BackendError, match=r"cuBLAS was not found for products in tf32 \(OSError: libcublas.so.987"):
+        get_backend("cupy:tf32")
 
 
 def failing(error):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import musiq_ref as mq
-from musiq_ref.model import inference
+from musiq_ref.model import attention_fused, inference
+from musiq_ref.model.noise import Noise
 from musiq_ref.model.parameters import flatten, map_params
 from musiq_ref.training import step as step_module
 from musiq_ref.training.optimizers import OPTIMIZERS, clip_by_global_norm
@@ -132,7 +133,7 @@ def test_a_training_step_waits_only_for_its_loss(optimizer, loss):
     trained_there, result_there = train(there, lambda: counts.append(counted()))
     uploads = len(IMAGES) * (len(mq.Tokens._fields) + 1)  # four arrays and the targets of each image
     gradient = np.diff([(0, 0), *counts], axis=0)
-    assert gradient[1].tolist() == gradient[3].tolist() == [len(IMAGES), len(IMAGES) + uploads]  # and each one's loss
+    assert gradient[1].tolist() == gradient[3].tolist() == [1, 1 + uploads]  # and the losses, at once
     assert gradient[2].tolist() == gradient[4].tolist() == [0, 0]  # clipping and the optimiser
 
     trained, result = train(params)
@@ -158,10 +159,40 @@ def test_the_loss_is_read_after_all_images_have_been_started(monkeypatch):
     assert waits == [0, 0]
 
 
+@every_convention
+def test_where_there_are_many_weights_they_are_not_kept(conventions, monkeypatch):
+    config, params, tokens = model(conventions, "float64")
+    dlogits = mq.verify.unit(2, "dlogits", (2, 5))
+    logits, cache = mq.forward(params, tokens, config)
+    gradients = dict(flatten(mq.backward(dlogits, cache).params))
+    monkeypatch.setattr(attention_fused, "KEPT", 0)
+    params_there, tokens_there = upload(params, tokens)
+    dlogits_there = DEVICE.from_numpy(dlogits)
+    cupy_double.counters.reset()
+    logits_there, cache = mq.forward(params_there, tokens_there, config)
+    gradients_there = mq.backward(dlogits_there, cache)
+    assert counted() == (0, 0)
+    assert "factors" not in cache["encoder"]["block_00"]["attention"]
+    assert_equal(logits_there, logits, 1e-12)
+    for path, gradient in flatten(gradients_there.params):
+        assert_equal(gradient, gradients[path], 1e-12)
+
+
+def test_dropout_of_the_weights_draws_the_same_on_a_device():
+    config, params, tokens = model(mq.OFFICIAL, "float64")
+    dlogits, found = mq.verify.unit(2, "dlogits", (2, 5)), []
+    for place in (lambda a: a, DEVICE.from_numpy):
+        noise = Noise(np.random.default_rng(1), 0.1, 0.3, 0.2)
+        logits, cache = mq.forward(map_params(place, params), mq.Tokens(*map(place, tokens)), config, noise=noise)
+        found.append({"logits": logits, **dict(flatten(mq.backward(place(dlogits), cache).params))})
+    for name, expected in found[0].items():
+        assert_equal(found[1][name], expected, 1e-12)
+
+
 def test_where_memory_does_not_suffice_the_stem_takes_fewer_patches_at_a_time(monkeypatch):
     config, params, _ = model(mq.OFFICIAL, "float64")
     tokens = mq.tokenize(mq.verify.deterministic_image(3, 20, 70), config, "float64")
-    expected, seen, (stem, stem_backward) = mq.predict(params, tokens, config), [], inference.STEMS["resnet"]
+    expected, seen, stem = mq.predict(params, tokens, config), [], inference._stem
 
     def limited(patches, *others):
         seen.append(len(patches))
@@ -169,7 +200,7 @@ def test_where_memory_does_not_suffice_the_stem_takes_fewer_patches_at_a_time(mo
             raise MemoryError("Out of memory allocating 1,000,000 bytes")
         return stem(patches, *others)
 
-    monkeypatch.setattr(inference, "STEMS", {"resnet": (limited, stem_backward)})
+    monkeypatch.setattr(inference, "_stem", limited)
     there = map_params(DEVICE.from_numpy, params)
     assert_equal(mq.predict(there, tokens, config, DEVICE), expected, 1e-12)
     assert max(seen) > 2

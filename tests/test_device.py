@@ -7,6 +7,7 @@ import pytest
 from agreement import MODELS, PADDED, golden
 
 import musiq_ref as mq
+from musiq_ref.model.inference import predict_packed
 from musiq_ref.model.parameters import flatten, map_params
 from musiq_ref.training.optimizers import OPTIMIZERS, clip_by_global_norm
 from musiq_ref.training.step import batch_gradient
@@ -44,6 +45,24 @@ def test_the_gradient_of_a_score_to_the_pixels(device):
     value_there, dimage_there = mq.image_gradient(image, map_params(device.from_numpy, params), SMALL, "float64")
     assert value_there == pytest.approx(value, rel=1e-12)
     assert close(dimage, dimage_there, 1e-10)
+
+
+def test_images_of_one_size_have_scores_of_their_own(device):
+    """On a GPU the third is compared with a captured graph, which gives the ones after it."""
+    params = deterministic_params(SMALL, 1, "float64")
+    there = map_params(device.from_numpy, params)
+    for i in range(5):
+        tokens = mq.tokenize(deterministic_image(i, 30, 41), SMALL, "float64")
+        assert close(
+            mq.predict(params, tokens, SMALL), device.to_numpy(mq.predict(there, tokens, SMALL, device)), 1e-12
+        )
+
+
+def test_images_of_different_sizes_scored_together(device):
+    params = deterministic_params(SMALL, 1, "float64")
+    tokens = [mq.tokenize(deterministic_image(i, 20 + 9 * i, 41), SMALL, "float64") for i in range(11)]
+    packed = predict_packed(map_params(device.from_numpy, params), tokens, SMALL, device)
+    assert close(np.stack([mq.predict(params, one, SMALL) for one in tokens]), device.to_numpy(packed), 1e-12)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
+from cupy_double import BACKEND, counters
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 import musiq_ref as mq
+from musiq_ref import scorers
+from musiq_ref.backend import NUMPY
 from musiq_ref.cli import main
+from musiq_ref.explain import picture, report
 from musiq_ref.image.tokenize import drop_padding, scales_of
 from musiq_ref.verify import deterministic_params, trace
 
@@ -96,3 +102,20 @@ def test_the_picture_of_made_up_weights_says_so(tmp_path, monkeypatch, capsys):
     Image.new("RGB", (80, 60), "green").save(tmp_path / "a.png")
     assert main(["explain", str(tmp_path / "a.png"), "-o", str(tmp_path / "out.png")]) == 0
     assert "MEAN NOTHING" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("made", ["report", "picture"])
+def test_score_and_gradient_may_come_from_a_device(monkeypatch, made):
+    for module in (report, picture, scorers):
+        monkeypatch.setattr(f"{module.__name__}.get_backend", lambda name: BACKEND if name == "double" else NUMPY)
+    checkpoint, image = mq.Checkpoint(PARAMS, CONFIG, "native", None), np.full((60, 80, 3), 90, np.uint8)
+    pages = []
+    for backend in ("numpy", "double"):
+        counters.reset()
+        if made == "report":
+            pages.append(report.report(image, checkpoint, backend=backend))
+        else:
+            pages.append(picture.picture(image, checkpoint, backend).axes[0].get_title())
+        assert (counters.synchronisations > 0) == (backend == "double")
+    shown = [re.findall(r"[Ss]core (?:<[^>]*>)?([0-9.]+)", page)[:1] for page in pages]
+    assert shown[0] == shown[1] != []

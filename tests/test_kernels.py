@@ -24,8 +24,9 @@ from musiq_ref_cupy.launch import SOURCE, Kept, name_expressions
 
 import musiq_ref as mq
 from musiq_ref.backend import get_backend
+from musiq_ref.model import attention_fused
 from musiq_ref.model.parameters import flatten, map_params
-from musiq_ref.ops import activation, convolution, fused, group_norm, layer_norm, max_pool, softmax
+from musiq_ref.ops import activation, convolution, fused, group_norm, layer_norm, linear, max_pool, softmax
 from musiq_ref.training import optimizers
 
 ON_GPU = "cupy" in os.environ.get("MUSIQ_REF_TEST_BACKENDS", "")
@@ -114,6 +115,8 @@ def kernel_gradient_backward(dy, cache):
 
 
 CASES = {
+    "product": (fused.product, None, lambda draw: (draw(2, 3, 5), draw(2, 5, 7))),
+    "linear": (linear.linear, linear.linear_backward, lambda draw: (draw(2, 3, 5), draw(5, 7), draw(7))),
     "layer_norm": (layer_norm.layer_norm, layer_norm.layer_norm_backward, norm_inputs),
     "bias_residual_layer_norm": (
         fused.bias_residual_layer_norm,
@@ -147,7 +150,8 @@ def results(case, arguments, cotangents, place=lambda a: a):
     forward, backward, _ = case
     placed = [place(a) if isinstance(a, np.ndarray) else a for a in arguments]
     if backward is None:
-        return leaves(forward(*placed))
+        made = forward(*placed)
+        return leaves(made if isinstance(made, tuple) else (made,))
     y, cache = forward(*placed)
     return [*leaves(y), *leaves(backward(*map(place, cotangents), cache))]
 
@@ -225,7 +229,8 @@ def test_every_kernel_is_its_op(name, dtype, device, data):
         module.descending = descending
     before = launches()
     compare(name, draw, device)
-    assert ON_GPU or "convolution" in name or "gradient" in name or launches() > before  # 1 × 1 needs none
+    free = name in ("product", "linear", "convolution", "kernel_gradient")  # of launches: products, 1 × 1 windows
+    assert ON_GPU or free or launches() > before
 
 
 def test_every_kernel_is_compared():
@@ -233,9 +238,11 @@ def test_every_kernel_is_compared():
     assert set(Kernels.OPS) == compared & set(Kernels.OPS) | {convolution.kernel_gradient}
 
 
+@pytest.mark.parametrize("kept", [attention_fused.KEPT, 0], ids=["weights kept", "in tiles"])
 @pytest.mark.parametrize("conventions", [mq.OFFICIAL, mq.PYIQA], ids=["official", "pyiqa"])
-def test_the_whole_model_through_the_kernels(device, conventions):
+def test_the_whole_model_through_the_kernels(device, conventions, kept, monkeypatch):
     """Scores, logits and gradients are NumPy's; between upload and result nothing is waited for."""
+    monkeypatch.setattr(attention_fused, "KEPT", kept)
     params = mq.verify.deterministic_params(SMALL, 1, "float64")
     config = SMALL.replace(conventions=conventions)
     images = [mq.verify.deterministic_image(i, 9 + i, 16) for i in range(2)]

@@ -18,13 +18,18 @@ from typing import Any
 from musiq_ref.backend import VISIBLE, Backend, BackendError, erf, namespace
 from musiq_ref.extras import needs
 
+PRECISIONS = ("float32", "tf32", "float16")
 OLDEST = 14  # major version of CuPy with NumPy 2's type promotion, which keeps float32 models in float32
 
 
-def backend() -> Backend:
+def backend(precision: str = "float32") -> Backend:
     """The backend named "cupy"; `musiq_ref.backend.get_backend` finds it through its entry point.
 
-    Raises BackendError when CuPy is missing, broken or too old, or when it finds no driver or no GPU that works.
+    precision: of products of float32 arrays, in the whole process: "float32"; or "tf32" or "float16", to which the
+        factors are rounded, and which the GPU multiplies faster; the sums are float32 in any case
+
+    Raises BackendError when CuPy is missing, broken or too old, when it finds no driver or no GPU that works, and for a
+    precision that is unknown, or that this cuBLAS cannot be asked for.
 
     >>> from musiq_ref.backend import BackendError, get_backend
     >>> try:
@@ -33,18 +38,35 @@ def backend() -> Backend:
     ...     print("cupy")
     cupy
     """
+    if precision not in PRECISIONS:
+        raise BackendError(f"the GPU has no precision {precision!r}; there are: {', '.join(PRECISIONS)}")
     cupy, special = _import_cupy()
     _check_device(cupy)
     namespace.register(cupy.ndarray)(lambda x: cupy)
     erf.register(cupy.ndarray)(special.erf)
+    from musiq_ref_cupy.graphs import Graphs
     from musiq_ref_cupy.kernels import Kernels  # here, as it imports all of the ops
     from musiq_ref_cupy.launch import SOURCE
 
     def compile(names: list[str]) -> Any:
         return cupy.RawModule(code=SOURCE, options=("--std=c++17",), name_expressions=names)
 
-    Kernels(cupy.ndarray, cupy, compile).register()
-    return Backend("cupy", _guarded(cupy.asarray), _guarded(cupy.asnumpy), guard)
+    Kernels(cupy.ndarray, cupy, compile, _products(cupy, precision)).register()
+    return Backend("cupy", _guarded(cupy.asarray), _guarded(cupy.asnumpy), guard, Graphs(cupy))
+
+
+def _products(cupy: Any, precision: str) -> Callable[[Any, Any], Any]:
+    """Products by cuBLAS; by CuPy's own call of it where the library is not found, as on Windows."""
+    from musiq_ref_cupy.products import Products, load_cublas
+
+    try:
+        library = load_cublas(cupy)
+    except OSError as error:
+        if precision != "float32":
+            raise BackendError(f"cuBLAS was not found for products in {precision} ({_first_line(error)})") from error
+        return cupy.matmul
+    with guard():
+        return Products(cupy, library, lambda: cupy.cuda.get_current_stream().ptr, precision)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from musiq_ref.ops import activation, convolution, fused, group_norm, layer_norm, max_pool, softmax
+from musiq_ref.ops import activation, convolution, fused, group_norm, layer_norm, linear, max_pool, softmax
 from musiq_ref.training import optimizers
 from musiq_ref_cupy.launch import WARPS, Kept, threads
 from musiq_ref_cupy.stem import StemKernels
@@ -34,12 +34,33 @@ class Kernels(StemKernels):
         *(fused.masked_softmax, fused.masked_softmax_backward, fused.group_norm_relu, fused.group_norm_relu_backward),
         *(fused.bias_gelu, fused.bias_gelu_backward, fused.attend, fused.attend_backward),
         *(fused.bias_residual_layer_norm, fused.bias_residual_layer_norm_backward),
+        *(linear.linear, linear.linear_backward, fused.product),
         *(optimizers.sgd_step, optimizers.adam_step),
     )
 
     def register(self) -> None:
         for op in self.OPS:
             op.kernels[self.array_type] = getattr(self, op.__name__)
+
+    # ---- products
+
+    def product(self, a, b):
+        return self.multiply(a, b) if self.fit(a, b) else fused.product.readable(a, b)
+
+    def linear(self, x, kernel, bias):
+        if not self.fit(x, kernel, bias):
+            return linear.linear.readable(x, kernel, bias)
+        y = self.multiply(x.reshape(-1, x.shape[-1]), kernel)
+        y += bias
+        return y.reshape(*x.shape[:-1], kernel.shape[-1]), (x, kernel)
+
+    def linear_backward(self, dy, cache):
+        x, kernel = cache
+        if not self.fit(dy, x, kernel):
+            return linear.linear_backward.readable(dy, cache)
+        rows, drows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+        dx, dkernel = self.multiply(drows, kernel.T), self.multiply(rows.T, drows)
+        return dx.reshape(x.shape), dkernel, self.xp.sum(drows, axis=0)
 
     # ---- LayerNorm
 
@@ -171,7 +192,8 @@ class Kernels(StemKernels):
         few = B * H * N * N * q.itemsize <= QUADRATIC
         if not self.fit(q, k, v) or D > WIDEST_HEAD or room > SHARED or few:
             return fused.attend.readable(q, k, v, valid)
-        q, k, v = self.flat(q, k, v)
+        q, k, v, *rest = self.flat(q, k, v, *([] if valid is None else [valid]))
+        valid = rest[0] if rest else None
         out, lse, (grid, block) = self.xp.empty_like(q), self.xp.empty((B, H, N), q.dtype), _tiles(q.shape)
         numbers, shared = (N, D, H, 1 / math.sqrt(D)), 64 * (D + 1) + WARPS * D
         self.launch("attention<%s>", q.dtype, grid, block, q, k, v, valid, out, lse, *numbers, shared=shared)

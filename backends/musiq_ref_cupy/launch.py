@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
@@ -42,10 +43,17 @@ class Launcher:
     xp: its namespace
     compile: from a list of name expressions to a module as cupy.RawModule is: `get_function(name)(grid, block,
         arguments, shared_mem=bytes)`
+    product: of two arrays, over their last two axes
     """
 
-    def __init__(self, array_type: type, xp: Any, compile: Callable[[list[str]], Any]) -> None:
-        self.array_type, self.xp = array_type, xp
+    def __init__(
+        self,
+        array_type: type,
+        xp: Any,
+        compile: Callable[[list[str]], Any],
+        product: Callable[[Any, Any], Any] = operator.matmul,
+    ) -> None:
+        self.array_type, self.xp, self.multiply = array_type, xp, product
         module = cache(lambda dtype: compile(name_expressions(dtype)))  # when a dtype is first used
         self.function = cache(lambda name, dtype: module(dtype).get_function(name % C_NAMES[dtype.name]))
 

@@ -56,7 +56,7 @@ class StemKernels(Launcher):
         if not self.fit(x, kernel):
             return convolution.convolution.readable(x, kernel, stride)
         windows, O = _windows(x.shape, kernel.shape[0], stride), kernel.shape[-1]
-        y = self._columns(x, windows) @ kernel.reshape(-1, O)
+        y = self.multiply(self._columns(x, windows), kernel.reshape(-1, O))
         return y.reshape(x.shape[0], windows[3], windows[4], O), (x, kernel, stride)
 
     def convolution_backward(self, dy, cache):
@@ -64,7 +64,7 @@ class StemKernels(Launcher):
         if not self.fit(dy, x, kernel):
             return convolution.convolution_backward.readable(dy, cache)
         windows, O = _windows(x.shape, kernel.shape[0], stride), kernel.shape[-1]
-        (dcolumns,) = self.flat(dy.reshape(-1, O) @ kernel.reshape(-1, O).T)
+        (dcolumns,) = self.flat(self.multiply(dy.reshape(-1, O), kernel.reshape(-1, O).T))
         if _is_pointwise(windows):
             return dcolumns.reshape(x.shape), self.kernel_gradient(dy, cache)
         dx, pixels = self.xp.empty(x.shape, x.dtype), math.prod(x.shape[:3])
@@ -76,7 +76,7 @@ class StemKernels(Launcher):
         if not self.fit(dy, x, kernel):
             return convolution.kernel_gradient.readable(dy, cache)
         columns = self._columns(x, _windows(x.shape, kernel.shape[0], stride))
-        return (columns.T @ dy.reshape(-1, kernel.shape[-1])).reshape(kernel.shape)
+        return self.multiply(columns.T, dy.reshape(-1, kernel.shape[-1])).reshape(kernel.shape)
 
     def _columns(self, x, windows):
         """(N·h_out·w_out, size·size·C): every window as a row."""

@@ -8,8 +8,9 @@ import os
 from pathlib import Path
 from urllib.parse import quote
 
+from musiq_ref.backend import get_backend
 from musiq_ref.checkpoint import load_checkpoint
-from musiq_ref.cli.shared import add_checkpoint, add_force, add_threads, say_which_model
+from musiq_ref.cli.shared import add_backend, add_checkpoint, add_force, add_threads, say_which_model
 from musiq_ref.explain.picture import picture
 from musiq_ref.explain.report import report
 from musiq_ref.outputs import METADATA, check_output, write_output
@@ -28,6 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_force(parser, "-o")
     add_checkpoint(parser)
+    add_backend(parser)
     add_threads(parser)
 
 
@@ -35,12 +37,14 @@ def run(args: argparse.Namespace) -> int:
     checkpoint = load_checkpoint(args.checkpoint)
     check_output(args.output, [args.image, *filter(None, [checkpoint.path])], args.force, ENDINGS)
     kind = args.output.suffix.lower().removeprefix(".")
-    if kind == "html":
-        write_output(args.output, report(args.image, checkpoint, Path(args.image).name, _address(args)))
-    else:
-        file = io.BytesIO()
-        picture(args.image, checkpoint).savefig(file, format=kind, dpi=110, metadata=METADATA[kind])
-        write_output(args.output, file.getvalue())
+    with get_backend(args.backend).guard():
+        if kind == "html":
+            made = report(args.image, checkpoint, Path(args.image).name, _address(args), args.backend)
+        else:
+            file = io.BytesIO()
+            picture(args.image, checkpoint, args.backend).savefig(file, format=kind, dpi=110, metadata=METADATA[kind])
+            made = file.getvalue()
+    write_output(args.output, made)
     say_which_model(checkpoint)
     print(f"{args.image}: the {'page' if kind == 'html' else 'picture'} is in {args.output}")
     return 0

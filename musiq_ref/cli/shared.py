@@ -27,10 +27,15 @@ def add_scoring(parser: argparse.ArgumentParser) -> None:
     """`--checkpoint` and how it is to be run."""
     add_checkpoint(parser)
     parser.add_argument("--conventions", choices=NAMED_CONVENTIONS, help="default: those the checkpoint was made for")
-    parser.add_argument("--backend", default="numpy", help="numpy (default) or cupy")
-    parser.add_argument("--device", type=_device, metavar="N", help="which GPU, counted from 0 (default: the first)")
+    add_backend(parser)
     parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
     add_threads(parser)
+
+
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    """`--backend`, and `--device`, which `main` heeds."""
+    parser.add_argument("--backend", default="numpy", help="numpy (default), cupy, cupy:tf32 or cupy:float16")
+    parser.add_argument("--device", type=_device, metavar="N", help="which GPU, counted from 0 (default: the first)")
 
 
 def add_force(parser: argparse.ArgumentParser, options: str) -> None:

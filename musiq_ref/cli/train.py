@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
 from musiq_ref.ablations import ABLATIONS, grid, markdown, run_grid
+from musiq_ref.backend import VISIBLE, use_device
+from musiq_ref.cli.shared import add_backend
 from musiq_ref.training.curves import draw_curves
 from musiq_ref.training.limits import short
 from musiq_ref.training.parallel import World, cores, together
@@ -42,6 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="go on although labels, images or split are not those of before; what was held out stays held out",
     )
+    add_backend(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON, and no progress bar")
 
 
@@ -52,7 +56,9 @@ def run(args: argparse.Namespace) -> int:
         if args.seeds is not None or args.jobs is not None:
             raise ValueError("--seeds and --jobs are for --ablation; a recipe has --set seed=N and --set threads=N")
         settings = recipe(args.recipe, **parse_changes(args.set))
-        result = train(settings, args.output, args.data, not args.json, world, args.accept_changed_data)
+        if args.backend != "numpy" and args.device is None:
+            use_own_device(world)
+        result = train(settings, args.output, args.data, not args.json, world, args.accept_changed_data, args.backend)
     if world.rank > 0:
         return 0
     if args.json:
@@ -68,11 +74,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def use_own_device(world: World) -> None:
+    """Of several processes on one computer each uses another GPU, unless it was started to see one alone."""
+    place, visible = world.place(), os.environ.get(VISIBLE, "").split(",")
+    if world.size > 1 and (visible == [""] or len(visible) > 1):
+        use_device(place)
+
+
 def run_ablation(args: argparse.Namespace, world: World) -> int:
     """Exit code 0: all cells are done; 1: some failed."""
     if args.data or args.accept_changed_data:
         which = "--data" if args.data else "--accept-changed-data"
         raise ValueError(f"an ablation is trained on synthetic pictures; leave out {which}")
+    if args.backend != "numpy":
+        raise ValueError("an ablation is trained on the processor; leave out --backend")
     if world.size > 1:
         raise ValueError("an ablation starts processes of its own; leave out mpiexec, and set --jobs")
     planned = grid(args.ablation, args.seeds, **parse_changes(args.set))

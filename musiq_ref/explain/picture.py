@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from musiq_ref.backend import get_backend
 from musiq_ref.checkpoint import Checkpoint
 from musiq_ref.explain.report import BUNDLED, check_patches
 from musiq_ref.explain.rollout import attention_rollout
@@ -14,16 +15,17 @@ from musiq_ref.explain.scales import draw_scale, scale_name
 from musiq_ref.extras import needs
 from musiq_ref.image.decode import decode
 from musiq_ref.image.tokenize import scales_of, tokens_for
-from musiq_ref.model.parameters import check_params
+from musiq_ref.model.parameters import check_params, map_params
 from musiq_ref.scoring import image_gradient
 
 
-def picture(image: Any, checkpoint: Checkpoint) -> Any:
+def picture(image: Any, checkpoint: Checkpoint, backend: str = "numpy") -> Any:
     """A matplotlib Figure: the photograph with its score, every scale cut into patches and shaded by attention rollout
     (appendix H), and the size of d score/d pixel.
 
     image: whatever `decode` reads
     checkpoint: the model
+    backend: "numpy" or "cupy", where score and gradient are computed
 
     Raises ImportError, saying what to install, without matplotlib.
 
@@ -42,7 +44,7 @@ def picture(image: Any, checkpoint: Checkpoint) -> Any:
     params, config, pixels = checkpoint.params, checkpoint.config, decode(image)
     height, width = pixels.shape[:2]
     check_patches(height, width, checkpoint)
-    value, dimage = image_gradient(pixels, params, config)
+    value, dimage = image_gradient(pixels, map_params(get_backend(backend).from_numpy, params), config)
     rollout = attention_rollout(
         params, tokens_for(pixels, config, check_params(params, config)), config, (height, width)
     )

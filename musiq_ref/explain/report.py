@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from musiq_ref.backend import get_backend
 from musiq_ref.checkpoint import Checkpoint
 from musiq_ref.config import MusiqConfig
 from musiq_ref.counts import Complexity, complexity
@@ -22,6 +23,7 @@ from musiq_ref.explain.scales import multi_scale_patches, over_scales, scale_nam
 from musiq_ref.explain.style import COLOURS, new_figure, styled
 from musiq_ref.image.decode import ImageLike, decode
 from musiq_ref.image.tokenize import scales_of, tokens_for
+from musiq_ref.model.parameters import map_params
 from musiq_ref.outputs import GENERATOR
 from musiq_ref.scoring import scorer
 
@@ -67,13 +69,16 @@ def check_patches(height: int, width: int, checkpoint: Checkpoint) -> None:
         )
 
 
-def report(image: ImageLike, checkpoint: Checkpoint, name: str = "the photograph", follow: str = "") -> str:
+def report(
+    image: ImageLike, checkpoint: Checkpoint, name: str = "the photograph", follow: str = "", backend: str = "numpy"
+) -> str:
     """The page as a string of HTML without links to anything outside it, but to `follow`.
 
     image: whatever `decode` reads
     checkpoint: the model
     name: the photograph's, for the title
     follow: the address of a page that `musiq_ref.explorer.page` made; every section then links to its station there
+    backend: "numpy" or "cupy", where score and gradient are computed
 
     Raises ValueError for an image too large for a gradient, ImportError, saying what to install, without matplotlib.
 
@@ -87,8 +92,9 @@ def report(image: ImageLike, checkpoint: Checkpoint, name: str = "the photograph
     pixels, params, config = decode(image), checkpoint.params, checkpoint.config
     height, width = pixels.shape[:2]
     check_patches(height, width, checkpoint)
+    there = map_params(get_backend(backend).from_numpy, params)
     with warnings.catch_warnings(action="ignore"):  # that weights are made up is said on the page
-        score = scorer(checkpoint)(pixels)
+        score = scorer(checkpoint, backend)(pixels)
     counts = complexity(config, (height, width), padded=False)
 
     def live(station: str) -> str:
@@ -109,7 +115,7 @@ def report(image: ImageLike, checkpoint: Checkpoint, name: str = "the photograph
         _rollout(pixels, params, config, live("block_00/attention/class")),
         _section(
             "What would change the score: the gradient",
-            gradient_over_photograph(pixels, params, config),
+            gradient_over_photograph(pixels, there, config),
             "The exact derivative of the score with respect to every pixel, computed by hand-written backward code. "
             "Bright in the middle picture: a small change there changes the score most. On the right: would making "
             "that pixel a little brighter raise or lower the score? The gradient describes tiny changes only; a strong "

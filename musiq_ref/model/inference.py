@@ -3,13 +3,17 @@
 Nothing is kept for a backward, padded tokens are left out (they are masked, so nothing depends on them), the stem works
 through the patches in chunks, and attention through the queries in blocks. NumPy arrays go through `model.by_team`,
 faster; those of other libraries, NumPy's where BLAS does not let its threads be counted, and models with a Linformer or
-Performer, through the functions below, which call the fused ops that a GPU has kernels for.
+Performer, through the functions below, which call the fused ops that a GPU has kernels for, and take several images at
+once.
 `model.musiq.forward` says what is computed; the tests compare the two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import numpy as np
 
 from musiq_ref.backend import NUMPY, Array, Backend, namespace, on_host
 from musiq_ref.config import Conventions, MusiqConfig
@@ -23,9 +27,14 @@ from musiq_ref.model.encoder import block_names
 from musiq_ref.model.folded import Folded, fold
 from musiq_ref.model.head import head
 from musiq_ref.model.parameters import Params
-from musiq_ref.model.stem import STEMS
-from musiq_ref.ops.fused import attend, bias_gelu, bias_residual_layer_norm
+from musiq_ref.model.stem import BLOCK_EPS, ROOT_EPS
+from musiq_ref.ops.activation import relu
+from musiq_ref.ops.convolution import convolution
+from musiq_ref.ops.fused import attend, bias_gelu, bias_residual_layer_norm, group_norm_relu, product
+from musiq_ref.ops.group_norm import group_norm
 from musiq_ref.ops.layer_norm import layer_norm
+from musiq_ref.ops.max_pool import max_pool
+from musiq_ref.ops.weight_standardization import standardize
 from musiq_ref.team import ONE_THREAD
 
 PATCHES = 32  # patches that the stem takes at a time
@@ -67,42 +76,94 @@ def predict(
             if before:
                 folded = params if isinstance(params, Folded) else fold(params, config)
                 return logits_by_team(folded, tokens, config, threads or before, say)
+    return _packed(plain, [drop_padding(tokens)], config, backend, dtype, say)[0]
+
+
+def predict_packed(params: Params, tokens: Sequence[Tokens], config: MusiqConfig, backend: Backend) -> Array:
+    """The logits (B, C) of several images of any sizes at once, one after another and without padding.
+
+    All tokens go through every layer together, but attend only to those of their own image: on a device it takes a few
+    launches for every layer, not for every image. The arguments are otherwise those of `predict`.
+
+    >>> import numpy as np
+    >>> import musiq_ref as mq
+    >>> config = mq.MusiqConfig.preset("tiny", outputs=10)
+    >>> tokens = [mq.tokenize(np.zeros((60, 80 + i, 3), np.uint8), config) for i in range(3)]
+    >>> predict_packed(mq.init_params(config), tokens, config, NUMPY).shape
+    (3, 10)
+    """
+    dtypes = [check_tokens(params, one, config, axes=1) for one in tokens]
+    if not tokens or not all(one.mask.any() for one in tokens):
+        raise ValueError("there is nothing to score: no image, or one of which all tokens are masked")
+    return _packed(params, [drop_padding(one) for one in tokens], config, backend, dtypes[0], _silent)
+
+
+def _packed(params, images: Sequence[Tokens], config: MusiqConfig, backend: Backend, dtype, say):
+    """As `predict_packed`, of images without padding."""
+    together = Tokens(*map(np.concatenate, zip(*images, strict=True))) if len(images) > 1 else images[0]
+    places = _places(images)
+
+    def run(*there):
+        return _logits(params, Tokens(*there), places, config, dtype, say)
+
     with backend.guard():
-        return _logits(plain, Tokens(*map(backend.from_numpy, drop_padding(tokens))), config, dtype, say)
+        if backend.repeat and len(images) == 1 and not efficient_msa(config):  # which uploads its draws anew
+            return backend.repeat(run, (id(params["class_token"]), config), together)
+        return run(*map(backend.from_numpy, together))
+
+
+def _places(images: Sequence[Tokens]) -> list[slice]:
+    """Where each image lies in the sequence of all of them, a class token before each."""
+    ends = np.cumsum([1 + len(tokens.mask) for tokens in images]).tolist()
+    return [slice(start, end) for start, end in pairwise([0, *ends])]
 
 
 def _silent(share: float) -> None:
     """Tells nobody."""
 
 
-def _logits(params: Params, tokens: Tokens, config: MusiqConfig, dtype, say: Callable[[float], object]) -> Array:
-    """As `predict`, in any array library. Biases are added where the next op has a kernel that does it in passing."""
+def _logits(params: Params, tokens: Tokens, places: list[slice], config: MusiqConfig, dtype, say) -> Array:
+    """(B, C), in any array library. The images have N tokens together, and with their class tokens T = N + B.
+
+    Biases are added where the next op has a kernel that does it in passing.
+    """
     encoder, names = params["encoder"], block_names(params["encoder"])
     steps = 1 + len(names)
     x = _patch_embeddings(tokens.patches, params, config, dtype, lambda share: say(share / steps))  # (N, D)
     z, _ = embed(x[None], tokens.hash_index[None], tokens.scale_index[None], params, config)  # (1, 1 + N, D)
+    z = _with_class_tokens(z, places)  # (1, T, D)
     y, _ = layer_norm(z, *_affine(encoder[names[0]]["norm1"]))
     for i, name in enumerate(names, 1):
         say(i / steps)
         p, norm = encoder[name], encoder[names[i]]["norm1"] if i < len(names) else encoder["norm"]
-        x, bias = _attention(y, p["attention"], config)
+        x, bias = _attention(y, p["attention"], config, places)
         (z, y), _ = bias_residual_layer_norm(x, bias, z, *_affine(p["norm2"]))
         x, bias = _mlp(y, p["mlp"], config.conventions)
         (z, y), _ = bias_residual_layer_norm(x, bias, z, *_affine(norm))
-    logits, _ = head(y[:, :1], params["head"])
+    logits, _ = head(namespace(y).stack([y[0, place.start] for place in places])[:, None], params["head"])
     say(1.0)
-    return logits[0]
+    return logits
+
+
+def _with_class_tokens(z, places: list[slice]):
+    """The class token, the first of z (1, 1 + N, D), before every image."""
+    if len(places) == 1:
+        return z
+    starts = [place.start + 1 - i for i, place in enumerate(places)]  # in z, of the images' own tokens
+    ends = [*starts[1:], z.shape[1]]
+    pieces = [piece for start, end in zip(starts, ends, strict=True) for piece in (z[:, :1], z[:, start:end])]
+    return namespace(z).concatenate(pieces, axis=1)
 
 
 def _patch_embeddings(patches, params: Params, config: MusiqConfig, dtype, say: Callable[[float], object]):
     """Stem and patch embedding, chunk by chunk, in smaller ones if memory does not suffice.  (N, P, P, 3) -> (N, D)"""
-    stem, _ = STEMS[config.stem]
+    kernels = _kernels(params, config)
     size, start, chunks = PATCHES if on_host(patches) else PATCHES_ON_DEVICE, 0, []
     while start < len(patches):
         say(start / len(patches))
         try:
             chunk = patches[start : start + size].astype(dtype)
-            features, _ = stem(chunk, params.get("stem", {}), config.conventions)
+            features = _stem(chunk, params["stem"], kernels) if kernels else chunk
             chunks.append(patch_embedding(features, params["patch_embedding"])[0])
             start += size
         except MemoryError:
@@ -112,25 +173,46 @@ def _patch_embeddings(patches, params: Params, config: MusiqConfig, dtype, say: 
     return namespace(patches).concatenate(chunks)
 
 
+def _kernels(params: Params, config: MusiqConfig) -> dict[str, Array]:
+    """The standardised kernels of the stem's convolutions; none of the linear stem."""
+    stem = params["stem"] if config.stem == "resnet" else {}
+    ddof = config.conventions.weight_std_ddof
+    return {name: standardize(p["kernel"], ddof)[0] for name, p in stem.items() if "kernel" in p}
+
+
+def _stem(patches, params: Params, kernels: dict[str, Array]):
+    """`stem` of (N, P, P, 3), keeping nothing, with GroupNorm and the ReLU after it as one op."""
+
+    def norm(number: str, x, op=group_norm_relu, stride=1, eps=BLOCK_EPS):
+        return op(convolution(x, kernels[f"conv{number}"], stride)[0], *_affine(params[f"gn{number}"]), eps)[0]
+
+    x, _ = max_pool(norm("_root", patches, stride=2, eps=ROOT_EPS))  # (N, P/4, P/4, 64)
+    shortcut = norm("_proj", x, group_norm)  # (N, P/4, P/4, 256)
+    x = norm("3", norm("2", norm("1", x)), group_norm)
+    return relu(x + shortcut)[0]
+
+
 def _affine(norm: Params):
     return norm["scale"], norm["bias"]
 
 
 def _mlp(z, params: Params, conventions: Conventions):
-    """MLP of (1, N, D) but for its last bias, and that."""
-    active, _ = bias_gelu(z @ params["fc1"]["kernel"], params["fc1"]["bias"], conventions.gelu)
-    return active @ params["fc2"]["kernel"], params["fc2"]["bias"]
+    """MLP of (1, T, D) but for its last bias, and that."""
+    active, _ = bias_gelu(product(z, params["fc1"]["kernel"]), params["fc1"]["bias"], conventions.gelu)
+    return product(active, params["fc2"]["kernel"]), params["fc2"]["bias"]
 
 
-def _attention(z, params: Params, config: MusiqConfig):
-    """MSA of (1, N, D) but for its last bias, and that; unmasked because unpadded."""
+def _attention(z, params: Params, config: MusiqConfig, places: list[slice]):
+    """MSA of (1, T, D) but for its last bias, and that, each image by itself; unmasked because unpadded."""
+    xp, bias = namespace(z), params["out"]["bias"]
     if msa := efficient_msa(config):
-        xp, bias = namespace(z), params["out"]["bias"]
         without = {**params, "out": {**params["out"], "bias": xp.zeros_like(bias)}}
-        y, _ = msa[0](z, allowed_keys(xp.ones(z.shape[:2], bool)), without, config.conventions)
-        return y, bias
-    q, k, v = (project(z, params[name])[0] for name in ("query", "key", "value"))  # (1, H, N, D_h)
-    heads, _ = attend(q, k, v)
+        images = [z[:, place] for place in places]
+        pieces = [msa[0](x, allowed_keys(xp.ones(x.shape[:2], bool)), without, config.conventions)[0] for x in images]
+        return pieces[0] if len(pieces) == 1 else xp.concatenate(pieces, axis=1), bias
+    q, k, v = (project(z, params[name])[0] for name in ("query", "key", "value"))  # (1, H, T, D_h)
+    pieces = [attend(*(a[:, :, place] for a in (q, k, v)))[0] for place in places]
+    heads = pieces[0] if len(pieces) == 1 else xp.concatenate(pieces, axis=2)  # (1, H, T, D_h)
     H, D_h, D = params["out"]["kernel"].shape
     side_by_side = heads.swapaxes(1, 2).reshape(1, -1, H * D_h)  # (1, N, H·D_h)
-    return side_by_side @ params["out"]["kernel"].reshape(-1, D), params["out"]["bias"]
+    return product(side_by_side, params["out"]["kernel"].reshape(-1, D)), params["out"]["bias"]

@@ -9,6 +9,7 @@ from musiq_ref.backend import Array, namespace, on_host
 from musiq_ref.config import MusiqConfig
 from musiq_ref.image.tokenize import Tokens
 from musiq_ref.model.attention import allowed_keys, allowed_pairs
+from musiq_ref.model.attention_fused import MSA_FUSED
 from musiq_ref.model.attention_in_blocks import MSA_IN_BLOCKS
 from musiq_ref.model.check import check_tokens
 from musiq_ref.model.efficient import efficient_msa
@@ -50,17 +51,16 @@ class Parts(NamedTuple):
     allow: Any
 
 
-def _parts(config: MusiqConfig, whole: bool, recompute: bool | Literal["attention"]) -> Parts:
-    """whole: what a tap sees must be there at once, and a device has no use for pieces."""
-    msa = efficient_msa(config)
-    allow = allowed_keys if msa else allowed_pairs
-    if recompute == "attention" and not msa:  # a Linformer or Performer has no N² weights to save
-        msa = MSA_IN_BLOCKS
-    blocks, stems = (block, block_backward), STEMS if whole else IN_PIECES
+def _parts(config: MusiqConfig, tapped: bool, there: bool, recompute: bool | Literal["attention"]) -> Parts:
+    """What a tap sees must be there at once; a device (there) has no use for pieces, and kernels of its own."""
+    efficient = efficient_msa(config)  # a Linformer or Performer, which has no N² weights to save
+    allow = allowed_keys if efficient else allowed_pairs
     if recompute is True:
-        blocks, stems = (block_recomputed, block_recomputed_backward), RECOMPUTED
-    run, back = stems[config.stem]
-    return Parts(run, back, partial(blocks[0], msa=msa) if msa else blocks[0], blocks[1], allow)
+        run, back = RECOMPUTED[config.stem]
+        return Parts(run, back, partial(block_recomputed, msa=efficient), block_recomputed_backward, allow)
+    run, back = (STEMS if tapped or there else IN_PIECES)[config.stem]
+    exact = None if tapped else MSA_FUSED if there else MSA_IN_BLOCKS if recompute else None
+    return Parts(run, back, partial(block, msa=efficient or exact), block_backward, allow)
 
 
 def forward(
@@ -98,7 +98,7 @@ def forward(
     dtype = check_tokens(params, tokens, config, axes=2)
     patches = tokens.patches.astype(dtype)
     B, N = tokens.mask.shape
-    parts = _parts(config, tap is not no_tap or not on_host(patches), recompute)
+    parts = _parts(config, tap is not no_tap, not on_host(patches), recompute)
     cache: dict[str, Any] = {"parts": parts, "patches": patches.shape}
 
     features, cache["stem"] = parts.stem(

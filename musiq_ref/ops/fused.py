@@ -17,6 +17,17 @@ WEIGHTS = 2**22  # attention weights that are in memory at a time
 
 
 @op
+def product(a, b):
+    r"""y = a·b over the last two axes; a device may round the factors, if it was asked to
+
+    a: (..., N, K)
+    b: (..., K, M) or (K, M)
+    y: (..., N, M)
+    """
+    return a @ b
+
+
+@op
 def bias_residual_layer_norm(x, bias, residual, gamma, beta, eps=1e-6):
     r"""z = r + (x + b),  y = LN(z): the end of a branch, and the beginning of the next     (Eq. 3–5)
 
@@ -98,7 +109,7 @@ def attend(q, k, v, valid=None):
     """
     B, H, N, _ = q.shape
     xp, rows = namespace(q), max(1, WEIGHTS // (B * H * N))
-    blocks = [_weights(q[:, :, i : i + rows], k, valid) @ v for i in range(0, N, rows)]
+    blocks = [product(_weights(q[:, :, i : i + rows], k, valid), v) for i in range(0, N, rows)]
     return xp.concatenate(blocks, axis=2), (q, k, v, valid, rows)
 
 
@@ -111,16 +122,16 @@ def attend_backward(dy, cache):
     for i in range(0, q.shape[2], rows):
         some, dsome = q[:, :, i : i + rows], dy[:, :, i : i + rows]
         weights = _weights(some, k, valid)  # (B, H, rows, N)
-        dlogits = softmax_backward(dsome @ v.swapaxes(-1, -2), weights)
-        dv += weights.swapaxes(-1, -2) @ dsome
-        dk += dlogits.swapaxes(-1, -2) @ (some * scale)
-        dq.append((dlogits @ k) * scale)
+        dlogits = softmax_backward(product(dsome, v.swapaxes(-1, -2)), weights)
+        dv += product(weights.swapaxes(-1, -2), dsome)
+        dk += product(dlogits.swapaxes(-1, -2), some * scale)
+        dq.append(product(dlogits, k) * scale)
     return xp.concatenate(dq, axis=2), dk, dv
 
 
 def _weights(q, k, valid):
     """Attention weights (B, H, n, N) of some queries (B, H, n, D_h)."""
-    logits = (q * (1 / math.sqrt(q.shape[-1]))) @ k.swapaxes(-1, -2)
+    logits = product(q * (1 / math.sqrt(q.shape[-1])), k.swapaxes(-1, -2))
     if valid is not None:
         logits, _ = mask_logits(logits, valid[:, None, None, :], "fill", -math.inf)
     return softmax(logits)[0]

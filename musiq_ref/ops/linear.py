@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from musiq_ref.backend import namespace
+from musiq_ref.backend import namespace, op
 
 
+@op
 def linear(x, kernel, bias):
     r"""y = x·W + b                                                          (Eq. 6 and 9, the MLP of Eq. 4)
 
@@ -18,6 +19,7 @@ def linear(x, kernel, bias):
     return y.reshape(*x.shape[:-1], kernel.shape[-1]), (x, kernel)
 
 
+@op
 def linear_backward(dy, cache):
     r"""dx = dy·Wᵀ;  dW = Σ xᵀ·dy;  db = Σ dy, sums over all rows"""
     x, kernel = cache

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from musiq_ref.backend import Array, namespace, to_host
 from musiq_ref.config import MusiqConfig
 from musiq_ref.extras import needs
 from musiq_ref.image.tokenize import Tokens
@@ -81,6 +82,14 @@ class World(NamedTuple):
         rivals = sum(node == here and bool(cores & mine) for node, cores in self.exchange((here, mine)))
         return max(1, len(mine) // rivals)
 
+    def place(self) -> int:
+        """How many processes of a lower rank run on this computer: which of its GPUs is this process's own.
+
+        >>> World().place()
+        0
+        """
+        return self.exchange(platform.node())[: self.rank].count(platform.node())
+
     def exchange(self, value: Any = None, error: Exception | None = None) -> list[Any]:
         """The values of all processes, by rank. Raises TrainingError where another process gives an error instead.
 
@@ -122,6 +131,7 @@ class World(NamedTuple):
         """Losses and gradients added over the processes, scores one after another: the same bits on all.
 
         Process 0 gets the sum in float64 and hands it out, so that in no MPI library two processes round differently.
+        The sum is made in host memory, wherever the gradients are.
 
         >>> World().sum_gradients(BatchGradient(0.5, {"head": np.ones(2)}, np.zeros(3))).loss
         0.5
@@ -130,16 +140,16 @@ class World(NamedTuple):
             return mine
         self.exchange()  # nobody waits below for a process that failed before
 
-        def add(array: np.ndarray) -> np.ndarray:
+        def add(array: Array) -> Array:
             total = np.empty(array.shape)
-            self.communicator.Reduce(array.astype(np.float64, order="C"), total)
+            self.communicator.Reduce(to_host(array).astype(np.float64, order="C"), total)
             self.communicator.Bcast(total)
-            return total.astype(array.dtype)
+            return namespace(array).asarray(total.astype(array.dtype))
 
         loss = float(add(np.array([mine.loss]))[0])
         in_one_order = sorted(flatten(mine.gradients), key=lambda leaf: leaf[0])
         gradients = nest({path: add(array) for path, array in in_one_order})
-        return BatchGradient(loss, gradients, self.gather(mine.scores))
+        return BatchGradient(loss, gradients, self.gather(to_host(mine.scores)))
 
 
 class _Stopped(TrainingError):

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from musiq_ref.backend import NUMPY, Backend, get_backend, namespace, to_host
 from musiq_ref.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from musiq_ref.config import MusiqConfig
 from musiq_ref.image.tokenize import Tokens, tokens_for
@@ -25,7 +26,7 @@ from musiq_ref.training.parallel import World, world_gradient
 from musiq_ref.training.progress import Progress
 from musiq_ref.training.schedules import SCHEDULES
 from musiq_ref.training.settings import Settings
-from musiq_ref.training.state import State, TrainingError, fold_targets, load_state, save_state
+from musiq_ref.training.state import State, TrainingError, fold_targets, load_state, save_state, upload
 from musiq_ref.training.step import Rates
 from musiq_ref.training.stream import Stream, open_stream
 from musiq_ref.training.validation import validate
@@ -55,6 +56,7 @@ class Run(NamedTuple):
     world: World
     threads: int
     files: Files
+    device: Backend
 
     @property
     def per_epoch(self) -> int:
@@ -84,6 +86,7 @@ def train(
     progress: bool = True,
     world: World = World(),  # noqa: B008, it cannot change
     accept_changed_data: bool = False,
+    backend: str = "numpy",
 ) -> Result:
     """Trains, or goes on training, in a folder.
 
@@ -93,10 +96,11 @@ def train(
     progress: show a bar
     world: from `parallel.together` where several processes train, of which rank 0 alone writes and validates
     accept_changed_data: go on although labels, images or split are not those of before; what was held out stays so
+    backend: "numpy" or "cupy", where the steps are computed; a run may go on with another, to rounding
 
     A run that was stopped, however abruptly, and is started again with the same settings ends with the same bits as one
     that was not. An interrupt (KeyboardInterrupt) saves the last whole step first. The folder is locked meanwhile.
-    Raises TrainingError, DatasetError or CheckpointError, in one sentence.
+    Raises TrainingError, DatasetError, CheckpointError or BackendError, in one sentence.
 
     >>> import tempfile
     >>> from musiq_ref.training.settings import recipe
@@ -105,7 +109,7 @@ def train(
     ...     train(tiny, folder, progress=False).last.name
     'last.safetensors'
     """
-    files = Files.of(Path(folder))
+    files, device = Files.of(Path(folder)), get_backend(backend)
     names = [path.name for path in files]
     with claimed(Path(folder), names) if world.rank == 0 else contextlib.nullcontext():
 
@@ -119,9 +123,11 @@ def train(
             print(f"left out: {problem}", file=sys.stderr)
         if any(other != stream.data for other in world.exchange(dict(stream.data))):
             raise TrainingError("the processes do not all find the same data set; give the same files to all")
-        run = Run(settings, settings.config(), stream, world, settings.threads or world.threads(), files)
+        run = Run(settings, settings.config(), stream, world, settings.threads or world.threads(), files, device)
         state = before and _same_data(run, before, accept_changed_data)
-        return _go_on(run, state or world.from_first(lambda: first_state(settings, stream)), progress)
+        state = state or world.from_first(lambda: first_state(settings, stream))
+        with device.guard():
+            return _go_on(run, state, progress)
 
 
 def _same_data(run: Run, state: State, accept: bool) -> State:
@@ -157,6 +163,7 @@ def _go_on(run: Run, state: State, progress: bool) -> Result:
     state = state._replace(data=dict(run.stream.data), held_out=held_out)
     if first and state.best is not None:
         state = _with_best(run, state)
+    state = upload(state, run.device)
     result, done, kept = log.last_validation(), state, state.step
     bar = Progress(run.steps, state.step, settings.epochs, show=progress and first)
     try:
@@ -169,7 +176,7 @@ def _go_on(run: Run, state: State, progress: bool) -> Result:
             bar.step(loss, scores, targets)
             if run.ends_epoch(state.step):
                 epoch = state.step // run.per_epoch
-                result = validate(_answer(state, settings), run.config, run.stream, run.threads)
+                result = validate(_answer(state, settings), run.config, run.stream, run.threads, run.device)
                 log.add(step=state.step, epoch=epoch, **result)
                 bar.epoch(epoch, result)
                 quality = result.get("srcc", -result["rmse"])
@@ -329,22 +336,34 @@ def _one_step(run: Run, state: State, tokens: list[Tokens], targets: np.ndarray)
             groups=groups,
             **settings.optimizer_options,
         )
-        for path, array in flatten(params):
-            if not np.isfinite(array).all():
-                raise ValueError(f"parameter {path} is not finite any more")
+        _check_finite(params)
+    except MemoryError:
+        if run.device is NUMPY:
+            raise
+        remedy = "add --set recompute=true, or lower micro_batch, or the pictures' size"
+        raise TrainingError(f"the GPU's memory does not suffice for step {state.step + 1}; {remedy}") from None
     except ValueError as error:
         kept = ", in another folder (this one keeps the last good state)" if run.files.state.exists() else ""
         raise TrainingError(
             f"step {state.step + 1}: {error}; if the run has diverged, lower learning_rate or set clip{kept}"
         ) from None
     average = ema(state.average, params, settings.ema) if settings.ema else {}
-    scores = gradient.scores * state.spread + state.centre
+    scores = to_host(gradient.scores) * state.spread + state.centre
     state = state._replace(step=state.step + 1, params=params, optimizer=optimizer, average=average)
     return state, gradient.loss, float(norm), scores
 
 
+def _check_finite(params: Params) -> None:
+    """Raises ValueError, naming it, for a parameter that is not finite; a device is waited for once."""
+    arrays = dict(flatten(params))
+    xp = namespace(params["class_token"])
+    for path, finite in zip(arrays, to_host(xp.stack([xp.isfinite(a).all() for a in arrays.values()])), strict=True):
+        if not finite:
+            raise ValueError(f"parameter {path} is not finite any more")
+
+
 def _answer(state: State, settings: Settings) -> Params:
-    """The parameters that a run would give if it ended now: averaged if asked, answering in scores."""
-    params = state.average if settings.ema else state.params
+    """The parameters that a run would give if it ended now: averaged if asked, answering in scores; on the host."""
+    params = map_params(to_host, state.average if settings.ema else state.params)
     folded = fold_targets(params, state.centre, state.spread) if settings.normalize_targets else params
     return map_params(lambda array: np.asarray(array, settings.dtype), folded)

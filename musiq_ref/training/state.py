@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from musiq_ref.backend import Backend, to_host
 from musiq_ref.checkpoint.layout import CheckpointError
 from musiq_ref.checkpoint.sealed import read_sealed, write_sealed
-from musiq_ref.model.parameters import Params, check_params, flatten, nest
+from musiq_ref.model.parameters import Params, check_params, flatten, map_params, nest
 from musiq_ref.training.limits import short
 from musiq_ref.training.optimizers import OPTIMIZERS
 from musiq_ref.training.settings import Settings, renamed
@@ -61,13 +62,20 @@ NUMBERS = tuple(name for name in State._fields if name not in ARRAYS)
 def save_state(path: Path, state: State, settings: Settings) -> None:
     """Writes the state and the settings it belongs to; a crash while writing leaves the old file as it was."""
     arrays = {name: getattr(state, name) for name in ARRAYS}
-    tensors = {name: np.asarray(array, order="C") for name, array in flatten(arrays)}
+    tensors = {name: np.asarray(to_host(array), order="C") for name, array in flatten(arrays)}
     numbers = {name: getattr(state, name) for name in NUMBERS}
     metadata = {"numbers": json.dumps(numbers), "settings": json.dumps(settings.to_dict())}
     try:
         write_sealed(path, tensors, metadata)
     except CheckpointError as error:
         raise TrainingError(str(error)) from None
+
+
+def upload(state: State, device: Backend) -> State:
+    """The state with its arrays on a device, but for the optimiser's number of steps, which the host reads."""
+    there = {name: map_params(device.from_numpy, getattr(state, name)) for name in ARRAYS}
+    there["optimizer"]["step"] = state.optimizer["step"]
+    return state._replace(**there)
 
 
 def load_state(path: Path, settings: Settings) -> State:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from musiq_ref.backend import Array, namespace, on_host
+from musiq_ref.backend import Array, namespace, on_host, to_host
 from musiq_ref.config import MusiqConfig
 from musiq_ref.image.tokenize import Tokens, batch, drop_padding
 from musiq_ref.losses import LOSSES, ON_LOGITS
@@ -68,7 +68,7 @@ def batch_gradient(
     targets: (B,) scores, or (B, C) distributions, or labels (B,) for cross-entropy
     loss: a name in LOSSES
     micro_batch: images that go through together
-    threads: micro-batches that run at a time
+    threads: micro-batches that run at a time; a device takes one after another
     recompute: keep little for the backward, see `forward`; on the host attention weights are kept only to drop some
     rates, seed: dropout, drawn anew for each micro-batch from (*seed, its first image)
     whole_batch: the batch that this is a piece of, when several processes share one
@@ -84,6 +84,7 @@ def batch_gradient(
     loss_forward, loss_backward = LOSSES[loss]
     weight, xp = 1 / (whole_batch or len(tokens)), namespace(params["class_token"])
     save_memory = "attention" if on_host(params["class_token"]) else False
+    threads = threads if on_host(params["class_token"]) else 1
 
     @ONE_THREAD  # not around the loop: whoever leaves that half-way would leave the limit behind
     @np.errstate(over="ignore", invalid="ignore")  # a loss or gradient that is not finite is for the caller to notice
@@ -106,7 +107,7 @@ def batch_gradient(
         gradients = piece_gradients if gradients is None else _add(gradients, piece_gradients)
         scores.append(piece_scores)
     assert gradients is not None
-    return BatchGradient(sum(map(float, values)), gradients, xp.concatenate(scores))
+    return BatchGradient(sum(to_host(xp.stack(values)).tolist()), gradients, xp.concatenate(scores))
 
 
 def _add(total: Params, more: Params) -> Params:

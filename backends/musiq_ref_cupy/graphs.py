@@ -1,0 +1,106 @@
+"""What was launched for one image, launched again at once for the next of its size: a captured CUDA graph.
+
+A graph holds addresses, not arrays: those of the parameters, of buffers that each image is copied into, and of memory
+from a pool of its own, which nobody else gets. So it is made when a shape comes for the second time, and believed when,
+for the third, it has given what plain launches give. Where anything is refused in a capture, launches stay plain.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
+from threading import Lock
+from typing import Any, NamedTuple
+
+import numpy as np
+
+MOST = 8  # graphs that are kept; each keeps the memory of one image's activations
+PATCHES = 2048  # of an image of more, starting the kernels takes less time than they do
+AGREE = 1e-3  # by how much of the largest result a graph may differ from plain launches
+
+log = logging.getLogger(__name__)
+
+
+class Captured(NamedTuple):
+    """A graph, where its input and output lie, and what must not be freed while it is used."""
+
+    graph: Any
+    inputs: list[Any]
+    result: Any
+    keep: tuple[Any, ...]
+
+
+class Graphs:
+    """Calls functions of arrays on the GPU, from a graph where it has one.
+
+    cupy: the module
+    """
+
+    def __init__(self, cupy: Any) -> None:
+        self.cupy, self.lock = cupy, Lock()
+        self.found: OrderedDict[Hashable, Any] = (
+            OrderedDict()
+        )  # None: seen once; "plain"; Captured; (Captured, "right")
+
+    def __call__(self, function: Callable[..., Any], key: Hashable, arrays: Sequence[np.ndarray]) -> Any:
+        """function(*arrays on the GPU).
+
+        key: what else the function reads; two calls with equal keys and shapes launch the same
+        """
+        if len(arrays[0]) > PATCHES:
+            return self._plain(function, arrays)
+        key = key, tuple((a.shape, a.dtype.str) for a in arrays)
+        with self.lock:
+            known, state = key in self.found, self.found.pop(key, None)
+            result, self.found[key] = self._answer(function, arrays, known, state)
+            while len(self.found) > MOST:
+                self.found.popitem(last=False)
+        return result
+
+    def _answer(self, function, arrays, known: bool, state: Any) -> tuple[Any, Any]:
+        """The result, and what is known of its key from now on."""
+        if isinstance(state, tuple) and state[-1] == "right":
+            return self._replay(state[0], arrays), state
+        result = self._plain(function, arrays)
+        if isinstance(state, Captured):
+            right = self._agree(self._replay(state, arrays), result)
+            return result, (state, "right") if right else "plain"
+        if not known or state == "plain":
+            return result, state
+        try:
+            return result, self._capture(function, arrays)
+        except (RuntimeError, MemoryError) as error:  # CuPy's errors, and its NotImplementedError, are RuntimeErrors
+            log.info("launches for %s stay plain: %s", arrays[0].shape, error)
+            return result, "plain"
+
+    def _plain(self, function, arrays):
+        return function(*map(self.cupy.asarray, arrays))
+
+    def _capture(self, function, arrays) -> Captured:
+        cuda = self.cupy.cuda
+        inputs, pool, stream = [self.cupy.asarray(a) for a in arrays], cuda.MemoryPool(), cuda.Stream(non_blocking=True)
+        cuda.get_current_stream().synchronize()
+        with cuda.using_allocator(pool.malloc), stream:
+            stream.begin_capture()
+            try:
+                result = function(*inputs)
+            except BaseException:
+                with suppress(Exception):  # the first error says what is wrong
+                    stream.end_capture()
+                raise
+            return Captured(stream.end_capture(), inputs, result, (pool, function))
+
+    def _replay(self, captured: Captured, arrays):
+        for there, here in zip(captured.inputs, arrays, strict=True):
+            there.set(np.ascontiguousarray(here))
+        captured.graph.launch()
+        return captured.result.copy()
+
+    def _agree(self, one, other) -> bool:
+        one, other = self.cupy.asnumpy(one), self.cupy.asnumpy(other)
+        right = bool(np.abs(one - other).max() <= AGREE * np.abs(other).max())
+        if not right:
+            log.warning("a captured graph gave another result than plain launches, which are used instead")
+        return right

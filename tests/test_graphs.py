@@ -1,0 +1,125 @@
+"""Captured graphs: when they are made, believed and given up. Launches are played by calling a function again."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from cupy_double import BACKEND, cp, from_numpy, to_numpy
+from musiq_ref_cupy.graphs import MOST, PATCHES, Graphs
+
+import musiq_ref as mq
+from musiq_ref.model.parameters import map_params
+
+
+class Gpu:
+    """What Graphs uses of CuPy. A graph calls the function that was captured, and puts its result where it was."""
+
+    def __init__(self, refuses=None, stale=False):
+        self.refuses, self.stale, self.capturing, self.events, self.calls = refuses, stale, False, [], []
+        self.asarray, self.asnumpy = from_numpy, to_numpy
+        self.cuda = SimpleNamespace(
+            MemoryPool=lambda: SimpleNamespace(malloc=None),
+            using_allocator=lambda malloc: nullcontext(),
+            get_current_stream=lambda: SimpleNamespace(synchronize=lambda: None),
+            Stream=lambda non_blocking: self,
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return False
+
+    def begin_capture(self):
+        self.capturing, self.events = True, [*self.events, "capture"]
+
+    def end_capture(self):
+        self.capturing = False
+        return self
+
+    def launch(self):
+        self.events.append("launch")
+        if not self.stale:
+            function, inputs, result = self.calls[-1]
+            result[...] = function(*inputs)
+
+    def run(self, function):
+        """The function, which on this GPU notes its launches."""
+
+        def noted(*arrays):
+            self.events.append("run")
+            if self.capturing and self.refuses:
+                raise self.refuses
+            result = function(*arrays)
+            if self.capturing:
+                self.calls.append((function, arrays, result))
+            return result
+
+        return noted
+
+
+def square(x):
+    return cp.square(x) + 1
+
+
+def images(count, length=3):
+    return [np.arange(length, dtype=float) + i for i in range(count)]
+
+
+def test_a_shape_is_plain_then_captured_then_compared_then_replayed():
+    gpu = Gpu()
+    graphs = Graphs(gpu)
+    for x in images(5):
+        np.testing.assert_array_equal(to_numpy(graphs(gpu.run(square), "key", [x])), x * x + 1)
+    assert gpu.events == ["run", "run", "capture", "run", "run", "launch", "launch", "launch"]
+
+
+def test_results_are_not_overwritten_by_the_next_image():
+    graphs = Graphs(gpu := Gpu())
+    results = [graphs(gpu.run(square), "key", [x]) for x in images(6)]
+    for x, result in zip(images(6), results, strict=True):
+        np.testing.assert_array_equal(to_numpy(result), x * x + 1)
+
+
+@pytest.mark.parametrize("error", [NotImplementedError("calling cuBLAS API during stream capture"), MemoryError()])
+def test_what_refuses_to_be_captured_stays_plain(error):
+    graphs = Graphs(gpu := Gpu(error))
+    for x in images(5):
+        np.testing.assert_array_equal(to_numpy(graphs(gpu.run(square), "key", [x])), x * x + 1)
+    assert gpu.events.count("capture") == 1
+    assert not gpu.capturing
+    assert "launch" not in gpu.events
+
+
+def test_a_graph_that_gives_another_result_is_given_up(caplog):
+    graphs = Graphs(gpu := Gpu(stale=True))
+    for x in images(5):
+        np.testing.assert_array_equal(to_numpy(graphs(gpu.run(square), "key", [x])), x * x + 1)
+    assert gpu.events.count("launch") == 1
+    assert "another result" in caplog.text
+
+
+def test_other_keys_shapes_and_large_images_are_others():
+    graphs = Graphs(gpu := Gpu())
+    for key, length in (("one", 3), ("two", 3), ("one", 4), *[("large", PATCHES + 1)] * 4):
+        graphs(gpu.run(square), key, images(1, length))
+    assert gpu.events == ["run"] * 7
+    for i in range(MOST):
+        graphs(gpu.run(square), i, images(1))
+    graphs(gpu.run(square), "one", images(1))
+    assert "capture" not in gpu.events  # it was forgotten
+
+
+def test_scores_of_one_size_are_those_of_each():
+    config = mq.MusiqConfig.preset("tiny", width=24, mlp_width=20, longer_sides=(32,))
+    params, gpu = mq.verify.deterministic_params(config, 1, "float64"), Gpu()
+    there, graphs = map_params(from_numpy, params), Graphs(gpu)
+    device = BACKEND._replace(repeat=lambda run, key, arrays: graphs(gpu.run(run), key, arrays))
+    for i in range(5):
+        tokens = mq.tokenize(mq.verify.deterministic_image(i, 20, 50), config, "float64")
+        found = to_numpy(mq.predict(there, tokens, config, device))
+        np.testing.assert_allclose(found, mq.predict(params, tokens, config), rtol=1e-10)
+    assert gpu.events.count("launch") == 3

@@ -1,0 +1,96 @@
+"""Images of different sizes scored together, without padding: each gets the score that it gets alone."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from cupy_double import BACKEND, Double, counters
+
+import musiq_ref as mq
+from musiq_ref.backend import NUMPY
+from musiq_ref.model.inference import predict_packed
+from musiq_ref.model.parameters import map_params
+from musiq_ref.packing import Packer
+
+CONFIG = mq.MusiqConfig.preset("tiny", outputs=5, width=24, mlp_width=20, longer_sides=(32, 64))
+PARAMS = mq.verify.deterministic_params(CONFIG, 1, "float64")
+IMAGES = [mq.verify.deterministic_image(i, *size) for i, size in enumerate([(20, 70), (90, 33), (5, 5), (20, 70)])]
+
+
+@pytest.mark.parametrize("stem", ["resnet", "linear"])
+@pytest.mark.parametrize("backend", [NUMPY, BACKEND], ids=["numpy", "double"])
+def test_packed_images_have_their_own_logits(backend, stem):
+    config = CONFIG.replace(stem=stem)
+    params = mq.verify.deterministic_params(config, 1, "float64")
+    tokens = [mq.tokenize(image, config, "float64") for image in IMAGES]
+    assert not all(one.mask.all() for one in tokens)  # some are padded
+    there = map_params(backend.from_numpy, params)
+    counters.reset()
+    packed = predict_packed(there, tokens, config, backend)
+    assert (counters.synchronisations, counters.transfers) == (0, 0 if backend is NUMPY else len(mq.Tokens._fields))
+    alone = np.stack([mq.predict(params, one, config) for one in tokens])
+    assert not np.allclose(alone[0], alone[1], rtol=1e-6)
+    np.testing.assert_allclose(backend.to_numpy(packed), alone, rtol=1e-10)
+
+
+def test_a_device_scores_many_images_as_one_by_one(monkeypatch):
+    monkeypatch.setattr("musiq_ref.scorers.get_backend", lambda name: BACKEND if name == "double" else NUMPY)
+    checkpoint = mq.Checkpoint(PARAMS, CONFIG, "native", None)
+    images = [*IMAGES, "missing.png", *IMAGES]
+    [here, there] = [list(mq.scorer(checkpoint, name, "float64").map(images)) for name in ("numpy", "double")]
+    for one, other in zip(here, there, strict=True):
+        if isinstance(one, Exception) or isinstance(other, Exception):
+            assert str(one) == str(other) == "missing.png does not exist; check the path"
+        else:
+            assert other.value == pytest.approx(one.value, rel=1e-10)
+
+
+def tokens_of(*lengths):
+    return [mq.Tokens(*[np.ones(length)] * 4) for length in lengths]
+
+
+def gathered(compute, tokens, most=100):
+    """What a packer returns to threads that come while it is busy with another image."""
+    packer = Packer(compute, most)
+    with ThreadPoolExecutor(len(tokens)) as pool:
+        with packer.free:
+            futures = []
+            for one in tokens:
+                futures.append(pool.submit(packer, one))
+                while len(packer.waiting) < len(futures):
+                    time.sleep(0.001)
+        return [future.exception() or future.result() for future in futures]
+
+
+def test_what_waits_is_computed_together_as_far_as_it_fits():
+    packs = []
+
+    def compute(images):
+        packs.append([len(one.mask) for one in images])
+        return packs[-1]
+
+    assert gathered(compute, tokens_of(40, 50, 20, 300, 7)) == [40, 50, 20, 300, 7]
+    assert packs == [[40, 50], [20], [300], [7]]
+
+
+def test_an_error_is_that_of_its_image_alone():
+    def compute(images):
+        if any(len(one.mask) == 13 for one in images):
+            raise MemoryError("Out of memory")
+        return [len(one.mask) for one in images]
+
+    results = gathered(compute, tokens_of(12, 13, 14))
+    assert results[::2] == [12, 14]
+    assert type(results[1]) is MemoryError
+
+
+def test_nothing_to_score_is_said():
+    padding = mq.tokenize(IMAGES[0], CONFIG, "float64")._replace(
+        mask=np.zeros(len(mq.tokenize(IMAGES[0], CONFIG).mask))
+    )
+    for tokens in ([], [padding]):
+        with pytest.raises(ValueError, match="there is nothing to score"):
+            predict_packed(map_params(Double, PARAMS), tokens, CONFIG, BACKEND)
