@@ -11,9 +11,7 @@ once.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
-
-import numpy as np
+from itertools import accumulate, pairwise
 
 from musiq_ref.backend import NUMPY, Array, Backend, namespace, on_host
 from musiq_ref.config import Conventions, MusiqConfig
@@ -100,7 +98,8 @@ def predict_packed(params: Params, tokens: Sequence[Tokens], config: MusiqConfig
 
 def _packed(params, images: Sequence[Tokens], config: MusiqConfig, backend: Backend, dtype, say):
     """As `predict_packed`, of images without padding."""
-    together = Tokens(*map(np.concatenate, zip(*images, strict=True))) if len(images) > 1 else images[0]
+    xp = namespace(images[0].patches)
+    together = Tokens(*map(xp.concatenate, zip(*images, strict=True))) if len(images) > 1 else images[0]
     places = _places(images)
 
     def run(*there):
@@ -114,8 +113,7 @@ def _packed(params, images: Sequence[Tokens], config: MusiqConfig, backend: Back
 
 def _places(images: Sequence[Tokens]) -> list[slice]:
     """Where each image lies in the sequence of all of them, a class token before each."""
-    ends = np.cumsum([1 + len(tokens.mask) for tokens in images]).tolist()
-    return [slice(start, end) for start, end in pairwise([0, *ends])]
+    return [slice(*ends) for ends in pairwise(accumulate((1 + len(one.mask) for one in images), initial=0))]
 
 
 def _silent(share: float) -> None:

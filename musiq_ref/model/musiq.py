@@ -53,14 +53,14 @@ class Parts(NamedTuple):
 
 def _parts(config: MusiqConfig, tapped: bool, there: bool, recompute: bool | Literal["attention"]) -> Parts:
     """What a tap sees must be there at once; a device (there) has no use for pieces, and kernels of its own."""
-    efficient = efficient_msa(config)  # a Linformer or Performer, which has no N² weights to save
-    allow = allowed_keys if efficient else allowed_pairs
+    msa = efficient_msa(config)  # a Linformer or Performer, which has no N² weights to save
+    allow = allowed_keys if msa else allowed_pairs
     if recompute is True:
-        run, back = RECOMPUTED[config.stem]
-        return Parts(run, back, partial(block_recomputed, msa=efficient), block_recomputed_backward, allow)
-    run, back = (STEMS if tapped or there else IN_PIECES)[config.stem]
-    exact = None if tapped else MSA_FUSED if there else MSA_IN_BLOCKS if recompute else None
-    return Parts(run, back, partial(block, msa=efficient or exact), block_backward, allow)
+        (run, back), blocks = RECOMPUTED[config.stem], (block_recomputed, block_recomputed_backward)
+    else:
+        (run, back), blocks = (STEMS if tapped or there else IN_PIECES)[config.stem], (block, block_backward)
+        msa = msa or (None if tapped else MSA_FUSED if there else MSA_IN_BLOCKS if recompute else None)
+    return Parts(run, back, partial(blocks[0], msa=msa) if msa else blocks[0], blocks[1], allow)
 
 
 def forward(

@@ -109,7 +109,7 @@ def attend(q, k, v, valid=None):
     """
     B, H, N, _ = q.shape
     xp, rows = namespace(q), max(1, WEIGHTS // (B * H * N))
-    blocks = [product(_weights(q[:, :, i : i + rows], k, valid), v) for i in range(0, N, rows)]
+    blocks = [product(_weights_of_some(q[:, :, i : i + rows], k, valid), v) for i in range(0, N, rows)]
     return xp.concatenate(blocks, axis=2), (q, k, v, valid, rows)
 
 
@@ -121,7 +121,7 @@ def attend_backward(dy, cache):
     dq, dk, dv = [], xp.zeros_like(k), xp.zeros_like(v)
     for i in range(0, q.shape[2], rows):
         some, dsome = q[:, :, i : i + rows], dy[:, :, i : i + rows]
-        weights = _weights(some, k, valid)  # (B, H, rows, N)
+        weights = _weights_of_some(some, k, valid)  # (B, H, rows, N)
         dlogits = softmax_backward(product(dsome, v.swapaxes(-1, -2)), weights)
         dv += product(weights.swapaxes(-1, -2), dsome)
         dk += product(dlogits.swapaxes(-1, -2), some * scale)
@@ -129,7 +129,7 @@ def attend_backward(dy, cache):
     return xp.concatenate(dq, axis=2), dk, dv
 
 
-def _weights(q, k, valid):
+def _weights_of_some(q, k, valid):
     """Attention weights (B, H, n, N) of some queries (B, H, n, D_h)."""
     logits = product(q * (1 / math.sqrt(q.shape[-1])), k.swapaxes(-1, -2))
     if valid is not None:
