@@ -54,6 +54,7 @@ def test_bad_tables(tmp_path, lines, expected):
         ("image,mos,std\na.png,3,9,0,1\n", "row 2: 5 cells, .* is 3,9 one number"),
         ("image,mos\na.png,3\nb, c.png,3\n", "row 3: 3 cells, .* put texts that hold ',' in quotation marks"),
         ("image,mos\na.png,3\nb.png,2.,\n", "row 3: 3 cells, .* remove the separator behind the last cell"),
+        ("image,mos\na.png,3.,\nb.png,2\n", "row 2: 3 cells, .* remove the separator behind the last cell"),
         ("image;mos\na.png;3,9;x\n", "row 2: 3 cells, .* put texts that hold ';' in quotation marks"),
         ("image,mos,\na.png\n", "row 2: 1 cells, where the header has 3"),
         ('"image","mos"\n"1","a.png",3\n', "row 2: 3 cells, .* begin with a row's name.* row.names = FALSE"),

@@ -16,7 +16,7 @@ What the formula leaves open is as in the authors' code (google-research, perfor
   maxima cancel). The more features, the larger the maxima, and the smaller the normalisers. Of long queries and keys,
   such as a softmax model has learned, most may fall below ε: then the estimate gets worse with more features.
 
-and three things are not. The authors draw anew in every call; here the draws belong to the configuration, the same for
+Three things are not. The authors draw anew in every call; here the draws belong to the configuration, the same for
 all heads and blocks, as with their `redraw_features=False`. They take Q of a QR decomposition as LAPACK returns it; its
 signs depend on the draw, which biases the estimate, and here R's diagonal is made positive. And padding, which they do
 not know, is left out: of the maximum over the keys, and of both sums over them.

@@ -160,7 +160,7 @@ def _csv(path: Path) -> list[tuple[int, list[str]]]:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
         return next((cells for cells in reader if any(cells)), [])
 
-    lines, number, length = [], 0, 0
+    lines, number, first_row = [], 0, (0, [])
     try:
         delimiter = said[1] if said else max(",;\t", key=lambda character: len(first(character)))
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
@@ -168,9 +168,11 @@ def _csv(path: Path) -> list[tuple[int, list[str]]]:
             if not any(cell.strip() for cell in cells):
                 continue
             header = lines[0][1] if lines else cells
-            length = len(cells) if len(lines) < 2 else length
-            if len(cells) == length:  # as in the first row: a separator behind a later one alone is a slip
+            first_row = (number, cells) if len(lines) < 2 else first_row
+            if len(cells) == len(first_row[1]):  # a separator behind some rows only is a slip
                 cells = _fitted(cells, header)
+            elif len(cells) == len(header) < len(first_row[1]):
+                raise DatasetError(_misfit(path, *first_row, len(header), delimiter))
             lines.append((number, cells))
             if len(cells) != len(header):
                 raise DatasetError(_misfit(path, number, cells, len(header), delimiter))
