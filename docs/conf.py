@@ -116,7 +116,8 @@ def to_rst(app, what, name, obj, options, lines: list[str]) -> None:
         elif ARGUMENT.match(paragraph):
             out += [*argument_list(paragraph), ""]
         else:
-            out += [plain(line) for line in paragraph.splitlines()] + [""]
+            item = paragraph.startswith("- ")  # of a list, whose further lines stay indented
+            out += [f"{'  ' * (item and line.startswith('  '))}{plain(line)}" for line in paragraph.splitlines()] + [""]
     if mark:
         out += [".. code-block:: pycon", "", *("   " + line for line in (mark + example).splitlines()), ""]
     lines[:] = out
