@@ -1,7 +1,7 @@
 """Exact attention beside Linformer and Performer: time and memory against the number of tokens, and the error.
 
     python benchmarks/attention.py                          # writes docs/attention.json and docs/measured_attention.md
-    python benchmarks/attention.py --most 1024 --photographs 2 -o /tmp/attention
+    python benchmarks/attention.py --most 1024 --photographs 2 -o attention
 
 One multi-head attention of the published width (6 heads of 64) in float32 on one thread, forward and backward: "exact"
 keeps its N² weights, "exact in blocks" computes them twice, as training does. Memory is what NumPy allocates at most.
