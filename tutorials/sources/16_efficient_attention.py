@@ -134,7 +134,7 @@ assert products.std() > math.exp(0.48)
 
 # %% [markdown]
 # One product is off by more than what it estimates; the mean of $m$ is off by $1/\sqrt{m}$ of that. How wide one product scatters
-# depends on how long $q + k$ is: its variance grows as $e^{|q + k|^2}$. Keep that in mind.
+# depends on how long $q + k$ is: its variance is $e^{|q + k|^2} - 1$ times the square of what it estimates. Keep that in mind.
 
 # %%
 lengths = np.linspace(0.1, 2, 8)
@@ -588,7 +588,7 @@ quiz("16")
 # - **Linear is not fast.** Read off from which length on a method wins with *your* width, $m$ and hardware. Exact attention is two large
 #   products, which every library has polished for years; flash attention keeps it exact and its memory linear.
 # - **Exchanging attention in a trained model** rarely works, as you saw. Fine-tuning with the new attention does.
-# - **Redraw or not.** The Performer's authors draw new features at every step of training, so that the model cannot lean on one draw. Here
+# - **Redraw or not.** The Performer's authors draw new features again and again during training, so that the model cannot lean on one draw. Here
 #   they belong to the configuration (`attention_seed`), and the same file gives the same score.
 # - **Signs.** An orthogonal matrix from a QR decomposition is uniformly distributed only if the signs of R's diagonal are put right. Without
 #   that the estimate is biased, and no test with a single draw notices.
