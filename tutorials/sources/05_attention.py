@@ -463,7 +463,7 @@ quiz("05")
 #
 # - **Memory.** $\mathbf{A}$ has $N^2$ numbers a head, and a photograph of 12 megapixels some 12,000 patches of
 #   32×32. Inference therefore never holds $\mathbf{A}$ as a whole: it takes some rows of queries at a time
-#   (chapter 13), as do flash attention and `torch.nn.functional.scaled_dot_product_attention`.
+#   (chapter 13), as do flash attention and, where it can, `torch.nn.functional.scaled_dot_product_attention`.
 # - **The reshape.** Reshaping the queries to $(N, D_h, H)$ instead of $(N, H, D_h)$ raises no error and gives a
 #   model that is wrong with weights trained elsewhere.
 # - **Fused projections.** Many programs store $\mathbf{U}_q, \mathbf{U}_k, \mathbf{U}_v$ as one $(D, 3D)$ matrix;
