@@ -367,7 +367,7 @@ assert single_step(fixture, port_of(model, gradients=False)).passed
 
 # %% [markdown]
 # "PASSED", and the count beside it is part of the answer: so many stages were compared, and the others were not.
-# Which? Those that you left out at the start, what the optimiser would do (exercise 4), the distribution that no hook
+# Which? Those that you left out at the start, what the optimiser would do (exercise 3), the distribution that no hook
 # watches but the score follows, and the gradient with respect to the image, which would have to go through tokens
 # that are not PyTorch's.
 
