@@ -251,7 +251,7 @@ assert 0.3 < np.quantile(by_luck, 0.95) < 0.6
 
 # %% [markdown]
 # So 0.4 on sixteen pictures means little, and even 0.9 is about *this* photograph only. The published MUSIQ reaches
-# 0.916 on two thousand photographs with real flaws and real votes (KonIQ-10k; table 6 of the appendix). Chapter 08
+# 0.916 on two thousand photographs with real flaws and real votes (KonIQ-10k; table 6 of the appendix). Chapter 08b
 # trains a model here and measures it properly, on pictures it has never seen.
 #
 # The picture and its score, side by side; with `ipywidgets` in Jupyter, move the severity:

@@ -339,7 +339,7 @@ if config.native and config.max_native_patches < 0:
 # %% [markdown]
 # ## Backward
 #
-# Chapter 07 takes the gradient of the score back to the pixels. Its last step is this chapter's, and needs no
+# Chapter 07b takes the gradient of the score back to the pixels. Its last step is this chapter's, and needs no
 # derivation: resizing is a matrix, and the backward of $\mathbf{y} = \mathbf{R}\mathbf{x}$ is
 # $\mathrm{d}\mathbf{x} = \mathbf{R}^T \mathrm{d}\mathbf{y}$. Every pixel collects from the output pixels that saw it,
 # with the same weights.

@@ -420,7 +420,7 @@ assert result.first.name == f"gradient/encoder/block_{config.layers - 1:02d}/out
 # The score and everything on the way to it are right. Backward, the gradient with respect to the output of
 # `encoder/norm` is right, and that with respect to its input, the last block's output, is wrong: the bug is in the
 # backward of LayerNorm. (This one forgets that the mean and the standard deviation depend on the input, too.) Now
-# there is one function to look at, and for one function there is `verify.op` (chapter 03):
+# there is one function to look at, and for one function there is `verify.op`:
 
 # %%
 verdict = verify.op("layer_norm", backward=fault.function)

@@ -17,7 +17,7 @@
 # %% [markdown]
 # ## What you need
 #
-# About 55 minutes; LayerNorm (chapter 06), attention (chapter 05). To run the kernel yourself you need g++ (on
+# About 55 minutes; LayerNorm (chapter 03), attention (chapter 05). To run the kernel yourself you need g++ (on
 # Ubuntu, `sudo apt install g++`); without it the chapter says so and stops at its first cell.
 
 # %%

@@ -80,7 +80,7 @@ for name, release in checkpoint.CATALOGUE.items():
     print(f"{name:15} {mark:5} {release.parameters:>11,} parameters  {release.file}")
 
 # %% [markdown]
-# Which one for what? The name is the data set it was fine-tuned on, and a model knows the flaws of its data set (chapter 08):
+# Which one for what? The name is the data set it was fine-tuned on, and a model knows the flaws of its data set (chapter 08b):
 #
 # | name | trained on | score | take it for |
 # |---|---|---|---|
