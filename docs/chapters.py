@@ -16,27 +16,6 @@ sys.path[:0] = [str(ROOT / "tutorials")]
 
 import index  # noqa: E402
 
-STATIONS = {  # of the live page, a chapter; halves as their number
-    "00": "spoil",
-    "01": "scales",
-    "02": "place",
-    "03": "reverse/block_00/mlp",
-    "04": "stem",
-    "05": "block_00/attention/head_0",
-    "06": "embedding/class",
-    "07": "reverse/score",
-    "08": "score",
-    "09": "scale",
-    "10": "doubt",
-    "11": "predict/1",
-    "12": "reverse/stem",
-    "13": "block_00/mlp",
-    "14": "block_00/attention",
-    "15": "score",
-    "16": "block_00/attention",
-}
-
-
 TAKEN_HOME = ("*.ipynb", "*.py", "quiz/*.toml", "solutions/*.py")
 
 
@@ -85,8 +64,7 @@ def bar(chapter: index.Chapter) -> str:
     if chapter.difficulty:
         parts.append(f'<span title="difficulty of the exercises">{chapter.difficulty}</span>')
     parts.append(f'<a href="../notebooks/{chapter.name}.ipynb" download>Notebook</a>')
-    if station := STATIONS.get(chapter.number[:2]):
-        parts.append(f'<a href="../follow_a_patch.html#{station}">Follow it live</a>')
+    parts.append(f'<a href="../follow_a_patch.html#chapter_{chapter.number[:2]}">Follow it live</a>')  # docs/follow.md
     if at + 1 < len(all_of_them):
         parts.append(neighbour(all_of_them[at + 1], "next", "{} →"))
     return f'<nav class="chapter-bar" aria-label="chapter">{"".join(parts)}</nav>'
