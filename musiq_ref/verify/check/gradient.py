@@ -70,7 +70,7 @@ def check_vjp(
 
     Returns the largest relative error. Raises GradientError when it exceeds rtol, or when a function returns something
     that cannot be checked, in a sentence that says what; ValueError when an input is float32, in which differences
-    drown in rounding, or when no number could be wrong (no values, a step or rtol of 0 or infinity).
+    drown in rounding, or when no number could be wrong (no values, a step or rtol not between 0 and 1).
 
     >>> from musiq_ref.ops.softmax import softmax, softmax_backward
     >>> x = np.random.default_rng(0).normal(size=(3, 5))
@@ -80,8 +80,8 @@ def check_vjp(
     Traceback (most recent call last):
     musiq_ref.verify.check.gradient.GradientError: dx is wrong: along a random direction the backward gives 0, ...
     """
-    require_positive("step", step)
-    require_positive("rtol", rtol)
+    require_positive("step", step, 1)
+    require_positive("rtol", rtol, 1)
     require_whole("seed", seed, 0)
     rng = np.random.default_rng(seed)
     arrays = _arrays(inputs)
@@ -248,5 +248,11 @@ def _difference(forward: Callable[..., Any], inputs: Sequence[Any], v: dict[str,
             return {key: move(value, f"{place}/{key}", by) for key, value in x.items()}
         return x + by * v[place] if place in v else x
 
-    ahead, behind = (forward(*(move(x, str(i), by) for i, x in enumerate(inputs)))[0] for by in (h, -h))
+    try:
+        ahead, behind = (
+            array("y", pair(call("forward", forward, *(move(x, str(i), by) for i, x in enumerate(inputs))))[0])
+            for by in (h, -h)
+        )
+    except MalformedError as error:
+        raise GradientError(f"with inputs moved by {h:g}: {error}") from error.__cause__
     return (ahead - behind) / (2 * h)

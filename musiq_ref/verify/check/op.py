@@ -145,7 +145,7 @@ def _checker(name: str, forward: Any, backward: Any, dtype: str, rtol: float | N
     if dtype not in TOLERANCE:
         raise ValueError(f"dtype is {dtype!r}; choose 'float64' or 'float32'")
     if rtol is not None:
-        require_positive("rtol", rtol)
+        require_positive("rtol", rtol, 1)
     unknown = sorted(set(fixed) - {*entry.axes, *entry.options})
     if unknown:
         known = ", ".join([*entry.axes, *entry.options])
@@ -182,7 +182,7 @@ def _counterexample(
 def find(name: str) -> Op:
     """The entry of that name; ValueError, listing all, if there is none."""
     ops = catalogue()
-    if name not in ops:
+    if not isinstance(name, str) or name not in ops:
         raise ValueError(f"no op is called {name!r}; choose one of {', '.join(sorted(ops))}")
     return ops[name]
 

@@ -25,16 +25,16 @@ class MalformedError(Exception):
         self.what, self.kind = what, kind
 
 
-def require_positive(name: str, value: Any) -> None:
-    """ValueError for what is no finite number above 0.
+def require_positive(name: str, value: Any, below: float = math.inf) -> None:
+    """ValueError for what is no number above 0 and below a bound.
 
-    >>> require_positive("rtol", 0)
+    >>> require_positive("rtol", 0, 1)
     Traceback (most recent call last):
-    ValueError: rtol is 0; it must be a finite number above 0
+    ValueError: rtol is 0; it must be a number above 0 and below 1
     """
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not 0 < value < math.inf:
-        raise ValueError(f"{name} is {value!r}; it must be a finite number above 0")
+    if not is_number or not 0 < value < below:
+        raise ValueError(f"{name} is {value!r}; it must be a number above 0 and below {below:g}")
 
 
 def require_whole(name: str, value: Any, least: int) -> None:
