@@ -71,7 +71,7 @@ tutorials-lab: $(VENV)/tutorials
 	$(BIN)/python -m pip install --quiet jupyterlab -c $(CONSTRAINTS)
 	cd tutorials && PYTHONPATH="$(CURDIR)/tutorials:$$PYTHONPATH" ../$(BIN)/jupyter lab --config=jupyter_config.py start.ipynb
 
-grade: $(VENV)/tutorials
+grade: $(if $(FOLDER),$(VENV)/tutorials)
 	@test -n "$(FOLDER)" || { echo "say where the notebooks are: make grade FOLDER=handed-in"; exit 2; }
 	$(BIN)/python tutorials/grade.py "$(FOLDER)"
 

@@ -201,6 +201,12 @@ def main() -> None:
     parser.add_argument("--photographs", type=int, default=8, help="of the bundled ones (default: all 8)")
     parser.add_argument("-o", "--output", type=Path, default=ROOT / "docs", help="folder (default: docs)")
     args = parser.parse_args()
+    if args.most < 64:
+        parser.error(f"--most is {args.most}; the shortest sequence measured has 64 tokens")
+    if not 1 <= args.photographs <= 8:
+        parser.error(f"--photographs is {args.photographs}; there are 8: give a number from 1 to 8")
+    if args.output.exists() and not args.output.is_dir():
+        parser.error(f"{args.output} is a file; name a folder with -o")
     with threadpool_limits(1):
         rows, (error_rows, about) = times(args.most), errors(args.photographs)
     made = {"machine": processor(), "times": rows, "errors": error_rows, "about": about}

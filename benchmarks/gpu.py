@@ -146,9 +146,16 @@ def main() -> int:
         one(args.one, args.rehearse)
         return 0
     if args.table:
-        text = table(json.loads(args.table.read_text(encoding="utf-8")))
+        try:
+            text = table(json.loads(args.table.read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            parser.error(f"{args.table} is no report of this script ({type(error).__name__}); make one with -o JSON")
         (ROOT / "docs" / "gpu.md").write_text(text, encoding="utf-8")
         return 0
+    if not 0 < args.seconds < float("inf"):
+        parser.error(f"--seconds is {args.seconds:g}; give a number above 0, such as 350")
+    if args.output.is_dir() or not args.output.absolute().parent.is_dir():
+        parser.error(f"{args.output} cannot be written; name a file in a folder that exists with -o")
     try:
         found = environment()
     except PackageNotFoundError as error:

@@ -7,13 +7,13 @@ the first cell of chapter 05 or its halves that has TEXT in its code.
 
 from __future__ import annotations
 
+import argparse
 import ast
 import base64
 import html
 import importlib.util
 import io
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +112,15 @@ def deck(path: Path, names: dict[str, Any]) -> str:
 
 def main() -> None:
     """Writes all decks."""
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else DOCS / "_build" / "slides")
-    folder.mkdir(parents=True, exist_ok=True)
+    parser = argparse.ArgumentParser(description="write the course's slides, an HTML file for every week")
+    parser.add_argument(
+        "folder", type=Path, nargs="?", default=DOCS / "_build" / "slides", help="default: docs/_build/slides"
+    )
+    folder = parser.parse_args().folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"{folder} cannot be made a folder ({error.strerror}); name another")
     names = drawing_names()
     for path in sorted((DOCS / "slides").glob("*.md")):
         (folder / f"{path.stem}.html").write_text(deck(path, names), encoding="utf-8")

@@ -156,7 +156,7 @@ class MusiqConfig:
         problem = None
         if self.width % self.heads:
             problem = f"width is {self.width}, which does not split into {self.heads} heads; choose a multiple of heads"
-        elif self.stem == "resnet" and self.patch_size % 4:
+        elif _is_one_of(self.stem, "resnet") and self.patch_size % 4:
             problem = f"patch_size is {self.patch_size}; choose a multiple of 4, because the stem halves it twice"
         elif not isinstance(self.native, bool):
             problem = f"native is {shown(self.native)}; choose True or False"
@@ -172,16 +172,18 @@ class MusiqConfig:
             problem = "max_native_patches is 0 and longer_sides is empty; no token would be left"
         elif not isinstance(self.scale_embedding, bool):
             problem = f"scale_embedding is {shown(self.scale_embedding)}; choose True or False"
-        elif self.spatial not in ("learnable", "sinusoidal", "none"):
+        elif not _is_one_of(self.spatial, "learnable", "sinusoidal", "none"):
             problem = f"spatial is {shown(self.spatial)}; choose 'learnable', 'sinusoidal' or 'none'"
-        elif self.stem not in ("resnet", "linear"):
+        elif not _is_one_of(self.stem, "resnet", "linear"):
             problem = f"stem is {shown(self.stem)}; choose 'resnet' or 'linear'"
-        elif self.attention not in ("softmax", "linformer", "performer"):
+        elif not _is_one_of(self.attention, "softmax", "linformer", "performer"):
             problem = f"attention is {shown(self.attention)}; choose 'softmax', 'linformer' or 'performer'"
-        elif not _is_whole(self.attention_seed, 0, 2**63):
-            problem = f"attention_seed is {shown(self.attention_seed)}; it must be a whole number of at least 0"
-        elif not isinstance(self.attention_eps, int | float) or not 0 <= self.attention_eps < 1:
-            problem = f"attention_eps is {shown(self.attention_eps)}; it must be at least 0 and below 1"
+        elif not _is_whole(self.attention_seed, 0, 2**63 - 1):
+            problem = (
+                f"attention_seed is {shown(self.attention_seed)}; choose a whole number of at least 0, below 2**63"
+            )
+        elif not _is_number(self.attention_eps) or not 0 <= self.attention_eps < 1:
+            problem = f"attention_eps is {shown(self.attention_eps)}; it must be a number of at least 0 and below 1"
         elif not isinstance(self.attention_shared, bool):
             problem = f"attention_shared is {shown(self.attention_shared)}; choose True or False"
         elif not isinstance(self.conventions, Conventions):
@@ -250,6 +252,14 @@ PRESETS: dict[str, dict[str, int]] = {
     "large": {"layers": 12, "width": 768, "mlp_width": 3072, "heads": 12},
     "tiny": {"layers": 2, "width": 48, "mlp_width": 96, "heads": 4},
 }
+
+
+def _is_one_of(value: Any, *choices: str) -> bool:
+    return isinstance(value, str) and value in choices
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_whole(value: Any, least: int, most: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given
 from strategies import EVERY, configs
@@ -63,10 +64,13 @@ def test_round_trip_through_json():
             "attention_rank is 1000000; it must be a whole number of at least 1 and at most 16,",
         ),
         ({"attention_length": 2.5}, r"attention_length is 2\.5; it must be a whole number"),
-        ({"attention_seed": -1}, "attention_seed is -1; it must be a whole number of at least 0"),
-        ({"attention_eps": -1e-6}, "attention_eps is -1e-06; it must be at least 0 and below 1"),
-        ({"attention_eps": float("nan")}, "attention_eps is nan; it must be at least 0"),
-        ({"attention_eps": "small"}, "attention_eps is 'small'; it must be at least 0"),
+        ({"attention_seed": -1}, "attention_seed is -1; choose a whole number of at least 0"),
+        ({"attention_eps": -1e-6}, "attention_eps is -1e-06; it must be a number of at least 0 and below 1"),
+        ({"attention_eps": float("nan")}, "attention_eps is nan; it must be a number of at least 0"),
+        ({"attention_eps": "small"}, "attention_eps is 'small'; it must be a number of at least 0"),
+        ({"attention_eps": False}, "attention_eps is False; it must be a number"),
+        ({"attention_seed": 2**63}, "choose a whole number of at least 0, below 2\\*\\*63"),
+        *(({n: np.array(["a", "b"])}, f"{n} is array") for n in ("attention", "spatial", "stem")),
         ({"attention_shared": 1}, "attention_shared is 1; choose True or False"),
     ],
 )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import runpy
+import sys
 import tracemalloc
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -582,3 +585,19 @@ def test_pytorchs_scores_and_gradients_are_ours(torch, kind):
     for name, gradient in ours.items():
         error = np.abs(gradient - theirs[name]).max()
         assert error < 1e-10 * max(np.linalg.norm(theirs[name]), 1e-3), name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--most", "63"], "--most is 63; the shortest sequence measured has 64 tokens"),
+        (["--photographs", "-1"], "--photographs is -1; there are 8"),
+        (["-o", __file__], "is a file; name a folder with -o"),
+    ],
+)
+def test_the_benchmark_refuses_what_it_cannot_measure(arguments, says, monkeypatch, capsys):
+    script = Path(__file__).resolve().parent.parent / "benchmarks" / "attention.py"
+    monkeypatch.setattr(sys, "argv", [str(script), *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(str(script), run_name="__main__")
+    assert says in capsys.readouterr().err

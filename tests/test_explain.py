@@ -119,3 +119,9 @@ def test_score_and_gradient_may_come_from_a_device(monkeypatch, made):
         assert (counters.synchronisations > 0) == (backend == "double")
     shown = [re.findall(r"[Ss]core (?:<[^>]*>)?([0-9.]+)", page)[:1] for page in pages]
     assert shown[0] == shown[1] != []
+
+
+def test_a_picture_takes_no_links(tmp_path, capsys):
+    out = tmp_path / "out.png"
+    assert main(["explain", "photo.png", "-o", str(out), "--follow", "page.html"]) == 2
+    assert "--follow puts links into a page" in capsys.readouterr().err

@@ -73,3 +73,19 @@ def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path, monkeypatch, caps
 @pytest.mark.parametrize("name", gpu.DEVICE + gpu.TESTS)
 def test_its_tests_are_there(name):
     assert (gpu.ROOT / "tests" / f"test_{name}.py").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--seconds", "nan"], "--seconds is nan; give a number above 0"),
+        (["-o", "no/gpu.json"], "no/gpu.json cannot be written"),
+        (["--table", "no.json"], "no.json is no report of this script"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        gpu.main()
+    assert says in capsys.readouterr().err

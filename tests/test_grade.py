@@ -211,7 +211,10 @@ def test_what_is_no_notebook_of_the_course_is_said(graded):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"), [(["nowhere"], "there is no folder"), (["."], "there is no notebook in")]
+    ("arguments", "says"),
+    [(["nowhere"], "there is no folder"), (["."], "there is no notebook in")]
+    + [([".", "--seconds", n], "give a number above 0") for n in ("0", "-1", "nan", "inf")]
+    + [([".", "--csv", "no/marks.csv"], "there is no folder no"), ([".", "--csv", ".."], "is not a table of grades")],
 )
 def test_bad_use_is_refused(tmp_path, arguments, says):
     command = [sys.executable, str(TUTORIALS / "grade.py"), *arguments]
@@ -226,3 +229,11 @@ def test_a_table_of_somebody_else_is_kept(tmp_path):
     )
     assert "is not a table of grades" in done.stderr
     assert (tmp_path / "grades.csv").read_text() == "my own marks\n"
+
+
+def test_a_student_without_a_notebook_is_not_forgotten(tmp_path):
+    (tmp_path / "anna").mkdir()
+    (tmp_path / "anna" / "05_attention.py").write_text("my_double = abs\n")
+    command = [sys.executable, str(TUTORIALS / "grade.py"), "."]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert re.search(r"anna .*unreadable this folder holds no notebook", done.stdout), done.stderr

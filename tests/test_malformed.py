@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -218,3 +220,56 @@ def test_what_cannot_be_checked_is_refused():
 def test_a_function_that_takes_the_wrong_number_or_stops_keeps_its_own_error():
     with pytest.raises(ZeroDivisionError):
         check_vjp(linear, lambda dy, c: 1 / 0, [np.ones(shape) for shape in SHAPES])
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"rtol": 0}, "rtol is 0; it must be a number above 0 and below 1"),
+        ({"rtol": np.inf}, "rtol is inf; it must be"),
+        ({"rtol": 1.0}, "rtol is 1.0; it must be"),
+        ({"step": 0.0}, "step is 0.0; it must be"),
+        ({"step": "small"}, "step is 'small'; it must be"),
+        ({"seed": -1}, "seed is -1; it must be a whole number of at least 0"),
+    ],
+)
+def test_no_setting_makes_a_gradient_check_vacuous(change, sentence):
+    inputs = [np.ones(shape) for shape in SHAPES]
+    with pytest.raises(ValueError, match=sentence):
+        check_vjp(linear, kept(0, lambda dx: 0 * dx), inputs, **change)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "sentence"),
+    [(3, "a list of arrays, such as .x., and not"), ([np.zeros((0, 3))], r"input 0 has shape \(0, 3\), so no values")],
+)
+def test_inputs_that_hold_nothing_to_check(inputs, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        check_vjp(lambda x: (x, None), lambda dy, cache: dy, inputs)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"tries": 0}, "tries is 0; it must be a whole number of at least 1"),
+        ({"tries": "many"}, "tries is 'many'; it must be"),
+        ({"rtol": np.inf}, "rtol is inf; it must be"),
+        ({"seed": -1}, "seed is -1; it must be"),
+        ({next(iter(LINEAR.axes)): 0}, "is 0; it must be a whole number of at least 1"),
+        ({next(iter(LINEAR.axes)): 1.5}, "is 1.5; it must be"),
+    ],
+)
+def test_no_setting_makes_the_search_vacuous(change, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        op("linear", linear, kept(0, lambda dx: 0 * dx), **change)
+
+
+def test_a_forward_that_returns_something_else_later():
+    returned: Any = iter([(np.ones(3), None), None])
+    with pytest.raises(GradientError, match="with inputs moved by 1e-06: the forward returns nothing"):
+        check_vjp(lambda x: next(returned), lambda dy, cache: dy, [np.ones(3)])
+
+
+def test_a_name_of_another_type_is_no_op():
+    with pytest.raises(ValueError, match=r"no op is called \['softmax'\]; choose one of attention"):
+        op(["softmax"], linear)  # pyright: ignore[reportArgumentType]

@@ -79,3 +79,13 @@ def test_nothing_is_cut_off_or_fetched(path, names, tmp_path):
         assert browser.complaints == []
     finally:
         browser.close()
+
+
+@pytest.mark.parametrize(("argument", "says"), [("--nonsense", "unrecognized"), ("a-file", "cannot be made a folder")])
+def test_bad_arguments_are_refused(argument, says, tmp_path, monkeypatch, capsys):
+    (tmp_path / "a-file").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["decks.py", argument])
+    with pytest.raises(SystemExit, match="2"):
+        decks.main()
+    assert says in capsys.readouterr().err

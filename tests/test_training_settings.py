@@ -174,3 +174,9 @@ def test_mutated_recipes_are_settings_or_a_sentence(count, tmp_path):
 def test_every_bundled_recipe_is_good():
     for file in RECIPES.glob("*.toml"):
         assert recipe(file.stem) == recipe(str(file)), tomllib.loads(file.read_text())
+
+
+def test_a_performer_with_dropout_of_weights_is_refused_before_it_begins():
+    with pytest.raises(ValueError, match=r"attention_dropout is 0\.1; set it to 0 with model.attention='performer'"):
+        recipe("synthetic").replace(model={"attention": "performer"}, attention_dropout=0.1)
+    assert recipe("synthetic").replace(model={"attention": "linformer"}, attention_dropout=0.1)

@@ -390,3 +390,16 @@ def test_what_a_chapter_says_of_itself_is_read(tmp_path):
     path.write_text("# %% [markdown]\n# # 05b · A title\n", "utf-8")
     with pytest.raises(SystemExit, match=r"05b_small\.py has no title, no time"):
         index.chapter(path)
+
+
+def test_a_quiz_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match="no chapter '99' has a quiz; there are 00, 01, 02, 02b, "):
+        course.questions("99")
+
+
+def test_the_lists_are_not_written_when_an_option_is_unknown(monkeypatch, capsys):
+    monkeypatch.setattr(index, "written", lambda: pytest.fail("it went on"))
+    monkeypatch.setattr(sys, "argv", ["index.py", "--chek"])
+    with pytest.raises(SystemExit, match="2"):
+        index.main()
+    assert "unrecognized arguments: --chek" in capsys.readouterr().err

@@ -150,8 +150,11 @@ def _where(error: Exception) -> str:
 
 def questions(chapter: str) -> list[dict[str, Any]]:
     """The quiz of a chapter, from quiz/: each question has ask, right, why, and wrong, {answer: why it is wrong}."""
-    [path] = (Path(__file__).parent / "quiz").glob(f"{chapter}_*.toml")
-    return tomllib.loads(path.read_text("utf-8"))["question"]
+    paths = sorted((Path(__file__).parent / "quiz").glob("*.toml"))
+    found = {path.stem.partition("_")[0]: path for path in paths}
+    if chapter not in found:
+        raise ValueError(f"no chapter {chapter!r} has a quiz; there are {', '.join(found)}")
+    return tomllib.loads(found[chapter].read_text("utf-8"))["question"]
 
 
 def quiz(chapter: str) -> None:

@@ -83,7 +83,11 @@ def submissions(folder: Path) -> tuple[dict[Path, list[Submission]], list[Row]]:
     chapters = {path: notebooks.read(path) for path in notebooks.chapters()}
     titles = {path: chapter.cells[0].source.split("\n")[0] for path, chapter in chapters.items()}
     found: dict[Path, list[Submission]] = {}
-    unreadable = []
+    unreadable = [
+        Row(place.name, place.name, "", "", "unreadable", "this folder holds no notebook (.ipynb)")
+        for place in sorted(folder.iterdir())
+        if place.is_dir() and place.name[0] not in "._" and not any(place.rglob("*.ipynb"))
+    ]
     for path in sorted(folder.rglob("*.ipynb")):
         place = path.relative_to(folder)
         if ".ipynb_checkpoints" in place.parts:
@@ -162,8 +166,13 @@ def main() -> int:
         parser.error("grading needs Linux or macOS; on Windows, use WSL")
     if not args.folder.is_dir():
         parser.error(f"there is no folder {args.folder}")
+    if not 0 < args.seconds < float("inf"):
+        parser.error(f"--seconds is {args.seconds:g}; give a number above 0, such as {SECONDS:g}")
     target = args.csv or args.folder / "grades.csv"
-    if target.exists() and not target.read_text("utf-8").startswith(",".join(COLUMNS)):
+    if not target.parent.is_dir():
+        parser.error(f"there is no folder {target.parent} to write {target.name} in")
+    head = ",".join(COLUMNS).encode()
+    if target.is_dir() or (target.exists() and not target.read_bytes().startswith(head)):
         parser.error(f"{target} is not a table of grades; name another with --csv")
     found, rows = submissions(args.folder)
     if not found and not rows:

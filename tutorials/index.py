@@ -6,9 +6,9 @@ start.ipynb, the page with which JupyterLab opens. Titles, times and difficultie
 
 from __future__ import annotations
 
+import argparse
 import functools
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -238,8 +238,13 @@ def written() -> dict[Path, str]:
 
 def main() -> int:
     """Writes the files, or with --check says which are not as they should be."""
+    parser = argparse.ArgumentParser(description="write the lists of chapters, wherever they are")
+    parser.add_argument(
+        "--check", action="store_true", help="only say which are not as they should be"
+    )
+    check = parser.parse_args().check
     old = [p for p, text in written().items() if not p.exists() or p.read_text("utf-8") != text]
-    if "--check" in sys.argv[1:]:
+    if check:
         print("".join(f"{path.relative_to(ROOT)} lists other chapters\n" for path in old), end="")
         return 1 if old else 0
     for path, text in written().items():

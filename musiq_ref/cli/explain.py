@@ -34,6 +34,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.follow and args.output.suffix.lower() != ".html":
+        raise ValueError(f"--follow puts links into a page, and {args.output} is none; name a .html, or leave it out")
     checkpoint = load_checkpoint(args.checkpoint)
     check_output(args.output, [args.image, *filter(None, [checkpoint.path])], args.force, ENDINGS)
     kind = args.output.suffix.lower().removeprefix(".")

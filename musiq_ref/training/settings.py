@@ -66,7 +66,13 @@ class Settings:
     def __post_init__(self) -> None:
         defaults = {f.name: f.default_factory() if callable(f.default_factory) else f.default for f in fields(self)}
         check_settings({f.name: getattr(self, f.name) for f in fields(self)}, defaults)
-        check_model(self.config(), self.groups)
+        config = self.config()
+        check_model(config, self.groups)
+        if config.attention == "performer" and self.attention_dropout:
+            raise ValueError(
+                f"attention_dropout is {short(self.attention_dropout)}; set it to 0 with "
+                "model.attention='performer', which computes no attention weights that could be dropped"
+            )
 
     def config(self) -> MusiqConfig:
         """The model to train.

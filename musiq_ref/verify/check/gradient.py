@@ -9,7 +9,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from musiq_ref.model.parameters import flatten
-from musiq_ref.verify.check.returned import MalformedError, array, call, gradients_of, kind, pair, whole, wrong_shape
+from musiq_ref.verify.check.returned import (
+    MalformedError,
+    array,
+    call,
+    gradients_of,
+    kind,
+    pair,
+    require_positive,
+    require_whole,
+    whole,
+    wrong_shape,
+)
 from musiq_ref.verify.mistakes.patterns import patterns
 
 ROUNDING = 100 * np.finfo(np.float64).eps  # relative error of a forward of many steps
@@ -59,7 +70,7 @@ def check_vjp(
 
     Returns the largest relative error. Raises GradientError when it exceeds rtol, or when a function returns something
     that cannot be checked, in a sentence that says what; ValueError when an input is float32, in which differences
-    drown in rounding.
+    drown in rounding, or when no number could be wrong (no values, a step or rtol not between 0 and 1).
 
     >>> from musiq_ref.ops.softmax import softmax, softmax_backward
     >>> x = np.random.default_rng(0).normal(size=(3, 5))
@@ -69,6 +80,9 @@ def check_vjp(
     Traceback (most recent call last):
     musiq_ref.verify.check.gradient.GradientError: dx is wrong: along a random direction the backward gives 0, ...
     """
+    require_positive("step", step, 1)
+    require_positive("rtol", rtol, 1)
+    require_whole("seed", seed, 0)
     rng = np.random.default_rng(seed)
     arrays = _arrays(inputs)
     try:
@@ -143,8 +157,8 @@ def _finite(what: str, x: np.ndarray) -> np.ndarray:
 
 def _arrays(inputs: Sequence[Any]) -> list[dict[str, np.ndarray]]:
     """For every input {place: array} of its float arrays; ValueError where there is no gradient to check."""
-    if isinstance(inputs, np.ndarray):
-        raise ValueError("inputs must be a list of arrays, such as [x], and not an array")
+    if not isinstance(inputs, list | tuple):
+        raise ValueError(f"inputs must be a list of arrays, such as [x], and not {kind(inputs)}")
     found = []
     for i, x in enumerate(inputs):
         parts = dict(flatten(x, f"{i}/")) if isinstance(x, dict) else {str(i): x}
@@ -152,6 +166,8 @@ def _arrays(inputs: Sequence[Any]) -> list[dict[str, np.ndarray]]:
         for place, a in found[-1].items():
             if a.dtype != np.float64:
                 raise ValueError(f"input {place} is {a.dtype}; a gradient check needs float64")
+            if not a.size:
+                raise ValueError(f"input {place} has shape {a.shape}, so no values; there is no gradient to check")
     if not any(found):
         raise ValueError("none of the inputs is a float64 array; there is no gradient to check")
     return found
@@ -232,5 +248,11 @@ def _difference(forward: Callable[..., Any], inputs: Sequence[Any], v: dict[str,
             return {key: move(value, f"{place}/{key}", by) for key, value in x.items()}
         return x + by * v[place] if place in v else x
 
-    ahead, behind = (forward(*(move(x, str(i), by) for i, x in enumerate(inputs)))[0] for by in (h, -h))
+    try:
+        ahead, behind = (
+            array("y", pair(call("forward", forward, *(move(x, str(i), by) for i, x in enumerate(inputs))))[0])
+            for by in (h, -h)
+        )
+    except MalformedError as error:
+        raise GradientError(f"with inputs moved by {h:g}: {error}") from error.__cause__
     return (ahead - behind) / (2 * h)

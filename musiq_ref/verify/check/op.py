@@ -12,6 +12,7 @@ import numpy as np
 
 from musiq_ref.verify.check.catalogue import Op, catalogue
 from musiq_ref.verify.check.checker import Checker, Failure, Trial
+from musiq_ref.verify.check.returned import require_positive, require_whole
 from musiq_ref.verify.check.shrink import shrink
 
 TOLERANCE = {"float64": 1e-7, "float32": 1e-3}  # relative to the largest value; faults of one part in a million show
@@ -119,6 +120,8 @@ def op(
       hint: the term −y·Σ dy·y is missing: every output depends on every input
       reference: dx = y·(dy − Σ dy·y)
     """
+    require_whole("tries", tries, 1)
+    require_whole("seed", seed, 0)
     checker = _checker(name, forward, backward, dtype, rtol, fixed)
     checked = " and ".join([*(["forward"] if forward else []), *(["backward"] if backward else [])])
     for k, sizes in enumerate(itertools.islice(all_sizes(checker.entry, np.random.default_rng(seed), fixed), tries)):
@@ -141,10 +144,14 @@ def _checker(name: str, forward: Any, backward: Any, dtype: str, rtol: float | N
         raise ValueError(f"{name} has no backward; check its forward alone")
     if dtype not in TOLERANCE:
         raise ValueError(f"dtype is {dtype!r}; choose 'float64' or 'float32'")
+    if rtol is not None:
+        require_positive("rtol", rtol, 1)
     unknown = sorted(set(fixed) - {*entry.axes, *entry.options})
     if unknown:
         known = ", ".join([*entry.axes, *entry.options])
         raise ValueError(f"{name} has no size or option called {unknown[0]!r}; it has {known}")
+    for axis in fixed.keys() & entry.axes.keys():
+        require_whole(axis, fixed[axis], 1)
     return Checker(name, entry, forward, backward, dtype, TOLERANCE[dtype] if rtol is None else rtol)
 
 
@@ -175,7 +182,7 @@ def _counterexample(
 def find(name: str) -> Op:
     """The entry of that name; ValueError, listing all, if there is none."""
     ops = catalogue()
-    if name not in ops:
+    if not isinstance(name, str) or name not in ops:
         raise ValueError(f"no op is called {name!r}; choose one of {', '.join(sorted(ops))}")
     return ops[name]
 

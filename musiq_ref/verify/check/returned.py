@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,6 +23,29 @@ class MalformedError(Exception):
     def __init__(self, what: str, kind: str, sentence: str) -> None:
         super().__init__(sentence)
         self.what, self.kind = what, kind
+
+
+def require_positive(name: str, value: Any, below: float = math.inf) -> None:
+    """ValueError for what is no number above 0 and below a bound.
+
+    >>> require_positive("rtol", 0, 1)
+    Traceback (most recent call last):
+    ValueError: rtol is 0; it must be a number above 0 and below 1
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 < value < below:
+        raise ValueError(f"{name} is {value!r}; it must be a number above 0 and below {below:g}")
+
+
+def require_whole(name: str, value: Any, least: int) -> None:
+    """ValueError for what is no whole number of at least `least`.
+
+    >>> require_whole("tries", 0, 1)
+    Traceback (most recent call last):
+    ValueError: tries is 0; it must be a whole number of at least 1
+    """
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}")
 
 
 def call(what: str, f: Callable[..., Any], *args: Any) -> Any:
