@@ -23,7 +23,7 @@ from musiq_ref.image.tokenize import drop_padding, tokenize_backward
 from musiq_ref.model import performer as favor
 from musiq_ref.model.attention import allowed_keys, allowed_pairs, attention
 from musiq_ref.model.efficient import efficient_msa
-from musiq_ref.model.linformer import linformer
+from musiq_ref.model.linformer import linformer, linformer_backward
 from musiq_ref.model.parameters import add_params, flatten, map_params, nest, parameter_shapes
 from musiq_ref.training.run import train
 from musiq_ref.training.settings import Settings
@@ -186,6 +186,21 @@ def test_the_gradient_of_the_features_goes_through_maximum_and_norm(keys, rng):
             check_vjp(run, partial(features_wrong, **{term: False}), [x])
 
 
+def test_keys_that_are_equal_share_the_gradient_of_their_maximum(rng):
+    """As those of a white wall are. Both move at once, so the maximum has a derivative."""
+    draws, x = favor.random_features(5, 4, 0), 0.7 * rng.standard_normal((B, H, N, 4))
+    valid = np.ones((B, 1, 2 * N, 1), bool)
+
+    def both(x):
+        return favor.features(np.concatenate([x, x], axis=-2), draws, valid, eps=0.1)
+
+    def both_backward(dy, cache):
+        dx = favor.features_backward(dy, cache)
+        return dx[..., :N, :] + dx[..., N:, :]
+
+    assert check_vjp(both, both_backward, [x]) < 1e-6
+
+
 def test_the_parameters_of_a_softmax_model_fit_and_none_is_added():
     config = SMALL.replace(**KINDS["performer"])
     params, tokens = mq.init_params(SMALL), mq.batch([random_tokens(SMALL, 8, 0)])
@@ -249,6 +264,16 @@ def test_longer_than_its_matrices_is_refused_in_a_sentence():
         linformer(z, allowed_pairs(VALID), own, mq.OFFICIAL)
 
 
+def test_the_gradient_of_a_dropped_weight_is_seen_as_zero():
+    z, params = parts(attention="linformer", attention_rank=4, attention_length=11)
+    noise, seen = mq.Noise(np.random.default_rng(0), attention_dropout=0.5), {}
+    _, cache = linformer(z, allowed_keys(VALID), params, mq.OFFICIAL, noise=noise)
+    dropped = cache["factors"][3] == 0
+    linformer_backward(np.ones_like(z), cache, lambda name, array: seen.setdefault(name, array))
+    assert 0 < dropped.mean() < 1
+    assert np.array_equal(seen["compressed_weights"] == 0, dropped)
+
+
 # ---- both
 
 
@@ -274,8 +299,9 @@ def test_gradient_from_the_logits_to_the_pixels_and_parameters(kind):
 def test_the_mask_of_pairs_and_the_mask_of_keys_are_the_same(kind):
     z, params = parts(**KINDS[kind])
     run = msa_of(kind)
-    pairs, keys = (run(z, allow(VALID), params, mq.OFFICIAL)[0] for allow in (allowed_pairs, allowed_keys))
-    assert np.array_equal(pairs, keys)
+    for valid in (VALID, VALID[:, ::-1]):
+        pairs, keys = (run(z, allow(valid), params, mq.OFFICIAL)[0] for allow in (allowed_pairs, allowed_keys))
+        assert np.array_equal(pairs, keys)
 
 
 @every_kind
@@ -485,6 +511,21 @@ def test_a_performers_rollout_is_of_the_weights_it_implies():
     assert 0 < sum(m.sum() for m in maps) < 1
     row = attention_of_head(deterministic_image(1, 50, 70), params, config, block=0, head=2)
     np.testing.assert_allclose(row, seen[0][2, 0, 1:], rtol=1e-4)  # of tokens in float32
+
+
+def test_weights_whose_normaliser_is_not_above_epsilon_are_those_that_are_used():
+    config = mq.MusiqConfig.preset("tiny", **KINDS["performer"])
+    params = deterministic_params(config, 1, "float64")
+    tokens = drop_padding(mq.tokenize(deterministic_image(1, 50, 70), config, "float64"))
+    own = params["encoder"]["block_00"]["attention"]
+    for name in ("query", "key"):  # of huge ones the normalisers are not above ε, and get two more
+        own[name] = map_params(lambda a: 300 * a, own[name])
+    values, _ = trace(params, mq.batch([tokens]), config)
+    rows = []
+    watch_weights(params, tokens, config, lambda _, weights: rows.append(weights))
+    assert (rows[0].sum(axis=-1) < 0.9).any()
+    at = "encoder/block_00/attention"
+    np.testing.assert_allclose(rows[0] @ values[f"{at}/value"][0], values[f"{at}/heads"][0], rtol=1e-9, atol=1e-12)
 
 
 def test_a_linformer_has_no_weights_to_roll_out():
