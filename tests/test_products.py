@@ -98,7 +98,7 @@ def test_products_are_numpys_however_the_factors_lie_in_memory(sizes, batch, lef
     a, b = lying(left, n, k), lying(right, k, m)
     y = products()(Double(a), Double(b))
     assert y.dtype == dtype
-    np.testing.assert_allclose(to_numpy(y), a @ b, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(to_numpy(y), a @ b, rtol=4 * np.finfo(dtype).eps, atol=4 * np.finfo(dtype).eps)
 
 
 def test_the_heads_of_one_image_are_not_copied(monkeypatch):
@@ -106,7 +106,7 @@ def test_the_heads_of_one_image_are_not_copied(monkeypatch):
     multiply = products(library=(library := Cublas()))
     monkeypatch.setattr(type(cp), "ascontiguousarray", None, raising=False)  # whoever copies fails
     y = multiply(Double(q), Double(k.swapaxes(-1, -2)))
-    np.testing.assert_allclose(to_numpy(y), q @ k.swapaxes(-1, -2))
+    np.testing.assert_allclose(to_numpy(y), q @ k.swapaxes(-1, -2), rtol=1e-14)
     assert library.calls == [(COMPUTE["float64"], 3)]
 
 

@@ -62,11 +62,11 @@ def assert_same(one, other):
     there = dict(flatten(mq.load_checkpoint(other.last, "float64").params))
     for path, array in flatten(mq.load_checkpoint(one.last, "float64").params):
         if "key/bias" not in path:
-            np.testing.assert_allclose(there[path], array, rtol=0, atol=1e-7, err_msg=path)
-    assert one.validation == pytest.approx(other.validation, rel=1e-6)
+            np.testing.assert_allclose(there[path], array, rtol=0, atol=1e-10, err_msg=path)
+    assert one.validation == pytest.approx(other.validation, rel=1e-10)
     lines = [[json.loads(line) for line in result.log.read_text().splitlines()] for result in (one, other)]
     losses = [[line["loss"] for line in of_one if "loss" in line] for of_one in lines]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-10)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
