@@ -107,6 +107,7 @@ def test_other_keys_shapes_and_large_images_are_others():
     for key, length in (("one", 3), ("two", 3), ("one", 4), *[("large", PATCHES + 1)] * 4):
         graphs(gpu.run(square), key, images(1, length))
     assert gpu.events == ["run"] * 7
+    graphs(gpu.run(square), "one", [np.ones(3, "float32")])
     for i in range(MOST):
         graphs(gpu.run(square), i, images(1))
     graphs(gpu.run(square), "one", images(1))
