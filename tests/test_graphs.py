@@ -107,6 +107,7 @@ def test_other_keys_shapes_and_large_images_are_others():
     for key, length in (("one", 3), ("two", 3), ("one", 4), *[("large", PATCHES + 1)] * 4):
         graphs(gpu.run(square), key, images(1, length))
     assert gpu.events == ["run"] * 7
+    graphs(gpu.run(square), "one", [np.ones(3, "float32")])
     for i in range(MOST):
         graphs(gpu.run(square), i, images(1))
     graphs(gpu.run(square), "one", images(1))
@@ -121,5 +122,21 @@ def test_scores_of_one_size_are_those_of_each():
     for i in range(5):
         tokens = mq.tokenize(mq.verify.deterministic_image(i, 20, 50), config, "float64")
         found = to_numpy(mq.predict(there, tokens, config, device))
-        np.testing.assert_allclose(found, mq.predict(params, tokens, config), rtol=1e-10)
+        np.testing.assert_allclose(found, mq.predict(params, tokens, config), rtol=1e-13)
     assert gpu.events.count("launch") == 3
+
+
+def test_each_model_has_graphs_of_its_own_and_a_performer_none():
+    config, keys = mq.MusiqConfig.preset("tiny", width=24, mlp_width=20, longer_sides=(32,)), []
+    device = BACKEND._replace(
+        repeat=lambda run, key, arrays: keys.append(key) or run(*(from_numpy(array) for array in arrays))
+    )
+    params = map_params(from_numpy, mq.verify.deterministic_params(config, 1))
+    other = map_params(from_numpy, mq.verify.deterministic_params(config, 2))
+    tokens = mq.tokenize(mq.verify.deterministic_image(0, 20, 50), config)
+    for model in (params, params, other):
+        mq.predict(model, tokens, config, device)
+    mq.predict(params, tokens, config.replace(conventions=mq.PYIQA), device)
+    assert [keys.index(key) for key in keys] == [0, 0, 2, 3]
+    mq.predict(params, tokens, config.replace(attention="performer"), device)  # its draws are uploaded in each call
+    assert len(keys) == 4

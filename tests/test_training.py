@@ -24,7 +24,7 @@ from musiq_ref.outputs import is_ours
 from musiq_ref.training.datasets import DatasetError
 from musiq_ref.training.log import Log
 from musiq_ref.training.parallel import world_gradient
-from musiq_ref.training.run import train
+from musiq_ref.training.run import _thinned, train
 from musiq_ref.training.settings import RECIPES, Settings, recipe
 from musiq_ref.training.state import TrainingError, load_state
 from musiq_ref.training.step import Rates, batch_gradient
@@ -177,6 +177,26 @@ def test_patches_are_left_out_but_for_the_last_fifth(table, images, tmp_path, mo
     assert len({str(batch) for batch in seen}) == 5, "the same patches in two epochs"
     again = train(run, tmp_path / "again", table, progress=False)
     assert first.log.read_bytes() == again.log.read_bytes()
+
+
+def test_what_is_left_of_an_image_is_valid_in_order_and_never_nothing(rng):
+    order = np.arange(20)
+    tokens = mq.Tokens(order, order, order, order % 4 > 0)
+    for rate, count in ((0.6, 6), (0.99, 1)):
+        left = _thinned(tokens, rate, rng)
+        assert len(left.mask) == count
+        assert left.mask.all()
+        assert (np.diff(left.patches) > 0).all()  # a Linformer knows places
+        assert np.array_equal(left.patches, left.hash_index)
+
+
+def test_each_image_epoch_and_seed_leaves_out_other_patches(table, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("musiq_ref.training.run._thinned", lambda tokens, _, rng: drawn.append(rng.random()) or tokens)
+    for seed in (1, 2):
+        run = settings(epochs=2, batch=6, patch_dropout=0.75, seed=seed)
+        train(run, tmp_path / str(seed), table, progress=False)
+    assert len(set(drawn)) == len(drawn) == 24
 
 
 def test_results_come_in_order_however_long_they_take():

@@ -17,7 +17,9 @@ import musiq_ref as mq
 from musiq_ref.backend import VISIBLE, BackendError, get_backend
 from musiq_ref.cli import main
 from musiq_ref.cli.train import use_own_device
+from musiq_ref.model.inference import predict
 from musiq_ref.model.parameters import flatten
+from musiq_ref.ordered import in_order
 from musiq_ref.training import run as run_module
 from musiq_ref.training.parallel import World
 from musiq_ref.training.run import train
@@ -62,11 +64,11 @@ def assert_same(one, other):
     there = dict(flatten(mq.load_checkpoint(other.last, "float64").params))
     for path, array in flatten(mq.load_checkpoint(one.last, "float64").params):
         if "key/bias" not in path:
-            np.testing.assert_allclose(there[path], array, rtol=0, atol=1e-7, err_msg=path)
-    assert one.validation == pytest.approx(other.validation, rel=1e-6)
+            np.testing.assert_allclose(there[path], array, rtol=0, atol=1e-10, err_msg=path)
+    assert one.validation == pytest.approx(other.validation, rel=1e-10)
     lines = [[json.loads(line) for line in result.log.read_text().splitlines()] for result in (one, other)]
     losses = [[line["loss"] for line in of_one if "loss" in line] for of_one in lines]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-10)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
@@ -103,6 +105,24 @@ def test_a_step_waits_four_times_whatever_the_batch(table, tmp_path, monkeypatch
     go(tmp_path / "run", table, "double", batch=batch, dropout=0.0)
     uploads = batch * (len(mq.Tokens._fields) + 1)
     assert counts == [(4, 4 + uploads)] * (2 * 6 // batch)
+
+
+def test_a_device_validates_and_takes_one_micro_batch_after_another(table, tmp_path, monkeypatch):
+    scored, workers = [], []
+
+    def watched(params, *rest, **options):
+        scored.append(type(params["class_token"]))
+        return predict(params, *rest, **options)
+
+    def counted(run, items, threads, **options):
+        workers.append(threads)
+        return in_order(run, items, threads, **options)
+
+    monkeypatch.setattr("musiq_ref.training.validation.predict", watched)
+    monkeypatch.setattr("musiq_ref.training.step.in_order", counted)
+    go(tmp_path / "run", table, "double", epochs=1)
+    assert scored == [Double] * 3
+    assert workers == [1, 1]
 
 
 def test_a_parameter_that_is_not_finite_is_named_for_one_wait():

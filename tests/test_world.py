@@ -62,6 +62,13 @@ def test_every_picture_comes_twice_with_flaws_of_its_own(photographs, examples):
     assert len({one.image.shape for one, _ in pairs}) > len(pairs) / 2
 
 
+def test_another_seed_has_other_pictures_and_other_flaws(photographs, examples):
+    others = [world_example(1, index, photographs, 160) for index in range(0, 40, 2)]
+    pairs = list(zip(examples[:40:2], others, strict=True))
+    assert sum(a.image.shape != b.image.shape for a, b in pairs) > 10
+    assert sum(a.severity != b.severity for a, b in pairs) > 10
+
+
 def test_some_photographs_are_black_and_white(photographs):
     drawn = [untouched(np.random.default_rng(seed), photographs, 96)[1] for seed in range(300)]
     assert 0 < np.mean([(one == one[..., :1]).all() for one in drawn]) < 2 * GREY
