@@ -251,6 +251,23 @@ def test_optional_sections_are_folded_and_cost_no_time(tmp_path):
         False,
     ]
     assert ["hide-cell" in c.metadata.get("tags", []) for c in cells] == [False, False, False, True, False, False]
+    path.write_text(kept + corner + kept.replace("## A", "### A") + corner.replace("###", "##") + corner, "utf-8")
+    folded = [i for i, c in enumerate(notebooks.read(path).cells) if "hide-cell" in c.metadata.get("tags", [])]
+    assert folded == [3, 7, 9]  # a heading of the same level ends it, one below does not
+
+
+def test_prose_alone_keeps_outputs_and_other_code_does_not(tmp_path):
+    path = tmp_path / "sources" / "99_prose.py"
+    path.parent.mkdir()
+    path.write_text("# %% [markdown]\n# one\n# %%\n1 + 1\n", "utf-8")
+    nbformat.write(notebooks.build(path), notebooks.stored(path))
+    path.write_text("# %% [markdown]\n# two\n# %%\n1 + 1\n", "utf-8")
+    prose, code = notebooks.with_stored_outputs(path).cells
+    assert prose.source == "two"
+    assert code.outputs[0].data["text/plain"] == "2"
+    path.write_text("# %%\n1 + 2\n", "utf-8")
+    with pytest.raises(SystemExit, match="has other code than its notebook"):
+        notebooks.with_stored_outputs(path)
 
 
 def test_a_quiz_answers_for_itself(monkeypatch):
