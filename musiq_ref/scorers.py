@@ -18,7 +18,7 @@ from musiq_ref.checkpoint import Checkpoint, load_checkpoint
 from musiq_ref.config import Conventions
 from musiq_ref.image.decode import ImageError, ImageLike, decode
 from musiq_ref.image.limits import too_many_patches
-from musiq_ref.image.tokenize import Tokens, drop_padding, scales_of, tokens_for
+from musiq_ref.image.tokenize import Tokens, scales_of, tokens_for
 from musiq_ref.model.folded import fold
 from musiq_ref.model.head import expected_score
 from musiq_ref.model.inference import predict, predict_packed
@@ -140,7 +140,7 @@ class Scorer:
 
                     def logits(patches: int, tokens: Callable[[], Tokens]) -> Any:
                         if self.device is not NUMPY:
-                            return packer(drop_padding(tokens()))
+                            return packer(tokens())
                         if patches <= LARGE:
                             return predict(self.model, tokens(), self.config, NUMPY, say, threads // workers)
                         with readied:  # one is at work, and one more has its tokens
@@ -187,7 +187,7 @@ class Scorer:
             patches = max(scale.kept for scale in scales_of(height, width, self.config))
             if problem := too_many_patches(patches, self.config.patch_size, self.max_pixels):
                 raise ImageError(f"{name} {problem}")
-            value, distribution = self._value(logits(patches, lambda: tokens_for(pixels, self.config, self.dtype)))
+            value, distribution = self._value(logits(patches, lambda: self._tokens(pixels)))
         except ImageError:
             raise
         except ValueError as error:
@@ -197,6 +197,11 @@ class Scorer:
             raise MemoryError(f"{name}: too large for the memory of {where}; reduce it, or use another") from None
         log.debug("%s scores %s", name, value)
         return Score(value, distribution, path, height, width)
+
+    def _tokens(self, pixels: np.ndarray) -> Tokens:
+        """Where the model is, the patches too."""
+        with self.device.guard():
+            return tokens_for(pixels, self.config, self.dtype, self.device)
 
     def _together(self, tokens: Sequence[Tokens]) -> Any:
         """Logits of several images, on a device."""

@@ -7,6 +7,7 @@ import pytest
 from agreement import MODELS, PADDED, golden
 
 import musiq_ref as mq
+from musiq_ref.backend import namespace
 from musiq_ref.model.inference import predict_packed
 from musiq_ref.model.parameters import flatten, map_params
 from musiq_ref.training.optimizers import OPTIMIZERS, clip_by_global_norm
@@ -63,6 +64,20 @@ def test_images_of_different_sizes_scored_together(device):
     tokens = [mq.tokenize(deterministic_image(i, 20 + 9 * i, 41), SMALL, "float64") for i in range(11)]
     packed = predict_packed(map_params(device.from_numpy, params), tokens, SMALL, device)
     assert close(np.stack([mq.predict(params, one, SMALL) for one in tokens]), device.to_numpy(packed), 1e-12)
+
+
+@pytest.mark.parametrize("conventions", [mq.OFFICIAL, mq.PYIQA], ids=["gaussian", "bicubic"])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_pixels_are_resized_and_cut_where_the_model_is(device, conventions, dtype):
+    config, image = SMALL.replace(conventions=conventions, longer_sides=(16, 32)), deterministic_image(1, 70, 45)
+    here, there = mq.tokenize(image, config, dtype), mq.tokenize(image, config, dtype, backend=device)
+    assert namespace(there.patches) is namespace(device.from_numpy(image))
+    assert close(here.patches, device.to_numpy(there.patches), TOLERANCE[dtype])
+    for one, other in zip(here[1:], there[1:], strict=True):
+        np.testing.assert_array_equal(one, other)
+    params = deterministic_params(config, 1, dtype)
+    score = mq.predict(map_params(device.from_numpy, params), there, config, device)
+    assert close(mq.predict(params, here, config), device.to_numpy(score), TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

@@ -19,7 +19,7 @@ class Gpu:
 
     def __init__(self, refuses=None, stale=False):
         self.refuses, self.stale, self.capturing, self.events, self.calls = refuses, stale, False, [], []
-        self.asarray, self.asnumpy = from_numpy, to_numpy
+        self.asarray, self.asnumpy, self.array = from_numpy, to_numpy, cp.array
         self.cuda = SimpleNamespace(
             MemoryPool=lambda: SimpleNamespace(malloc=None),
             using_allocator=lambda malloc: nullcontext(),
@@ -100,6 +100,15 @@ def test_a_graph_that_gives_another_result_is_given_up(caplog):
         np.testing.assert_array_equal(to_numpy(graphs(gpu.run(square), "key", [x])), x * x + 1)
     assert gpu.events.count("launch") == 1
     assert "another result" in caplog.text
+
+
+def test_images_that_are_there_already_are_copied_into_the_graph():
+    graphs = Graphs(gpu := Gpu())
+    for x in images(6):
+        there = from_numpy(x)
+        np.testing.assert_array_equal(to_numpy(graphs(gpu.run(square), "key", [there])), x * x + 1)
+        there *= 0  # its memory is another's now
+    assert gpu.events.count("launch") == 4
 
 
 def test_other_keys_shapes_and_large_images_are_others():

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from musiq_ref.backend import Array, on_host
+
 MOST = 8  # graphs that are kept; each keeps the memory of one image's activations
 PATCHES = 2048  # of an image of more, starting the kernels takes less time than they do
 AGREE = 1e-3  # by how much of the largest result a graph may differ from plain launches
@@ -44,8 +46,8 @@ class Graphs:
             OrderedDict()
         )  # None: seen once; "plain"; Captured; (Captured, "right")
 
-    def __call__(self, function: Callable[..., Any], key: Hashable, arrays: Sequence[np.ndarray]) -> Any:
-        """function(*arrays on the GPU).
+    def __call__(self, function: Callable[..., Any], key: Hashable, arrays: Sequence[Array]) -> Any:
+        """function(*arrays on the GPU), where some may lie already.
 
         key: what else the function reads; two calls with equal keys and shapes launch the same
         """
@@ -80,7 +82,7 @@ class Graphs:
 
     def _capture(self, function, arrays) -> Captured:
         cuda = self.cupy.cuda
-        inputs, pool, stream = [self.cupy.asarray(a) for a in arrays], cuda.MemoryPool(), cuda.Stream(non_blocking=True)
+        inputs, pool, stream = [self.cupy.array(a) for a in arrays], cuda.MemoryPool(), cuda.Stream(non_blocking=True)
         cuda.get_current_stream().synchronize()
         with cuda.using_allocator(pool.malloc), stream:
             stream.begin_capture()
@@ -94,7 +96,10 @@ class Graphs:
 
     def _replay(self, captured: Captured, arrays):
         for there, here in zip(captured.inputs, arrays, strict=True):
-            there.set(np.ascontiguousarray(here))
+            if on_host(here):
+                there.set(np.ascontiguousarray(here))
+            else:
+                there[...] = here
         captured.graph.launch()
         return captured.result.copy()
 

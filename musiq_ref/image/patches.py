@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from musiq_ref.backend import Array
 from musiq_ref.ops.convolution import pad_same, same_padding
 
 
@@ -18,7 +19,7 @@ def patch_grid(height: int, width: int, patch_size: int) -> tuple[int, int]:
     return math.ceil(height / patch_size), math.ceil(width / patch_size)
 
 
-def extract_patches(image: np.ndarray, patch_size: int) -> np.ndarray:
+def extract_patches(image: Array, patch_size: int) -> Array:
     """Non-overlapping P × P patches, row by row; the image is zero-padded "SAME", the smaller half before.
 
     image: (H, W, 3)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
+from musiq_ref.backend import Array, namespace, on_host
+
 RADIUS, SIGMA = 1.5, 0.5  # of the Gaussian, in pixels of the input
 CUBIC_A = -0.75  # PyTorch's bicubic kernel
 
@@ -92,10 +94,10 @@ FILTER = {"gaussian": gaussian_matrix, "bicubic": bicubic_matrix}
 """The matrix for each value of `Conventions.resize`."""
 
 
-def resize(image: np.ndarray, height: int, width: int, kind: str = "gaussian") -> np.ndarray:
+def resize(image: Array, height: int, width: int, kind: str = "gaussian") -> Array:
     """The image at another size, filtered first along its height, then along its width.
 
-    image: (H, W, 3), floating
+    image: (H, W, 3), floating, of any array library
     returns (height, width, 3) of the same dtype
 
     >>> resize(np.ones((5, 7, 3)), 3, 4, "bicubic").shape
@@ -116,11 +118,12 @@ def resize_backward(dy: np.ndarray, shape: tuple[int, ...], kind: str = "gaussia
     return _apply_to_axis_0(rows.T, _apply_to_axis_1(columns.T, dy))
 
 
-def _apply_to_axis_0(matrix, image: np.ndarray) -> np.ndarray:
-    """matrix (n, H) times image (H, W, 3)."""
-    return (matrix @ image.reshape(len(image), -1)).reshape(-1, *image.shape[1:])
+def _apply_to_axis_0(matrix: csr_array, image: Array) -> Array:
+    """matrix (n, H) times image (H, W, 3); on a device, which has no use for zeros left out, with all of them."""
+    there = matrix if on_host(image) else namespace(image).asarray(matrix.toarray())
+    return (there @ image.reshape(len(image), -1)).reshape(-1, *image.shape[1:])
 
 
-def _apply_to_axis_1(matrix, image: np.ndarray) -> np.ndarray:
+def _apply_to_axis_1(matrix: csr_array, image: Array) -> Array:
     """matrix (n, W) times image (H, W, 3) along its second axis."""
-    return np.ascontiguousarray(_apply_to_axis_0(matrix, image.swapaxes(0, 1)).swapaxes(0, 1))
+    return namespace(image).ascontiguousarray(_apply_to_axis_0(matrix, image.swapaxes(0, 1)).swapaxes(0, 1))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
+from musiq_ref.backend import NUMPY, Array, Backend, namespace
 from musiq_ref.config import MusiqConfig
 from musiq_ref.image.decode import ImageLike, decode
 from musiq_ref.image.hash import hash_index
@@ -83,7 +84,7 @@ def scales_of(height: int, width: int, config: MusiqConfig) -> list[Scale]:
     return scales
 
 
-def normalize(image: np.ndarray, dtype: DTypeLike = "float32") -> np.ndarray:
+def normalize(image: Array, dtype: DTypeLike = "float32") -> Array:
     """x = −1 + 2·(u/255) of 8-bit values u, or −1 + 2·v of floating values v in 0 … 1   (SPEC 3)
 
     image, x: (H, W, 3)
@@ -101,6 +102,7 @@ def tokenize(
     config: MusiqConfig,
     dtype: DTypeLike | None = None,
     tap: Callable[[str, Any], Any] | None = None,
+    backend: Backend = NUMPY,
 ) -> Tokens:
     """The tokens of one image.
 
@@ -108,6 +110,7 @@ def tokenize(
     dtype: of the pixels and of the resize: by default float32 for 8-bit images, as the authors compute, and the
         image's own for floating ones
     tap: sees and may replace the pixels of every scale, "pixels/scale_0", … in the order of the tokens
+    backend: where pixels are resized and cut into patches, which stay there; indices and mask are NumPy arrays anyway
 
     Raises ImageError for what is no image, ValueError for another dtype or an image too elongated for a scale.
 
@@ -118,7 +121,7 @@ def tokenize(
     image = decode(image)
     if dtype is not None and np.dtype(dtype) not in (np.float32, np.float64):
         raise ValueError(f"dtype is {dtype!r}; choose 'float32' or 'float64'")
-    x = normalize(image, dtype or (np.float64 if image.dtype == np.float64 else np.float32))
+    x = normalize(backend.from_numpy(image), dtype or (np.float64 if image.dtype == np.float64 else np.float32))
     P, G = config.patch_size, config.grid_size
     parts = []
     for k, scale in enumerate(scales_of(x.shape[0], x.shape[1], config)):
@@ -133,10 +136,10 @@ def tokenize(
                 _fit(np.ones(len(index), bool), scale.length),
             )
         )
-    return Tokens(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+    return Tokens(*(namespace(arrays[0]).concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
-def tokens_for(image: ImageLike, config: MusiqConfig, dtype: DTypeLike) -> Tokens:
+def tokens_for(image: ImageLike, config: MusiqConfig, dtype: DTypeLike, backend: Backend = NUMPY) -> Tokens:
     """The tokens of one image for a model that computes in `dtype`.
 
     The pixels are resized in that dtype, but 8-bit ones through the authors' filter always in float32, in which that
@@ -147,7 +150,7 @@ def tokens_for(image: ImageLike, config: MusiqConfig, dtype: DTypeLike) -> Token
     """
     image = decode(image)
     float32 = image.dtype == np.uint8 and config.conventions.resize == "gaussian"
-    return tokenize(image, config, "float32" if float32 else dtype)
+    return tokenize(image, config, "float32" if float32 else dtype, backend=backend)
 
 
 def tokenize_backward(dpatches: np.ndarray, height: int, width: int, config: MusiqConfig) -> np.ndarray:
@@ -200,8 +203,9 @@ def batch(tokens: Sequence[Tokens]) -> Tokens:
     return Tokens(*(np.stack([_fit(a, length) for a in arrays]) for arrays in zip(*tokens, strict=True)))
 
 
-def _fit(array: np.ndarray, length: int) -> np.ndarray:
+def _fit(array: Array, length: int) -> Array:
     """The array cut, or padded with zeros, to that many rows."""
     if len(array) >= length:
         return array[:length]
-    return np.concatenate([array, np.zeros((length - len(array), *array.shape[1:]), array.dtype)])
+    xp = namespace(array)
+    return xp.concatenate([array, xp.zeros((length - len(array), *array.shape[1:]), array.dtype)])
