@@ -19,6 +19,7 @@ from musiq_ref.backend import VISIBLE, BackendError, erf, get_backend, namespace
 from musiq_ref.cli import main
 from musiq_ref.model import inference
 from musiq_ref.model.parameters import map_params
+from musiq_ref.ops.fused import product
 
 TINY = mq.MusiqConfig.preset("tiny")
 
@@ -68,7 +69,7 @@ def test_a_precision_is_named_after_a_colon(monkeypatch):
 
 def test_without_cublas_cupys_own_products_serve_but_for_another_precision(monkeypatch):
     plant(monkeypatch)
-    assert musiq_ref_cupy._products(sys.modules["cupy"], "float32") is np.matmul
+    assert musiq_ref_cupy._products(sys.modules["cupy"], "float32") is product.readable
     with pytest.raises(BackendError, match=r"cuBLAS was not found for products in tf32 \(OSError: libcublas.so.987"):
         get_backend("cupy:tf32")
 

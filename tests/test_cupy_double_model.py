@@ -140,7 +140,8 @@ def test_a_training_step_waits_only_for_its_loss(optimizer, loss):
     assert result_there.loss == pytest.approx(result.loss, rel=1e-12)
     assert_equal(result_there.scores, result.scores, 1e-12)
     for path, array in flatten(trained):
-        assert_equal(dict(flatten(trained_there))[path], array, 1e-12)
+        if "key/bias" not in path:  # softmax ignores them: their gradients are rounding, which Adam makes large
+            assert_equal(dict(flatten(trained_there))[path], array, 1e-12)
 
 
 def test_the_loss_is_read_after_all_images_have_been_started(monkeypatch):

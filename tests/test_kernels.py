@@ -12,7 +12,6 @@ import os
 import shutil
 import sys
 
-import musiq_ref_cupy.kernels
 import numpy as np
 import pytest
 from cuda_on_cpu import KernelError, compile_on_cpu, compile_variants
@@ -20,7 +19,7 @@ from cupy_double import BACKEND, Double, counters, cp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from musiq_ref_cupy.kernels import Kernels
-from musiq_ref_cupy.launch import SOURCE, Kept, name_expressions
+from musiq_ref_cupy.launch import MANY, SOURCE, Kept, name_expressions
 
 import musiq_ref as mq
 from musiq_ref.backend import get_backend
@@ -84,15 +83,8 @@ def pool_inputs(draw):
 def mask_inputs(draw):
     B, H, Q, N = draw.lengths(3, 4, 5, 70)
     how, value = [("add", -1e10), ("fill", -1e3), ("add", -math.inf)][draw.lengths(3)[0] - 1]
-    return draw(B, H, Q, N), draw.rng.random((B, 1, Q, N)) < 0.7, how, value
-
-
-def attend_inputs(draw):
-    B, H, N, D, masked = draw.lengths(2, 3, 45, 40, 2)
-    D = D if draw.dtype == "float64" else 3 * D  # shared memory has room for that
-    valid = draw.rng.random((B, N)) < 0.7
-    valid[:, -1] = True
-    return draw(B, H, N, D), draw(B, H, N, D), draw(B, H, N, D), valid if masked == 2 else None
+    of_pairs = draw.lengths(2)[0] == 2
+    return draw(B, H, Q, N), draw.rng.random((B, 1, Q if of_pairs else 1, N)) < 0.7, how, value
 
 
 def sgd_inputs(draw):
@@ -115,7 +107,7 @@ def kernel_gradient_backward(dy, cache):
 
 
 CASES = {
-    "product": (fused.product, None, lambda draw: (draw(2, 3, 5), draw(2, 5, 7))),
+    "product": (fused.product, None, lambda draw: (draw(2, 3, 5), draw(2, 5, 7), 1 + draw.rng.random())),
     "linear": (linear.linear, linear.linear_backward, lambda draw: (draw(2, 3, 5), draw(5, 7), draw(7))),
     "layer_norm": (layer_norm.layer_norm, layer_norm.layer_norm_backward, norm_inputs),
     "bias_residual_layer_norm": (
@@ -134,7 +126,6 @@ CASES = {
     "convolution": (convolution.convolution, convolution.convolution_backward, convolution_inputs),
     "kernel_gradient": (kernel_gradient_forward, kernel_gradient_backward, convolution_inputs),
     "max_pool": (max_pool.max_pool, max_pool.max_pool_backward, pool_inputs),
-    "attend": (fused.attend, fused.attend_backward, attend_inputs),
     "sgd_step": (optimizers.sgd_step, None, sgd_inputs),
     "adam_step": (optimizers.adam_step, None, adam_inputs),
 }
@@ -210,11 +201,6 @@ def device():
         yield from registered(kernels)
 
 
-@pytest.fixture(autouse=True)
-def _always_in_tiles(monkeypatch):
-    monkeypatch.setattr(musiq_ref_cupy.kernels, "QUADRATIC", 0)
-
-
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @settings(max_examples=8)
@@ -238,7 +224,16 @@ def test_every_kernel_is_compared():
     assert set(Kernels.OPS) == compared & set(Kernels.OPS) | {convolution.kernel_gradient}
 
 
-@pytest.mark.parametrize("kept", [attention_fused.KEPT, 0], ids=["weights kept", "in tiles"])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_sums_of_many_rows(device, dtype, rng):
+    x = rng.standard_normal((3, MANY // 3 + 50, 45)).astype(dtype)
+    assert x.shape[0] * x.shape[1] > MANY
+    there = device.from_numpy(x)
+    sums = device.to_numpy(fused.product.kernels[type(there)].__self__.sum_rows(there))
+    np.testing.assert_allclose(sums, x.sum(axis=(0, 1), dtype="float64"), rtol=0, atol=1e2 * TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("kept", [attention_fused.KEPT, 0], ids=["weights kept", "computed again"])
 @pytest.mark.parametrize("conventions", [mq.OFFICIAL, mq.PYIQA], ids=["official", "pyiqa"])
 def test_the_whole_model_through_the_kernels(device, conventions, kept, monkeypatch):
     """Scores, logits and gradients are NumPy's; between upload and result nothing is waited for."""
@@ -259,7 +254,7 @@ def test_the_whole_model_through_the_kernels(device, conventions, kept, monkeypa
     gradients_there = mq.backward(dlogits_there, cache)
     assert ON_GPU or (counters.synchronisations, counters.transfers) == (0, 0)
     predicted = mq.predict(there, tokens[0], config, device)
-    assert ON_GPU or (counters.synchronisations, counters.transfers) == (0, len(mq.Tokens._fields))
+    assert ON_GPU or (counters.synchronisations, counters.transfers) == (0, 4)  # patches, rows, hashes and scales
     assert ON_GPU or launches() - before > 50
 
     pairs = [(logits_there, logits), (predicted, logits[0]), (gradients_there.patches, gradients.patches)]
@@ -297,27 +292,19 @@ FAULTS = {
         "= sum;\n    int first",
     ),
     "group means overwritten too early": ("group_norm", "__syncthreads(); // until nobody reads what was there", "//"),
-    "a tile read before it is there": (
-        "attend",
-        "load_tile(v + start, values, first, N, D);\n        __syncthreads();",
-        "load_tile(v + start, values, first, N, D);",
-    ),
-    "a tile overwritten while it is read": ("attend", "__syncthreads(); // until nobody reads the last tile", "//"),
     "a wrong reduction width": (
         "softmax",
         "int mask = 16; mask; mask /= 2) x +=",
         "int mask = 8; mask; mask /= 2) x +=",
     ),
-    "a shuffle for some": ("softmax", "peak = warp_max(peak);", "if (threadIdx.x < 20) peak = warp_max(peak);"),
+    "a shuffle for some": ("softmax", "total = warp_sum(", "if (threadIdx.x < 20) total = warp_sum("),
+    "a sum that is not rescaled": ("softmax", "total = total * exp(peak - origin) +", "total = total +"),
+    "sums of lanes that are not rescaled": ("softmax", "warp_sum(total * exp(peak - origin))", "warp_sum(total)"),
     "a row too many": ("softmax", "if (row >= rows) return;", "if (row > rows) return;"),
     "a column too many": ("layer_norm", "d < D; d += 32) sum += x[d];", "d <= D; d += 32) sum += x[d];"),
     "a channel too many": ("group_norm", "c < first + size; c++", "c <= first + size; c++"),
     "no mask": ("masked_softmax", "!allowed || allowed[j] ? x[j]", "true ? x[j]"),
-    "the mask of another image": ("masked_softmax", "row / HQ * Q + row % Q", "row % Q"),
-    "no mask of keys": ("attend", "(!valid || valid[first + lane])", "true"),
-    "keys behind the last one": ("attend", "first + lane < N && ", ""),
-    "a sum that is not rescaled": ("attend", "sum[l] *= keep;", "sum[l] *= 1;"),
-    "a query's number in place of a key's": ("attend", "query = KEY ? j : i", "query = i"),
+    "the mask of another image": ("masked_softmax", "row / HM * Q + row % Q", "row % Q"),
     "a row of padding too few": ("convolution", "row >= 0 && row < h &&", "row >= 0 && row <= h &&"),
     "windows that do not begin here": ("convolution", "row % stride || ", ""),
     "the last of equal ones": ("max_pool", "value > best", "value >= best"),
@@ -337,7 +324,7 @@ FAULTS = {
 }
 
 
-KERNELS = {"attend": "attention", "masked_softmax": "softmax", "group_norm_relu": "group_norm", "convolution": "im2col"}
+KERNELS = {"masked_softmax": "softmax", "group_norm_relu": "group_norm", "convolution": "im2col"}
 """The kernels that a case is about begin so; elsewhere, as the case."""
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from musiq_ref_cupy.launch import SOURCE, name_expressions
+from musiq_ref_cupy.launch import OPTIONS, SOURCE, name_expressions
 
 pytestmark = pytest.mark.frameworks("nvidia")
 
@@ -27,7 +27,8 @@ def compile(nvrtc, source: str, names: list[str], architecture: int) -> tuple[in
     assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernels.cu", 0, None, None) == 0
     for name in names:
         assert nvrtc.nvrtcAddNameExpression(program, name.encode()) == 0
-    options = (ctypes.c_char_p * 2)(f"--gpu-architecture=sm_{architecture}".encode(), b"--std=c++17")
+    given = [f"--gpu-architecture=sm_{architecture}", *OPTIONS]
+    options = (ctypes.c_char_p * len(given))(*map(str.encode, given))
     result = nvrtc.nvrtcCompileProgram(program, len(options), options)
     nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(length))
     text = ctypes.create_string_buffer(length.value)

@@ -40,9 +40,9 @@ class Cublas:
         self.cublasGemmStridedBatchedEx = Function(self.gemm)
 
     def gemm(self, handle, turn_a, turn_b, m, n, k, alpha, *rest):
-        """C = op(A)·op(B), all with their columns one after another: (m, k), (k, n), (m, n)."""
+        """C = α·op(A)·op(B), all with their columns one after another: (m, k), (k, n), (m, n)."""
         (a, a_type, lda, a_step, b, b_type, ldb, b_step, beta, c, c_type, ldc, c_step, count, compute, algorithm) = rest
-        assert (alpha._obj.value, beta._obj.value, algorithm) == (1, 0, -1)
+        assert (beta._obj.value, algorithm) == (0, -1)
         assert a_type == b_type == c_type
         dtype = (np.float32, np.float64)[c_type]
         assert type(alpha._obj) is (ctypes.c_float, ctypes.c_double)[c_type]
@@ -59,7 +59,8 @@ class Cublas:
                 factor = _matrix(address + i * step * dtype().itemsize, rows, columns, ld, dtype)
                 factor = factor.astype("float16").astype(dtype) if compute == COMPUTE["float16"] else factor
                 factors.append(factor.T if turned else factor)
-            _matrix(c + i * c_step * dtype().itemsize, m, n, ldc, dtype)[...] = factors[0] @ factors[1]
+            product = alpha._obj.value * (factors[0] @ factors[1])
+            _matrix(c + i * c_step * dtype().itemsize, m, n, ldc, dtype)[...] = product
         return 0
 
 
@@ -97,9 +98,10 @@ def test_products_are_numpys_however_the_factors_lie_in_memory(left, right):
     sizes = itertools.product((1, 3), (1, 4), (1, 2))
     for (n, k, m), batch, dtype in itertools.product(sizes, ((), (3,), (2, 3), (1, 3)), ("float32", "float64")):
         a, b = lying(left, batch, n, k, dtype), lying(right, batch, k, m, dtype)
-        y = products()(Double(a), Double(b))
+        y = products()(Double(a), Double(b), 0.5)
         assert y.dtype == dtype
-        np.testing.assert_allclose(to_numpy(y), a @ b, rtol=4 * np.finfo(dtype).eps, atol=4 * np.finfo(dtype).eps)
+        half, eps = a @ b / 2, np.finfo(dtype).eps
+        np.testing.assert_allclose(to_numpy(y), half, rtol=4 * eps, atol=4 * eps)
 
 
 def test_the_heads_of_one_image_are_not_copied(monkeypatch):

@@ -46,10 +46,10 @@ def backend(precision: str = "float32") -> Backend:
     erf.register(cupy.ndarray)(special.erf)
     from musiq_ref_cupy.graphs import Graphs
     from musiq_ref_cupy.kernels import Kernels  # here, as it imports all of the ops
-    from musiq_ref_cupy.launch import SOURCE
+    from musiq_ref_cupy.launch import OPTIONS, SOURCE
 
     def compile(names: list[str]) -> Any:
-        return cupy.RawModule(code=SOURCE, options=("--std=c++17",), name_expressions=names)
+        return cupy.RawModule(code=SOURCE, options=OPTIONS, name_expressions=names)
 
     Kernels(cupy.ndarray, cupy, compile, _products(cupy, precision)).register()
     return Backend("cupy", _guarded(cupy.asarray), _guarded(cupy.asnumpy), guard, Graphs(cupy))
@@ -57,6 +57,7 @@ def backend(precision: str = "float32") -> Backend:
 
 def _products(cupy: Any, precision: str) -> Callable[[Any, Any], Any]:
     """Products by cuBLAS; by CuPy's own call of it where the library is not found, as on Windows."""
+    from musiq_ref.ops.fused import product
     from musiq_ref_cupy.products import Products, load_cublas
 
     try:
@@ -64,7 +65,7 @@ def _products(cupy: Any, precision: str) -> Callable[[Any, Any], Any]:
     except OSError as error:
         if precision != "float32":
             raise BackendError(f"cuBLAS was not found for products in {precision} ({_first_line(error)})") from error
-        return cupy.matmul
+        return product.readable
     with guard():
         return Products(cupy, library, lambda: cupy.cuda.get_current_stream().ptr, precision)
 

@@ -13,6 +13,8 @@ extern __shared__ double shared[];
 
 template <class T> __device__ T lowest() { return log((T)0); } // −∞
 
+template <class T> __device__ T finite(T x) { return x == lowest<T>() ? 0 : x; } // a row that is −∞ everywhere gives zeros
+
 template <class T> __device__ T warp_sum(T x) {
     for (int mask = 16; mask; mask /= 2) x += __shfl_xor_sync(~0u, x, mask);
     return x;
@@ -71,8 +73,21 @@ template <class T> __global__ void layer_norm_backward(const T *dy, const T *x, 
     }
 }
 
-// Σ dy·x̂ and Σ dy over `strip` rows: (strips, D), whose columns are added up afterwards, always in the same order.
+// Σ x over `strip` rows of (rows, D): (strips, D), whose columns are added up afterwards, always in the same order.
 // Blocks of (32, W) threads: 32 neighbouring columns, W rows at a time.
+template <class T> __global__ void column_sums(const T *x, T *sums, int rows, int D, int strip) {
+    T *own = (T *)shared + threadIdx.y * 32 + threadIdx.x, sum = 0;
+    int d = blockIdx.x * 32 + threadIdx.x, end = min(rows, (int)(blockIdx.y + 1) * strip);
+    for (int row = blockIdx.y * strip + threadIdx.y; row < end && d < D; row += blockDim.y) sum += x[(Index)row * D + d];
+    *own = sum;
+    __syncthreads();
+    if (threadIdx.y == 0 && d < D) {
+        for (int w = 1; w < blockDim.y; w++) sum += own[32 * w];
+        sums[(Index)blockIdx.y * D + d] = sum;
+    }
+}
+
+// Σ dy·x̂ and Σ dy over `strip` rows, in the same way
 template <class T> __global__ void layer_norm_sums(const T *dy, const T *x, const T *mean, const T *rho, T *dgamma, T *dbeta,
                                                    int rows, int D, int strip) {
     T *part = (T *)shared, *own = part + 2 * (threadIdx.y * 32 + threadIdx.x), dot = 0, sum = 0;
@@ -93,31 +108,35 @@ template <class T> __global__ void layer_norm_sums(const T *dy, const T *x, cons
 
 // --------------------------------------------------------------------------------------------- softmax: a warp a row
 
-// x, y: (B, H, Q, N), rows = B·H·Q; allowed: (B, 1, Q, N) or null; forbidden ones get `value`, in place of x or added
-template <class T> __global__ void softmax(const T *x, const bool *allowed, T *y, int rows, int N, int Q, int HQ, int fill, T value) {
+// x, y: (B, H, M, N), rows = B·H·M; allowed: (B, 1, Q, N), Q = M or 1, or null; forbidden ones get `value`, in place of x or
+// added. The sum so far is rescaled whenever a larger number turns up, so that x is read only twice.
+template <class T> __device__ T masked(const T *x, const bool *allowed, int j, int fill, T value) {
+    return !allowed || allowed[j] ? x[j] : fill ? value : x[j] + value;
+}
+
+template <class T> __global__ void softmax(const T *x, const bool *allowed, T *y, int rows, int N, int Q, int HM, int fill, T value) {
     int row = blockIdx.x * blockDim.y + threadIdx.y;
     if (row >= rows) return;
     x += (Index)row * N; y += (Index)row * N;
-    if (allowed) allowed += (Index)(row / HQ * Q + row % Q) * N;
+    if (allowed) allowed += (Index)(row / HM * Q + row % Q) * N;
     T peak = lowest<T>(), total = 0;
     for (int j = threadIdx.x; j < N; j += 32) {
-        T masked = !allowed || allowed[j] ? x[j] : fill ? value : x[j] + value;
-        peak = max(peak, masked);
-        y[j] = masked; // each lane reads what it wrote
+        T logit = masked(x, allowed, j, fill, value), higher = max(peak, logit), origin = finite(higher);
+        total = total * exp(peak - origin) + exp(logit - origin);
+        peak = higher;
     }
-    peak = warp_max(peak);
-    T origin = peak == lowest<T>() ? 0 : peak; // a row that is −inf everywhere gives zeros
-    for (int j = threadIdx.x; j < N; j += 32) { y[j] = exp(y[j] - origin); total += y[j]; }
-    total = warp_sum(total);
-    for (int j = threadIdx.x; j < N; j += 32) y[j] /= total == 0 ? 1 : total;
+    T origin = finite(warp_max(peak));
+    total = warp_sum(total * exp(peak - origin));
+    T scale = 1 / (total == 0 ? 1 : total);
+    for (int j = threadIdx.x; j < N; j += 32) y[j] = exp(masked(x, allowed, j, fill, value) - origin) * scale;
 }
 
 // dx = y·(dy − Σ dy·y); where something was filled in, 0
-template <class T> __global__ void softmax_backward(const T *dy, const T *y, const bool *allowed, T *dx, int rows, int N, int Q, int HQ, int fill) {
+template <class T> __global__ void softmax_backward(const T *dy, const T *y, const bool *allowed, T *dx, int rows, int N, int Q, int HM, int fill) {
     int row = blockIdx.x * blockDim.y + threadIdx.y;
     if (row >= rows) return;
     dy += (Index)row * N; y += (Index)row * N; dx += (Index)row * N;
-    if (allowed) allowed += (Index)(row / HQ * Q + row % Q) * N;
+    if (allowed) allowed += (Index)(row / HM * Q + row % Q) * N;
     T dot = 0;
     for (int j = threadIdx.x; j < N; j += 32) dot += dy[j] * y[j];
     dot = warp_sum(dot);
@@ -299,96 +318,4 @@ template <class T> __global__ void adam_step(const T *theta, const T *g, const T
     new_m[i] = m[i] + less1 * (slope - m[i]);
     new_v[i] = beta2 * v[i] + less2 * slope * slope;
     new_theta[i] = shrink * theta[i] - eta * new_m[i] / (sqrt(new_v[i]) / root2 + eps);
-}
-
-// ------------------------------------------------------------------------- attention in tiles: a warp a query (or key)
-//
-// The N × N weights are never in memory. A block takes W queries past all keys, 32 at a time, which it first puts into
-// shared memory. There a lane is first a key, whose product with the query it makes, and then a few of the D dimensions
-// of the sum of values. The sum so far is rescaled whenever a larger logit turns up.
-
-const int LANES = 4; // dimensions that a lane holds at most: D <= 128
-
-// rows `first` … of a (N, D) into a tile of 32 rows, which are D + 1 apart so that lanes do not meet at one memory bank
-template <class T> __device__ void load_tile(const T *a, T *tile, int first, int N, int D) {
-    for (int t = threadIdx.y * 32 + threadIdx.x; t < 32 * D; t += 32 * blockDim.y)
-        tile[t / D * (D + 1) + t % D] = first + t / D < N ? a[(Index)first * D + t] : 0;
-}
-
-// q, k, v, out: (M, N, D), M = B·H = gridDim.y; valid keys: (B, N) or null; lse: (M, N), log Σ exp(logit)
-template <class T> __global__ void attention(const T *q, const T *k, const T *v, const bool *valid, T *out, T *lse, int N, int D, int H, T scale) {
-    T *keys = (T *)shared, *values = keys + 32 * (D + 1), *query = values + 32 * (D + 1) + threadIdx.y * D;
-    int lane = threadIdx.x, i = blockIdx.x * blockDim.y + threadIdx.y;
-    Index start = (Index)blockIdx.y * N * D;
-    if (valid) valid += (Index)(blockIdx.y / H) * N;
-    for (int d = lane; d < D; d += 32) query[d] = i < N ? q[start + (Index)i * D + d] * scale : 0;
-    T peak = lowest<T>(), total = 0, sum[LANES] = {0};
-    for (int first = 0; first < N; first += 32) {
-        __syncthreads(); // until nobody reads the last tile
-        load_tile(k + start, keys, first, N, D);
-        load_tile(v + start, values, first, N, D);
-        __syncthreads();
-        T logit = lowest<T>();
-        if (first + lane < N && (!valid || valid[first + lane])) {
-            logit = 0;
-            for (int d = 0; d < D; d++) logit += query[d] * keys[lane * (D + 1) + d];
-        }
-        T higher = max(peak, warp_max(logit)), origin = higher == lowest<T>() ? 0 : higher;
-        T keep = exp(peak - origin), weight = exp(logit - origin);
-        peak = higher;
-        total = total * keep + warp_sum(weight);
-        for (int l = 0; l < LANES; l++) sum[l] *= keep;
-        for (int j = 0; j < 32; j++) {
-            T w = __shfl_sync(~0u, weight, j);
-            for (int l = 0, d = lane; d < D; l++, d += 32) sum[l] += w * values[j * (D + 1) + d];
-        }
-    }
-    if (i >= N) return;
-    for (int l = 0, d = lane; d < D; l++, d += 32) out[start + (Index)i * D + d] = total == 0 ? 0 : sum[l] / total;
-    if (lane == 0) lse[(Index)blockIdx.y * N + i] = peak + log(total);
-}
-
-// With p = exp(q·k·scale − lse) and dlogit = p·(do·v − δ)·scale, δ = Σ do·o:  dq = Σ dlogit·k over keys (a warp a query);
-// dk = Σ dlogit·q and dv = Σ p·do over queries (a warp a key). So a, da are q, do (or k, v), and b, db are k, v (or q, do).
-template <class T, bool KEY> __global__ void attention_backward(const T *a, const T *da, const T *b, const T *db, const bool *valid,
-                                                                const T *lse, const T *delta, T *result, T *dv, int N, int D, int H, T scale) {
-    T *tile = (T *)shared, *dtile = tile + 32 * (D + 1), *own = dtile + 32 * (D + 1) + 2 * threadIdx.y * D, *down = own + D;
-    int lane = threadIdx.x, i = blockIdx.x * blockDim.y + threadIdx.y;
-    Index start = (Index)blockIdx.y * N * D;
-    lse += (Index)blockIdx.y * N; delta += (Index)blockIdx.y * N;
-    if (valid) valid += (Index)(blockIdx.y / H) * N;
-    for (int d = lane; d < D; d += 32) {
-        own[d] = i < N ? a[start + (Index)i * D + d] : 0;
-        down[d] = i < N ? da[start + (Index)i * D + d] : 0;
-    }
-    T sum[LANES] = {0}, dsum[LANES] = {0};
-    for (int first = 0; first < N; first += 32) {
-        __syncthreads();
-        load_tile(b + start, tile, first, N, D);
-        load_tile(db + start, dtile, first, N, D);
-        __syncthreads();
-        int j = first + lane, query = KEY ? j : i, key = KEY ? i : j;
-        T p = 0, dlogit = 0;
-        if (i < N && j < N && (!valid || valid[key])) {
-            T logit = 0, dp = 0;
-            for (int d = 0; d < D; d++) {
-                logit += own[d] * tile[lane * (D + 1) + d];
-                dp += down[d] * dtile[lane * (D + 1) + d];
-            }
-            p = exp(logit * scale - lse[query]);
-            dlogit = p * (dp - delta[query]) * scale;
-        }
-        for (int o = 0; o < 32; o++) {
-            T w = __shfl_sync(~0u, dlogit, o), weight = __shfl_sync(~0u, p, o);
-            for (int l = 0, d = lane; d < D; l++, d += 32) {
-                sum[l] += w * tile[o * (D + 1) + d];
-                if (KEY) dsum[l] += weight * dtile[o * (D + 1) + d];
-            }
-        }
-    }
-    if (i >= N) return;
-    for (int l = 0, d = lane; d < D; l++, d += 32) {
-        result[start + (Index)i * D + d] = sum[l];
-        if (KEY) dv[start + (Index)i * D + d] = dsum[l];
-    }
 }

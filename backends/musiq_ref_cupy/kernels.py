@@ -15,12 +15,8 @@ import numpy as np
 
 from musiq_ref.ops import activation, convolution, fused, group_norm, layer_norm, linear, max_pool, softmax
 from musiq_ref.training import optimizers
-from musiq_ref_cupy.launch import WARPS, Kept, threads
+from musiq_ref_cupy.launch import STRIP, WARPS, Kept, threads
 from musiq_ref_cupy.stem import StemKernels
-
-STRIP = 256  # rows whose gradients to γ and β one block adds up
-WIDEST_HEAD, SHARED = 128, 48 << 10  # for tiles: what lanes can hold; bytes of shared memory that every GPU has
-QUADRATIC = 2**28  # bytes of attention weights above which attention goes through them in tiles
 
 
 class Kernels(StemKernels):
@@ -32,7 +28,7 @@ class Kernels(StemKernels):
         *(softmax.softmax, softmax.softmax_backward, max_pool.max_pool, max_pool.max_pool_backward),
         *(convolution.convolution, convolution.convolution_backward, convolution.kernel_gradient),
         *(fused.masked_softmax, fused.masked_softmax_backward, fused.group_norm_relu, fused.group_norm_relu_backward),
-        *(fused.bias_gelu, fused.bias_gelu_backward, fused.attend, fused.attend_backward),
+        *(fused.bias_gelu, fused.bias_gelu_backward),
         *(fused.bias_residual_layer_norm, fused.bias_residual_layer_norm_backward),
         *(linear.linear, linear.linear_backward, fused.product),
         *(optimizers.sgd_step, optimizers.adam_step),
@@ -44,8 +40,8 @@ class Kernels(StemKernels):
 
     # ---- products
 
-    def product(self, a, b):
-        return self.multiply(a, b) if self.fit(a, b) else fused.product.readable(a, b)
+    def product(self, a, b, factor=1.0):
+        return self.multiply(a, b, factor) if self.fit(a, b) else fused.product.readable(a, b, factor)
 
     def linear(self, x, kernel, bias):
         if not self.fit(x, kernel, bias):
@@ -60,7 +56,7 @@ class Kernels(StemKernels):
             return linear.linear_backward.readable(dy, cache)
         rows, drows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
         dx, dkernel = self.multiply(drows, kernel.T), self.multiply(rows.T, drows)
-        return dx.reshape(x.shape), dkernel, self.xp.sum(drows, axis=0)
+        return dx.reshape(x.shape), dkernel, self.sum_rows(drows)
 
     # ---- LayerNorm
 
@@ -69,7 +65,7 @@ class Kernels(StemKernels):
             return layer_norm.layer_norm.readable(x, gamma, beta, eps)
         x, gamma, beta = self.flat(x, gamma, beta)
         (y, mean, rho), (rows, D) = self._like(x), _rows(x)
-        self.by_row("layer_norm<%s>", rows, x, gamma, beta, y, mean, rho, rows, D, float(eps))
+        self.by_row("layer_norm", rows, x, gamma, beta, y, mean, rho, rows, D, float(eps))
         return y, Kept((x, mean, rho, gamma))
 
     def layer_norm_backward(self, dy, cache):
@@ -83,14 +79,14 @@ class Kernels(StemKernels):
         x, bias, residual, gamma, beta = self.flat(x, bias, residual, gamma, beta)
         z, (y, mean, rho), (rows, D) = self.xp.empty_like(x), self._like(x), _rows(x)
         arrays = x, bias, residual, gamma, beta, z, y, mean, rho
-        self.by_row("bias_residual_layer_norm<%s>", rows, *arrays, rows, D, float(eps))
+        self.by_row("bias_residual_layer_norm", rows, *arrays, rows, D, float(eps))
         return (z, y), Kept((z, mean, rho, gamma))
 
     def bias_residual_layer_norm_backward(self, dz, dy, cache):
         if not isinstance(cache, Kept):
             return fused.bias_residual_layer_norm_backward.readable(dz, dy, cache)
         dx, dgamma, dbeta = self._layer_norm_backward(dz, dy, *cache)
-        return dx, self.xp.sum(dx, axis=tuple(range(dx.ndim - 1))), dx, dgamma, dbeta
+        return dx, self.sum_rows(dx), dx, dgamma, dbeta
 
     def _like(self, x):
         """Memory for y, mean and rho of rows x."""
@@ -101,11 +97,11 @@ class Kernels(StemKernels):
         xp, (rows, D) = self.xp, _rows(x)
         dz, dy = None if dz is None else xp.ascontiguousarray(dz), xp.ascontiguousarray(dy)
         dx, strips = xp.empty_like(x), math.ceil(rows / STRIP)
-        self.by_row("layer_norm_backward<%s>", rows, dy, x, mean, rho, gamma, dz, dx, rows, D)
-        dgamma, dbeta = xp.empty((strips, D), x.dtype), xp.empty((strips, D), x.dtype)
-        grid, arrays = (math.ceil(D / 32), strips), (dy, x, mean, rho, dgamma, dbeta)
-        self.launch("layer_norm_sums<%s>", x.dtype, grid, (32, WARPS), *arrays, rows, D, STRIP, shared=64 * WARPS)
-        return dx, xp.sum(dgamma, axis=0), xp.sum(dbeta, axis=0)
+        self.by_row("layer_norm_backward", rows, dy, x, mean, rho, gamma, dz, dx, rows, D)
+        sums, grid = xp.empty((2, strips, D), x.dtype), (math.ceil(D / 32), strips)
+        arrays = dy, x, mean, rho, sums[0], sums[1]
+        self.launch("layer_norm_sums", x.dtype, grid, (32, WARPS), *arrays, rows, D, STRIP, shared=64 * WARPS)
+        return dx, *xp.sum(sums, axis=1)
 
     # ---- softmax and GELU
 
@@ -121,8 +117,8 @@ class Kernels(StemKernels):
         return self._softmax_backward(dy, cache, None, False)
 
     def masked_softmax(self, x, allowed, how, value):
-        B, _, Q, N = (0, 0, 0, 0) if x.ndim != 4 else x.shape
-        if not self.fit(x) or allowed.shape != (B, 1, Q, N) or allowed.dtype != bool:
+        B, _, M, N = (0, 0, 0, 0) if x.ndim != 4 else x.shape
+        if not self.fit(x) or allowed.shape not in ((B, 1, M, N), (B, 1, 1, N)) or allowed.dtype != bool:
             return fused.masked_softmax.readable(x, allowed, how, value)
         allowed = self.xp.ascontiguousarray(allowed)
         y = self._softmax(x, allowed, how == "fill", float(value))
@@ -136,14 +132,14 @@ class Kernels(StemKernels):
 
     def _softmax(self, x, allowed, fill, value):
         (x,) = self.flat(x)
-        y, (rows, N), (Q, HQ) = self.xp.empty_like(x), _rows(x), _queries(x)
-        self.by_row("softmax<%s>", rows, x, allowed, y, rows, N, Q, HQ, fill, value)
+        y, (rows, N), (Q, HM) = self.xp.empty_like(x), _rows(x), _queries(x, allowed)
+        self.by_row("softmax", rows, x, allowed, y, rows, N, Q, HM, fill, value)
         return y
 
     def _softmax_backward(self, dy, y, allowed, fill):
         dy, y = self.flat(dy, y)
-        dx, (rows, N), (Q, HQ) = self.xp.empty_like(y), _rows(y), _queries(y)
-        self.by_row("softmax_backward<%s>", rows, dy, y, allowed, dx, rows, N, Q, HQ, fill)
+        dx, (rows, N), (Q, HM) = self.xp.empty_like(y), _rows(y), _queries(y, allowed)
+        self.by_row("softmax_backward", rows, dy, y, allowed, dx, rows, N, Q, HM, fill)
         return dx
 
     def gelu_tanh(self, x):
@@ -170,47 +166,19 @@ class Kernels(StemKernels):
             return fused.bias_gelu_backward.readable(dy, cache)
         x, bias, form = cache
         dx = self._gelu_backward(dy, x, bias, form == "erf")
-        return dx, self.xp.sum(dx, axis=tuple(range(dx.ndim - 1)))
+        return dx, self.sum_rows(dx)
 
     def _gelu(self, x, bias, exact):
         (x,), D = self.flat(x), x.shape[-1]
         y = self.xp.empty_like(x)
-        self.launch("gelu<%s>", x.dtype, (x.size // D,), (threads(D),), x, bias, y, D, exact)
+        self.launch("gelu", x.dtype, (x.size // D,), (threads(D),), x, bias, y, D, exact)
         return y
 
     def _gelu_backward(self, dy, x, bias, exact):
         (dy, x), D = self.flat(dy, x), x.shape[-1]
         dx = self.xp.empty_like(x)
-        self.launch("gelu_backward<%s>", x.dtype, (x.size // D,), (threads(D),), dy, x, bias, dx, D, exact)
+        self.launch("gelu_backward", x.dtype, (x.size // D,), (threads(D),), dy, x, bias, dx, D, exact)
         return dx
-
-    # ---- attention
-
-    def attend(self, q, k, v, valid=None):
-        B, H, N, D = q.shape
-        room = (64 * (D + 1) + 2 * WARPS * D) * q.itemsize  # that the backward needs
-        few = B * H * N * N * q.itemsize <= QUADRATIC
-        if not self.fit(q, k, v) or D > WIDEST_HEAD or room > SHARED or few:
-            return fused.attend.readable(q, k, v, valid)
-        q, k, v, *rest = self.flat(q, k, v, *([] if valid is None else [valid]))
-        valid = rest[0] if rest else None
-        out, lse, (grid, block) = self.xp.empty_like(q), self.xp.empty((B, H, N), q.dtype), _tiles(q.shape)
-        numbers, shared = (N, D, H, 1 / math.sqrt(D)), 64 * (D + 1) + WARPS * D
-        self.launch("attention<%s>", q.dtype, grid, block, q, k, v, valid, out, lse, *numbers, shared=shared)
-        return out, Kept((q, k, v, valid, out, lse))
-
-    def attend_backward(self, dout, cache):
-        if not isinstance(cache, Kept):
-            return fused.attend_backward.readable(dout, cache)
-        q, k, v, valid, out, lse = cache
-        (dout,), (_, H, N, D), (grid, block) = self.flat(dout), q.shape, _tiles(q.shape)
-        delta = self.xp.sum(dout * out, axis=-1)
-        dq, dk, dv = (self.xp.empty_like(a) for a in (q, k, v))
-        rest, shared = (valid, lse, delta), 64 * (D + 1) + 2 * WARPS * D
-        for key, arrays in ("false", (q, dout, k, v, *rest, dq, dv)), ("true", (k, v, q, dout, *rest, dk, dv)):
-            name, numbers = f"attention_backward<%s, {key}>", (N, D, H, 1 / math.sqrt(D))
-            self.launch(name, q.dtype, grid, block, *arrays, *numbers, shared=shared)
-        return dq, dk, dv
 
     # ---- optimisers
 
@@ -218,14 +186,14 @@ class Kernels(StemKernels):
         if not self.fit(theta, g, m) or not momentum:
             return optimizers.sgd_step.readable(theta, g, m, eta, decay, momentum, nesterov)
         numbers = float(eta), float(decay), float(momentum), bool(nesterov)
-        return self._by_element("sgd_step<%s>", (theta, g, m), 2, numbers)
+        return self._by_element("sgd_step", (theta, g, m), 2, numbers)
 
     def adam_step(self, theta, g, m, v, t, eta, decay, beta1, beta2, eps, decoupled):
         if not self.fit(theta, g, m, v):
             return optimizers.adam_step.readable(theta, g, m, v, t, eta, decay, beta1, beta2, eps, decoupled)
         shrink, decay = (1 - eta * decay, 0.0) if decoupled else (1.0, decay)
         numbers = eta / (1 - beta1**t), shrink, decay, 1 - beta1, beta2, 1 - beta2, math.sqrt(1 - beta2**t), eps
-        return self._by_element("adam_step<%s>", (theta, g, m, v), 3, map(float, numbers))
+        return self._by_element("adam_step", (theta, g, m, v), 3, map(float, numbers))
 
     def _by_element(self, name, arrays: Sequence[Any], results: int, numbers):
         arrays = self.flat(*arrays)
@@ -239,12 +207,6 @@ def _rows(x) -> tuple[int, int]:
     return x.size // x.shape[-1], x.shape[-1]
 
 
-def _queries(x) -> tuple[int, int]:
-    """Q and H·Q of logits (B, H, Q, N), which say which mask is whose; of other arrays, which have none, any."""
-    return (x.shape[2], x.shape[1] * x.shape[2]) if x.ndim == 4 else (1, 1)
-
-
-def _tiles(shape: tuple[int, ...]) -> tuple[tuple, tuple]:
-    """Grid and block of the attention kernels, for q of that shape (B, H, N, D)."""
-    B, H, N, _ = shape
-    return (math.ceil(N / WARPS), B * H), (32, WARPS)
+def _queries(x, allowed) -> tuple[int, int]:
+    """Q of a mask (B, 1, Q, N), and H·M of logits (B, H, M, N), which say which row of the mask is whose."""
+    return (1, 1) if allowed is None else (allowed.shape[2], x.shape[1] * x.shape[2])

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import ctypes
 import math
-from ctypes import byref, c_int, c_longlong, c_size_t, c_void_p
+from ctypes import byref, c_double, c_float, c_int, c_longlong, c_size_t, c_void_p
+from functools import lru_cache
 from itertools import pairwise
 from threading import Lock
 from typing import Any
 
 WORKSPACE = 32 << 20  # bytes that cuBLAS may use: what NVIDIA recommends for an H100
-DATA = {"float32": 0, "float64": 1}  # CUDA_R_32F, CUDA_R_64F
+DATA = {"f": 0, "d": 1}  # CUDA_R_32F, CUDA_R_64F, by NumPy's letters
 COMPUTE = {"float32": 68, "tf32": 77, "float16": 74, "float64": 70}  # CUBLAS_COMPUTE_32F, _FAST_TF32, _FAST_16F, _64F
+NUMBER = {"f": c_float, "d": c_double}
 ARGUMENTS = [
     *(c_void_p, c_int, c_int, c_int, c_int, c_int, c_void_p),  # handle, transposed?, m, n, k, alpha
     *(c_void_p, c_int, c_int, c_longlong) * 2,  # A and B: data, type, distance of columns, of matrices
@@ -43,49 +45,38 @@ class Products:
         _check(library.cublasCreate_v2(byref(self.handle)))
         self.workspace = xp.empty(WORKSPACE, "uint8")
 
-    def __call__(self, a, b):
-        """a·b over the last two axes; those before are the same, or b has none."""
-        *batch, n, k = a.shape
-        m, name = b.shape[-1], a.dtype.name
-        if a.ndim < 2 or b.ndim < 2 or b.dtype != a.dtype or name not in DATA or not a.size or not b.size:
-            return self.xp.matmul(a, b)
-        if b.ndim == 2 and batch:  # one large product instead of many small ones
-            return self(a.reshape(-1, k), b).reshape(*batch, n, m)
-        if b.shape[:-1] != (*batch, k):
+    def __call__(self, a, b, factor: float = 1.0):
+        """factor·a·b over the last two axes; those before are the same, or b has none."""
+        kind, k = a.dtype.char, a.shape[-1]
+        if a.ndim < 2 or b.ndim < 2 or b.dtype != a.dtype or kind not in DATA or not a.size or not b.size:
+            return self.xp.matmul(a, b) if factor == 1 else self.xp.matmul(a * factor, b)
+        if b.ndim == 2 and a.ndim > 2:  # one large product instead of many small ones
+            return self(a.reshape(-1, k), b, factor).reshape(*a.shape[:-1], b.shape[1])
+        if b.shape[:-1] != (*a.shape[:-2], k):
             raise ValueError(f"arrays of shapes {a.shape} and {b.shape} have no product")
+        (*batch, n, _), m = a.shape, b.shape[-1]
         y = self.xp.empty((*batch, n, m), a.dtype)
-        number = ctypes.c_double if name == "float64" else ctypes.c_float
-        one, zero, dtype = number(1), number(0), DATA[name]
-        a, a_turned, a_row, a_next = self._layout(a)
-        b, b_turned, b_row, b_next = self._layout(b)
+        a, a_turned, a_row, a_next = self._lying(a)
+        b, b_turned, b_row, b_next = self._lying(b)
+        dtype, alpha, beta = DATA[kind], NUMBER[kind](factor), NUMBER[kind](0)
         # cuBLAS counts along columns first: what it sees are transposes, and bᵀ·aᵀ = (a·b)ᵀ
         with self.lock:
             self._use_stream()
             status = self.library.cublasGemmStridedBatchedEx(
-                *(self.handle, b_turned, a_turned, m, n, k, byref(one)),
+                *(self.handle, b_turned, a_turned, m, n, k, byref(alpha)),
                 *(b.data.ptr, dtype, b_row, b_next, a.data.ptr, dtype, a_row, a_next),
-                *(byref(zero), y.data.ptr, dtype, m, n * m),
-                *(math.prod(batch), COMPUTE[name if name == "float64" else self.precision], -1),
+                *(byref(beta), y.data.ptr, dtype, m, n * m),
+                *(math.prod(batch), COMPUTE["float64" if kind == "d" else self.precision], -1),
             )
         _check(status)
         return y
 
-    def _layout(self, x):
-        """x, or a copy; whether it lies there by columns; how far these, or its rows, are apart, and its matrices."""
-        *batch, rows, columns = x.shape
-        *outer, down, right = (stride // x.itemsize for stride in x.strides)
-        if columns == 1:
-            right = 1  # what is said of an axis of length 1 means nothing
-        if rows == 1:
-            down = columns if right == 1 else 1
-        apart = [(length, stride) for length, stride in zip(batch, outer, strict=True) if length > 1]
-        even = all(first == length * stride for (_, first), (length, stride) in pairwise(apart))
-        step = apart[-1][1] if apart else 0
-        if even and right == 1 and down >= columns:
-            return x, 0, down, step
-        if even and down == 1 and right >= rows:
-            return x, 1, right, step
-        return self.xp.ascontiguousarray(x), 0, columns, rows * columns
+    def _lying(self, x):
+        """x, or a copy in C order where cuBLAS cannot take it as it lies, and `_layout`."""
+        layout = _layout(x.shape, x.strides, x.itemsize)
+        if layout is None:
+            return self._lying(self.xp.ascontiguousarray(x))
+        return x, *layout
 
     def _use_stream(self) -> None:
         stream = self.stream()
@@ -93,6 +84,25 @@ class Products:
             _check(self.library.cublasSetStream_v2(self.handle, stream))  # which forgets the workspace
             _check(self.library.cublasSetWorkspace_v2(self.handle, self.workspace.data.ptr, WORKSPACE))
             self.now = stream
+
+
+@lru_cache(4096)
+def _layout(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> tuple[int, int, int] | None:
+    """Whether an array lies by columns; how far these, or its rows, are apart, and its matrices; None if unevenly."""
+    *batch, rows, columns = shape
+    *outer, down, right = (stride // itemsize for stride in strides)
+    if columns == 1:
+        right = 1  # what is said of an axis of length 1 means nothing
+    if rows == 1:
+        down = columns if right == 1 else 1
+    apart = [(length, stride) for length, stride in zip(batch, outer, strict=True) if length > 1]
+    even = all(first == length * stride for (_, first), (length, stride) in pairwise(apart))
+    step = apart[-1][1] if apart else 0
+    if even and right == 1 and down >= columns:
+        return 0, down, step
+    if even and down == 1 and right >= rows:
+        return 1, right, step
+    return None
 
 
 def _check(status: int) -> None:

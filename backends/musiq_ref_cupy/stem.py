@@ -37,7 +37,7 @@ class StemKernels(Launcher):
         y, mean, rho = (self.xp.empty(shape, x.dtype) for shape in (x.shape, (N, groups), (N, groups)))
         block, arrays = _channels_and_slots(C), (x, gamma, beta, y, mean, rho)
         numbers = h * w, C // groups, rectified, float(eps)
-        self.launch("group_norm<%s>", x.dtype, (N,), block, *arrays, *numbers, shared=math.prod(block))
+        self.launch("group_norm", x.dtype, (N,), block, *arrays, *numbers, shared=math.prod(block))
         return y, Kept((x, y if rectified else None, mean, rho, gamma))
 
     def _group_norm_backward(self, op, dy, cache):
@@ -49,8 +49,8 @@ class StemKernels(Launcher):
         dx, dgamma, dbeta = (xp.empty(shape, x.dtype) for shape in (x.shape, (N, C), (N, C)))
         block, arrays = _channels_and_slots(C), (dy, x, y, mean, rho, gamma, dx, dgamma, dbeta)
         numbers = h * w, C // mean.shape[1]
-        self.launch("group_norm_backward<%s>", x.dtype, (N,), block, *arrays, *numbers, shared=math.prod(block))
-        return dx, xp.sum(dgamma, axis=0), xp.sum(dbeta, axis=0)
+        self.launch("group_norm_backward", x.dtype, (N,), block, *arrays, *numbers, shared=math.prod(block))
+        return dx, self.sum_rows(dgamma), self.sum_rows(dbeta)
 
     def convolution(self, x, kernel, stride=1):
         if not self.fit(x, kernel):
@@ -68,7 +68,7 @@ class StemKernels(Launcher):
         if _is_pointwise(windows):
             return dcolumns.reshape(x.shape), self.kernel_gradient(dy, cache)
         dx, pixels = self.xp.empty(x.shape, x.dtype), math.prod(x.shape[:3])
-        self.launch("col2im<%s>", x.dtype, (pixels,), (threads(x.shape[3]),), dcolumns, dx, *windows)
+        self.launch("col2im", x.dtype, (pixels,), (threads(x.shape[3]),), dcolumns, dx, *windows)
         return dx, self.kernel_gradient(dy, cache)
 
     def kernel_gradient(self, dy, cache):
@@ -84,7 +84,7 @@ class StemKernels(Launcher):
         if _is_pointwise(windows):
             return x.reshape(-1, C)
         columns = self.xp.empty((x.shape[0] * h_out * w_out, size * size * C), x.dtype)
-        self.launch("im2col<%s>", x.dtype, columns.shape[:1], (threads(columns.shape[1]),), x, columns, *windows)
+        self.launch("im2col", x.dtype, columns.shape[:1], (threads(columns.shape[1]),), x, columns, *windows)
         return columns
 
     def max_pool(self, x, size=3, stride=2):
@@ -94,7 +94,7 @@ class StemKernels(Launcher):
         shape = x.shape[0], windows[3], windows[4], x.shape[3]
         y, place = self.xp.empty(shape, x.dtype), self.xp.empty(shape, np.uint8)
         block = (threads(shape[3]),)
-        self.launch("max_pool<%s>", x.dtype, (math.prod(shape[:3]),), block, x, y, place, *windows)
+        self.launch("max_pool", x.dtype, (math.prod(shape[:3]),), block, x, y, place, *windows)
         return y, Kept((place, x.shape, windows))
 
     def max_pool_backward(self, dy, cache):
@@ -102,7 +102,7 @@ class StemKernels(Launcher):
             return max_pool.max_pool_backward.readable(dy, cache)
         (dy,), (place, shape, windows) = self.flat(dy), cache
         dx, block = self.xp.empty(shape, dy.dtype), (threads(shape[3]),)
-        self.launch("max_pool_backward<%s>", dy.dtype, (math.prod(shape[:3]),), block, dy, place, dx, *windows)
+        self.launch("max_pool_backward", dy.dtype, (math.prod(shape[:3]),), block, dy, place, dx, *windows)
         return dx
 
 

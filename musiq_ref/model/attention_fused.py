@@ -29,8 +29,7 @@ def attention_fused(z, allowed, params: Params, conventions: Conventions, tap: T
     v, cache["value"] = project(z, params["value"])
     B, H, N, D_h = q.shape
     if B * H * N * N <= KEPT:
-        q = q * (1 / math.sqrt(D_h))
-        logits = product(q, k.swapaxes(-1, -2))  # (B, H, N, N)
+        logits = product(q, k.swapaxes(-1, -2), 1 / math.sqrt(D_h))  # (B, H, N, N)
         weights, cache["softmax"] = masked_softmax(logits, allowed, conventions.mask, conventions.mask_value)
         heads, cache["factors"] = product(weights, v), (q, k, v, weights)  # (B, H, N, D_h)
     else:
@@ -52,8 +51,9 @@ def attention_fused_backward(dy, cache, tap: Tap = no_tap):
         q, k, v, weights = cache["factors"]
         dv = product(weights.swapaxes(-1, -2), dheads)  # (B, H, N, D_h)
         dlogits = masked_softmax_backward(product(dheads, v.swapaxes(-1, -2)), cache["softmax"])  # (B, H, N, N)
-        dk = product(dlogits.swapaxes(-1, -2), q)
-        dq = product(dlogits, k) * (1 / math.sqrt(q.shape[-1]))
+        scale = 1 / math.sqrt(q.shape[-1])
+        dk = product(dlogits.swapaxes(-1, -2), q, scale)
+        dq = product(dlogits, k, scale)
     dz_v, dparams["value"] = project_backward(dv, cache["value"])
     dz_k, dparams["key"] = project_backward(dk, cache["key"])
     dz_q, dparams["query"] = project_backward(dq, cache["query"])

@@ -11,20 +11,23 @@ once.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate
+
+import numpy as np
 
 from musiq_ref.backend import NUMPY, Array, Backend, namespace, on_host
 from musiq_ref.config import Conventions, MusiqConfig
-from musiq_ref.image.tokenize import Tokens, drop_padding
+from musiq_ref.image.tokenize import Tokens
 from musiq_ref.model.attention import allowed_keys, project
 from musiq_ref.model.by_team import logits_by_team
-from musiq_ref.model.check import check_tokens
+from musiq_ref.model.check import check_fit, check_tokens
 from musiq_ref.model.efficient import efficient_msa
 from musiq_ref.model.embeddings import embed, patch_embedding
 from musiq_ref.model.encoder import block_names
 from musiq_ref.model.folded import Folded, fold
 from musiq_ref.model.head import head
-from musiq_ref.model.parameters import Params
+from musiq_ref.model.parameters import Params, check_params
+from musiq_ref.model.places import Places, places
 from musiq_ref.model.stem import BLOCK_EPS, ROOT_EPS
 from musiq_ref.ops.activation import relu
 from musiq_ref.ops.convolution import convolution
@@ -51,7 +54,7 @@ def predict(
 
     params: arrays of the backend, or what `model.folded.fold` makes of NumPy arrays, which saves time from the second
         image on
-    tokens: (N, …) NumPy arrays from `tokenize`
+    tokens: (N, …) NumPy arrays from `tokenize`, or of the backend's patches
     progress: called with the share that is done, 0 … 1
     threads: that compute, NumPy alone; None for as many as BLAS may use
     returns an array of the backend
@@ -74,7 +77,7 @@ def predict(
             if before:
                 folded = params if isinstance(params, Folded) else fold(params, config)
                 return logits_by_team(folded, tokens, config, threads or before, say)
-    return _packed(plain, [drop_padding(tokens)], config, backend, dtype, say)[0]
+    return _packed(plain, [tokens], config, backend, dtype, say)[0]
 
 
 def predict_packed(params: Params, tokens: Sequence[Tokens], config: MusiqConfig, backend: Backend) -> Array:
@@ -90,77 +93,76 @@ def predict_packed(params: Params, tokens: Sequence[Tokens], config: MusiqConfig
     >>> predict_packed(mq.init_params(config), tokens, config, NUMPY).shape
     (3, 10)
     """
-    dtypes = [check_tokens(params, one, config, axes=1) for one in tokens]
+    dtype = check_params(params, config)
+    for one in tokens:
+        check_fit(one, config, axes=1)
     if not tokens or not all(one.mask.any() for one in tokens):
         raise ValueError("there is nothing to score: no image, or one of which all tokens are masked")
-    return _packed(params, [drop_padding(one) for one in tokens], config, backend, dtypes[0], _silent)
+    return _packed(params, tokens, config, backend, dtype, _silent)
 
 
 def _packed(params, images: Sequence[Tokens], config: MusiqConfig, backend: Backend, dtype, say):
-    """As `predict_packed`, of images without padding."""
-    xp = namespace(images[0].patches)
-    together = Tokens(*map(xp.concatenate, zip(*images, strict=True))) if len(images) > 1 else images[0]
-    places = _places(images)
+    """As `predict_packed`. Padding goes to the device, too, where leaving it out takes no time."""
+    kept = [np.flatnonzero(one.mask) for one in images]
+    starts = accumulate((len(one.mask) for one in images[:-1]), initial=0)
+    rows = np.concatenate([some + start for some, start in zip(kept, starts, strict=True)])
+    hashes, scales = (
+        np.concatenate([getattr(one, name)[some] for one, some in zip(images, kept, strict=True)])
+        for name in ("hash_index", "scale_index")
+    )
+    together = places([len(some) for some in kept]) if len(images) > 1 else None
 
-    def run(*there):
-        return _logits(params, Tokens(*there), places, config, dtype, say)
+    def run(patches, rows, hashes, scales):
+        there = together and together.moved(backend.from_numpy)
+        return _logits(params, patches, rows, hashes, scales, there, config, dtype, say)
 
     with backend.guard():
-        if backend.repeat and len(images) == 1 and not efficient_msa(config):  # which uploads its draws anew
-            return backend.repeat(run, (id(params["class_token"]), config), together)
-        return run(*map(backend.from_numpy, together))
-
-
-def _places(images: Sequence[Tokens]) -> list[slice]:
-    """Where each image lies in the sequence of all of them, a class token before each."""
-    return [slice(*ends) for ends in pairwise(accumulate((1 + len(one.mask) for one in images), initial=0))]
+        if backend.repeat and not together and not efficient_msa(config):  # which uploads its draws anew
+            return backend.repeat(run, (id(params["class_token"]), config), (images[0].patches, rows, hashes, scales))
+        patches = [backend.from_numpy(one.patches) for one in images]
+        patches = namespace(patches[0]).concatenate(patches) if together else patches[0]
+        return run(patches, *map(backend.from_numpy, (rows, hashes, scales)))
 
 
 def _silent(share: float) -> None:
     """Tells nobody."""
 
 
-def _logits(params: Params, tokens: Tokens, places: list[slice], config: MusiqConfig, dtype, say) -> Array:
+def _logits(params: Params, patches, rows, hashes, scales, together: Places | None, config: MusiqConfig, dtype, say):
     """(B, C), in any array library. The images have N tokens together, and with their class tokens T = N + B.
 
     Biases are added where the next op has a kernel that does it in passing.
+
+    patches: (…, P, P, 3), of which rows (N,) are those of the tokens
+    hashes, scales: (N,)
     """
     encoder, names = params["encoder"], block_names(params["encoder"])
     steps = 1 + len(names)
-    x = _patch_embeddings(tokens.patches, params, config, dtype, lambda share: say(share / steps))  # (N, D)
-    z, _ = embed(x[None], tokens.hash_index[None], tokens.scale_index[None], params, config)  # (1, 1 + N, D)
-    z = _with_class_tokens(z, places)  # (1, T, D)
+    x = _patch_embeddings(patches, rows, params, config, dtype, lambda share: say(share / steps))  # (N, D)
+    z, _ = embed(x[None], hashes[None], scales[None], params, config)  # (1, 1 + N, D)
+    if together:
+        z = z[:, together.source]  # (1, T, D)
     y, _ = layer_norm(z, *_affine(encoder[names[0]]["norm1"]))
     for i, name in enumerate(names, 1):
         say(i / steps)
         p, norm = encoder[name], encoder[names[i]]["norm1"] if i < len(names) else encoder["norm"]
-        x, bias = _attention(y, p["attention"], config, places)
+        x, bias = _attention(y, p["attention"], config, together)
         (z, y), _ = bias_residual_layer_norm(x, bias, z, *_affine(p["norm2"]))
         x, bias = _mlp(y, p["mlp"], config.conventions)
         (z, y), _ = bias_residual_layer_norm(x, bias, z, *_affine(norm))
-    logits, _ = head(namespace(y).stack([y[0, place.start] for place in places])[:, None], params["head"])
+    logits, _ = head(y[0][together.first][:, None] if together else y, params["head"])
     say(1.0)
     return logits
 
 
-def _with_class_tokens(z, places: list[slice]):
-    """The class token, the first of z (1, 1 + N, D), before every image."""
-    if len(places) == 1:
-        return z
-    starts = [place.start + 1 - i for i, place in enumerate(places)]  # in z, of the images' own tokens
-    ends = [*starts[1:], z.shape[1]]
-    pieces = [piece for start, end in zip(starts, ends, strict=True) for piece in (z[:, :1], z[:, start:end])]
-    return namespace(z).concatenate(pieces, axis=1)
-
-
-def _patch_embeddings(patches, params: Params, config: MusiqConfig, dtype, say: Callable[[float], object]):
-    """Stem and patch embedding, chunk by chunk, in smaller ones if memory does not suffice.  (N, P, P, 3) -> (N, D)"""
+def _patch_embeddings(patches, rows, params: Params, config: MusiqConfig, dtype, say: Callable[[float], object]):
+    """Stem and patch embedding of some rows, chunk by chunk, in smaller ones if memory does not suffice: (N, D)."""
     kernels = _kernels(params, config)
     size, start, chunks = PATCHES if on_host(patches) else PATCHES_ON_DEVICE, 0, []
-    while start < len(patches):
-        say(start / len(patches))
+    while start < len(rows):
+        say(start / len(rows))
         try:
-            chunk = patches[start : start + size].astype(dtype)
+            chunk = patches[rows[start : start + size]].astype(dtype)
             features = _stem(chunk, params["stem"], kernels) if kernels else chunk
             chunks.append(patch_embedding(features, params["patch_embedding"])[0])
             start += size
@@ -200,17 +202,24 @@ def _mlp(z, params: Params, conventions: Conventions):
     return product(active, params["fc2"]["kernel"]), params["fc2"]["bias"]
 
 
-def _attention(z, params: Params, config: MusiqConfig, places: list[slice]):
-    """MSA of (1, T, D) but for its last bias, and that, each image by itself; unmasked because unpadded."""
+def _attention(z, params: Params, config: MusiqConfig, together: Places | None):
+    """MSA of (1, T, D) but for its last bias, and that, each image by itself."""
     xp, bias = namespace(z), params["out"]["bias"]
-    if msa := efficient_msa(config):
-        without = {**params, "out": {**params["out"], "bias": xp.zeros_like(bias)}}
-        images = [z[:, place] for place in places]
-        pieces = [msa[0](x, allowed_keys(xp.ones(x.shape[:2], bool)), without, config.conventions)[0] for x in images]
-        return pieces[0] if len(pieces) == 1 else xp.concatenate(pieces, axis=1), bias
-    q, k, v = (project(z, params[name])[0] for name in ("query", "key", "value"))  # (1, H, T, D_h)
-    pieces = [attend(*(a[:, :, place] for a in (q, k, v)))[0] for place in places]
-    heads = pieces[0] if len(pieces) == 1 else xp.concatenate(pieces, axis=2)  # (1, H, T, D_h)
-    H, D_h, D = params["out"]["kernel"].shape
-    side_by_side = heads.swapaxes(1, 2).reshape(1, -1, H * D_h)  # (1, N, H·D_h)
-    return product(side_by_side, params["out"]["kernel"].reshape(-1, D)), params["out"]["bias"]
+    msa = efficient_msa(config)
+
+    def attended(z, valid):
+        """Heads side by side of (b, M, D): (b, M, H·D_h); with a Linformer or Performer, MSA but for its last bias."""
+        if msa:
+            without = {**params, "out": {**params["out"], "bias": xp.zeros_like(bias)}}
+            allowed = allowed_keys(xp.ones(z.shape[:2], bool) if valid is None else valid)
+            return msa[0](z, allowed, without, config.conventions)[0]
+        q, k, v = (project(z, params[name])[0] for name in ("query", "key", "value"))  # (b, H, M, D_h)
+        heads, _ = attend(q, k, v, valid)
+        return heads.swapaxes(1, 2).reshape(*z.shape[:2], -1)
+
+    if together:
+        groups = [attended(z[0][table], valid) for table, valid in together.groups]
+        y = xp.concatenate([y.reshape(-1, y.shape[-1]) for y in groups])[together.back][None]
+    else:
+        y = attended(z, None)
+    return (y if msa else product(y, params["out"]["kernel"].reshape(-1, y.shape[-1]))), bias

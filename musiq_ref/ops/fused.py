@@ -7,24 +7,25 @@ from __future__ import annotations
 
 import math
 
-from musiq_ref.backend import namespace, op
+from musiq_ref.backend import namespace, on_host, op
 from musiq_ref.ops.activation import GELU, relu, relu_backward
 from musiq_ref.ops.group_norm import GROUPS, group_norm, group_norm_backward
 from musiq_ref.ops.layer_norm import layer_norm, layer_norm_backward
 from musiq_ref.ops.softmax import mask_logits, mask_logits_backward, softmax, softmax_backward
 
 WEIGHTS = 2**22  # attention weights that are in memory at a time
+WEIGHTS_ON_DEVICE = 2**26  # the same on a device, where a large product costs less than many small ones
 
 
 @op
-def product(a, b):
-    r"""y = a·b over the last two axes; a device may round the factors, if it was asked to
+def product(a, b, factor=1.0):
+    r"""y = factor·a·b over the last two axes; a device may round a and b, if it was asked to
 
     a: (..., N, K)
     b: (..., K, M) or (K, M)
     y: (..., N, M)
     """
-    return a @ b
+    return (a if factor == 1 else a * factor) @ b
 
 
 @op
@@ -100,7 +101,6 @@ def group_norm_relu_backward(dy, cache):
     return group_norm_backward(relu_backward(dy, cache_relu), cache_norm)
 
 
-@op
 def attend(q, k, v, valid=None):
     r"""y = softmax(q·kᵀ/√D_h)·v over the valid keys, some queries at a time, so not all N² weights at once  (Eq. 7–8)
 
@@ -108,12 +108,11 @@ def attend(q, k, v, valid=None):
     valid: boolean (B, N), or None if all are; a query that is not valid has a result that means nothing
     """
     B, H, N, _ = q.shape
-    xp, rows = namespace(q), max(1, WEIGHTS // (B * H * N))
+    rows = max(1, (WEIGHTS if on_host(q) else WEIGHTS_ON_DEVICE) // (B * H * N))
     blocks = [product(_weights_of_some(q[:, :, i : i + rows], k, valid), v) for i in range(0, N, rows)]
-    return xp.concatenate(blocks, axis=2), (q, k, v, valid, rows)
+    return blocks[0] if len(blocks) == 1 else namespace(q).concatenate(blocks, axis=2), (q, k, v, valid, rows)
 
 
-@op
 def attend_backward(dy, cache):
     r"""dv = Aᵀ·dy;  dL = softmax's backward of dy·vᵀ;  dq = dL·k/√D_h;  dk = dLᵀ·q/√D_h, with A computed again"""
     q, k, v, valid, rows = cache
@@ -124,14 +123,14 @@ def attend_backward(dy, cache):
         weights = _weights_of_some(some, k, valid)  # (B, H, rows, N)
         dlogits = softmax_backward(product(dsome, v.swapaxes(-1, -2)), weights)
         dv += product(weights.swapaxes(-1, -2), dsome)
-        dk += product(dlogits.swapaxes(-1, -2), some * scale)
-        dq.append(product(dlogits, k) * scale)
+        dk += product(dlogits.swapaxes(-1, -2), some, scale)
+        dq.append(product(dlogits, k, scale))
     return xp.concatenate(dq, axis=2), dk, dv
 
 
 def _weights_of_some(q, k, valid):
     """Attention weights (B, H, n, N) of some queries (B, H, n, D_h)."""
-    logits = product(q * (1 / math.sqrt(q.shape[-1])), k.swapaxes(-1, -2))
-    if valid is not None:
-        logits, _ = mask_logits(logits, valid[:, None, None, :], "fill", -math.inf)
-    return softmax(logits)[0]
+    logits = product(q, k.swapaxes(-1, -2), 1 / math.sqrt(q.shape[-1]))
+    if valid is None:
+        return softmax(logits)[0]
+    return masked_softmax(logits, valid[:, None, None, :], "fill", -math.inf)[0]
