@@ -200,7 +200,14 @@ def batch(tokens: Sequence[Tokens]) -> Tokens:
     if len(kinds) > 1:
         raise ValueError(f"tokens of one batch must share patch shape and dtype, not {sorted(kinds)}")
     length = max(len(t.mask) for t in tokens)
-    return Tokens(*(np.stack([_fit(a, length) for a in arrays]) for arrays in zip(*tokens, strict=True)))
+
+    def padded(arrays: Sequence[np.ndarray]) -> np.ndarray:
+        y = np.zeros((len(arrays), length, *arrays[0].shape[1:]), arrays[0].dtype)
+        for row, array in zip(y, arrays, strict=True):
+            row[: len(array)] = array
+        return y
+
+    return Tokens(*map(padded, zip(*tokens, strict=True)))
 
 
 def _fit(array: Array, length: int) -> Array:
