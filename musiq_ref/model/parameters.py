@@ -144,7 +144,7 @@ class EndToEnd:
             self.rows.setdefault(leaves[path].dtype, []).append(path)
 
     def join(self, leaves: Mapping[str, Array]) -> list[Array]:
-        """The vectors of arrays with these paths, shapes and dtypes; ValueError, on a device, for another shape."""
+        """The vectors of arrays with these paths; on a device ValueError for one of another shape or dtype."""
         if self.on_host:
             return [leaves[path] for path in self.paths]
         for path, (shape, dtype) in self.forms.items():
