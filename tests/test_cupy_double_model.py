@@ -139,9 +139,9 @@ def test_a_training_step_waits_only_for_its_loss(optimizer, loss):
     trained, result = train(params)
     assert result_there.loss == pytest.approx(result.loss, rel=1e-12)
     assert_equal(result_there.scores, result.scores, 1e-12)
-    for path, array in flatten(trained):
-        if "key/bias" not in path:  # softmax ignores them: their gradients are rounding, which Adam makes large
-            assert_equal(dict(flatten(trained_there))[path], array, 1e-12)
+    there = dict(flatten(trained_there))
+    for path, array in flatten(trained):  # softmax ignores the key biases: their gradients are rounding, made large
+        assert_equal(there[path], array, 1e-9 if "key/bias" in path and optimizer != "sgd" else 1e-12)
 
 
 def test_the_loss_is_read_after_all_images_have_been_started(monkeypatch):

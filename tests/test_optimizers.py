@@ -171,23 +171,33 @@ def test_a_saved_state_continues_bit_by_bit(case, rng, tmp_path):
 
 @pytest.mark.parametrize("case", CASES)
 def test_same_numbers_on_the_device(case, device, rng):
+    """With groups of two settings, and of a third that is frozen; a gradient in another order and in another layout."""
     name, _, options = CASES[case]
     init, optimizer = OPTIMIZERS[name]
-    params = random_tree(rng)
+    groups, params = {**GROUPS, "stem/gn/*": {"lr_scale": 0}}, random_tree(rng)
     there = map_params(device.from_numpy, params)
-    average, state, state_there = there, init(params), init(there)
+    average, average_there, state, state_there = params, there, init(params), init(there)
     for _ in range(2):
         grads = random_tree(rng)
-        clipped, norm = clip_by_global_norm(grads, 1.5)
-        clipped_there, norm_there = clip_by_global_norm(map_params(device.from_numpy, grads), 1.5)
+        grads_there = map_params(device.from_numpy, dict(reversed(grads.items())))
+        grads_there["head"]["kernel"] = device.from_numpy(grads["head"]["kernel"].T).T
+        clipped, norm = clip_by_global_norm(grads, 1.5, groups)
+        clipped_there, norm_there = clip_by_global_norm(grads_there, 1.5, groups)
         np.testing.assert_allclose(device.to_numpy(norm_there), norm, rtol=1e-12)
-        params, state = optimizer(params, clipped, state, 0.1, groups=GROUPS, **options)
-        there, state_there = optimizer(there, clipped_there, state_there, 0.1, groups=GROUPS, **options)
-        average = ema(average, there, 0.5)
-    here = dict(flatten({"params": params, "state": state}))
-    for path, array in flatten({"params": there, "state": state_there}):
+        params, state = optimizer(params, clipped, state, 0.1, groups=groups, **options)
+        there, state_there = optimizer(there, clipped_there, state_there, 0.1, groups=groups, **options)
+        average, average_there = ema(average, params, 0.6), ema(average_there, there, 0.6)
+    here = dict(flatten({"params": params, "state": state, "average": average}))
+    found = dict(flatten({"params": there, "state": state_there, "average": average_there}))
+    assert list(found) == list(here)
+    for path, array in found.items():
         np.testing.assert_allclose(device.to_numpy(array), here[path], rtol=1e-12, atol=1e-14)
-    assert all(type(a) is type(b) for (_, a), (_, b) in zip(flatten(average), flatten(there), strict=True))
+        assert array.shape == here[path].shape
+        assert array.flags.c_contiguous
+    assert type(state_there["step"]) is np.ndarray
+    assert {type(a) for path, a in found.items() if path != "state/step"} == {
+        type(norm_there + there["head"]["kernel"])
+    }
 
 
 @pytest.mark.parametrize("max_norm", [0.1, 1.0, 6.0, 100.0])

@@ -125,12 +125,15 @@ def test_a_device_validates_and_takes_one_micro_batch_after_another(table, tmp_p
     assert workers == [1, 1]
 
 
-def test_a_parameter_that_is_not_finite_is_named_for_one_wait():
-    params = {"class_token": BACKEND.from_numpy(np.zeros(2)), "head": {"bias": BACKEND.from_numpy(np.array([np.inf]))}}
+def test_finite_parameters_cost_one_wait_and_one_that_is_not_is_named():
+    biases = {name: {"bias": BACKEND.from_numpy(np.arange(3.0))} for name in ("one", "two", "three")}
+    params = {**biases, "class_token": BACKEND.from_numpy(np.zeros(2))}
     counters.reset()
-    with pytest.raises(ValueError, match=r"^parameter head/bias is not finite any more$"):
-        run_module._check_finite(params)
+    run_module._check_finite(params)
     assert counters.synchronisations == 1
+    params["two"]["bias"][1] = np.inf
+    with pytest.raises(ValueError, match=r"^parameter two/bias is not finite any more$"):
+        run_module._check_finite(params)
 
 
 def test_too_little_memory_on_the_gpu_is_a_sentence(table, tmp_path, monkeypatch):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from musiq_ref.backend import Array
+from musiq_ref.backend import Array, namespace, on_host
 from musiq_ref.config import MusiqConfig
 
 Params = dict[str, Any]
@@ -115,6 +115,58 @@ def add_params(a: Params, b: Params) -> Params:
     {'head': {'bias': 3}}
     """
     return {k: add_params(v, b[k]) if isinstance(v, dict) else v + b[k] for k, v in a.items()}
+
+
+class EndToEnd:
+    """The arrays of a flattened nested dict as few vectors, for work that treats every element by itself.
+
+    On a device, where a launch costs more than such work, all arrays of a dtype are copied end to end. On the host each
+    array is its own vector, as it is, and nothing is copied.
+
+    leaves: {path: array}, all of one library; their paths, shapes and dtypes are what `join` and `cut` go by
+
+    >>> values = {"head/bias": np.array([1.0]), "head/kernel": np.array([[2.0], [3.0]])}
+    >>> whole = EndToEnd(values)
+    >>> whole.cut([10 * vector for vector in whole.join(values)])
+    {'head/bias': array([10.]), 'head/kernel': array([[20.],
+           [30.]])}
+    """
+
+    def __init__(self, leaves: Mapping[str, Array]):
+        self.paths = list(leaves)
+        self.on_host = all(map(on_host, leaves.values()))
+        if self.on_host:
+            return
+        self.forms = {path: (array.shape, array.dtype) for path, array in leaves.items()}
+        self.rows: dict[np.dtype, list[str]] = {}  # by dtype, the paths in the order in which their arrays follow
+        # The power of two in an array's size, falling: so each begins at a multiple of its own, and stays aligned.
+        for _, path in sorted((-(array.size & -array.size), path) for path, array in leaves.items()):
+            self.rows.setdefault(leaves[path].dtype, []).append(path)
+
+    def join(self, leaves: Mapping[str, Array]) -> list[Array]:
+        """The vectors of arrays with these paths; on a device ValueError for one of another shape or dtype."""
+        if self.on_host:
+            return [leaves[path] for path in self.paths]
+        for path, (shape, dtype) in self.forms.items():
+            array = leaves[path]
+            if array.shape != shape or array.dtype != dtype:
+                raise ValueError(f"{path} is {array.dtype} {array.shape}; what it is joined with is {dtype} {shape}")
+        arrays = ([leaves[path].ravel() for path in row] for row in self.rows.values())
+        return [namespace(row[0]).concatenate(row) for row in arrays]
+
+    def cut(self, vectors: Sequence[Array]) -> dict[str, Array]:
+        """{path: array} of such vectors; on a device, views of them in C order."""
+        if self.on_host:
+            return dict(zip(self.paths, vectors, strict=True))
+        leaves = {}
+        for vector, row in zip(vectors, self.rows.values(), strict=True):
+            start = 0
+            for path in row:
+                shape, _ = self.forms[path]
+                end = start + math.prod(shape)
+                leaves[path] = vector[start:end].reshape(shape)
+                start = end
+        return {path: leaves[path] for path in self.paths}
 
 
 def check_params(params: Params, config: MusiqConfig) -> np.dtype:

@@ -14,8 +14,8 @@ import math
 import numpy as np
 
 from musiq_ref.backend import Array, namespace, on_host, op
-from musiq_ref.model.parameters import Params, flatten, map_params, nest
-from musiq_ref.training.groups import Groups, group_settings
+from musiq_ref.model.parameters import EndToEnd, Params, flatten, map_params, nest
+from musiq_ref.training.groups import Groups, Setting, group_settings
 
 
 def sgd_init(params: Params) -> Params:
@@ -124,17 +124,20 @@ def clip_by_global_norm(grads: Params, max_norm: float, groups: Groups | None = 
     >>> clipped["a"].round(3), float(norm)
     (array([1.5]), 5.0)
     """
-    settings, clipped = group_settings(grads, groups), dict(flatten(grads))
-    live = {path: g for path, g in clipped.items() if settings[path].lr_scale != 0}
+    given = dict(flatten(grads))
+    settings = group_settings(given, groups)
+    live = {path: g for path, g in given.items() if settings[path].lr_scale != 0}
     if not max_norm > 0 or not live:
         raise ValueError(f"{len(live)} gradients cannot be clipped to the norm {max_norm}; both must be above 0")
     for path, g in live.items():
         if on_host(g) and not np.isfinite(g).all():
             raise ValueError(f"the gradient of parameter {path} is not finite; lower the learning rate")
-    xp = namespace(next(iter(live.values())))
-    norm = xp.sqrt(sum(xp.sum(xp.square(g, dtype="float64")) for g in live.values()))
+    whole = EndToEnd(live)
+    vectors = whole.join(live)
+    xp = namespace(vectors[0])
+    norm = xp.sqrt(sum(xp.sum(xp.square(g, dtype="float64")) for g in vectors))
     factor = xp.minimum(1.0, max_norm / (norm + 1e-6))
-    return nest(clipped | {path: g * factor.astype(g.dtype) for path, g in live.items()}), norm
+    return nest(given | whole.cut([g * factor.astype(g.dtype) for g in vectors])), norm
 
 
 def ema(average: Params, params: Params, decay: float) -> Params:
@@ -143,8 +146,10 @@ def ema(average: Params, params: Params, decay: float) -> Params:
     >>> ema({"w": np.array([1.0])}, {"w": np.array([2.0])}, decay=0.75)
     {'w': array([1.25])}
     """
-    values = dict(flatten(params))
-    return nest({path: a + (1 - decay) * (values[path] - a) for path, a in flatten(average)})
+    averages = dict(flatten(average))
+    whole = EndToEnd(averages)
+    pairs = zip(whole.join(averages), whole.join(dict(flatten(params))), strict=True)
+    return nest(whole.cut([a + (1 - decay) * (theta - a) for a, theta in pairs]))
 
 
 def _zeros(a):
@@ -152,20 +157,24 @@ def _zeros(a):
 
 
 def _update(update, params, grads, state, slots, lr, weight_decay, groups):
-    """One step: θ, *kept = update(θ, g, η, λ, *kept) for every parameter that is not frozen."""
+    """One step: θ, *kept = update(θ, g, η, λ, *kept) for all parameters of a setting at once, but for frozen ones."""
     if not 0 <= lr < math.inf:
         raise ValueError(f"the learning rate is {lr}; it must be finite and at least 0")
-    new, settings = dict(flatten(params)), group_settings(params, groups, weight_decay)
+    new = dict(flatten(params))
+    settings = group_settings(new, groups, weight_decay)
     given = {"gradient": dict(flatten(grads)), **{slot: dict(flatten(state.get(slot, {}))) for slot in slots}}
-    for path, theta in flatten(params):
-        scale, decay = settings[path]
-        if scale == 0:
+    alike: dict[Setting, dict[str, Array]] = {}
+    for path, theta in new.items():
+        if settings[path].lr_scale == 0:
             continue
         for what, arrays in given.items():
             if path not in arrays or arrays[path].shape != theta.shape or arrays[path].dtype != theta.dtype:
                 raise ValueError(f"there is no {what} of {theta.dtype} {theta.shape} for parameter {path}")
-        kept = (given[slot][path] for slot in slots)
-        new[path], *kept = update(theta, given["gradient"][path], float(lr) * scale, decay, *kept)
-        for slot, array in zip(slots, kept, strict=True):
-            given[slot][path] = array
+        alike.setdefault(settings[path], {})[path] = theta
+    for (scale, decay), thetas in alike.items():
+        whole = EndToEnd(thetas)
+        rows = zip(*(whole.join(arrays) for arrays in (thetas, *given.values())), strict=True)
+        made = zip(*(update(theta, g, float(lr) * scale, decay, *kept) for theta, g, *kept in rows), strict=True)
+        for arrays, vectors in zip((new, *(given[slot] for slot in slots)), made, strict=True):
+            arrays.update(whole.cut(vectors))
     return nest(new), {"step": np.array(int(state["step"]) + 1), **{slot: nest(given[slot]) for slot in slots}}

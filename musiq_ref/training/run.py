@@ -5,18 +5,18 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from musiq_ref.backend import NUMPY, Backend, get_backend, namespace, to_host
+from musiq_ref.backend import NUMPY, Array, Backend, get_backend, namespace, to_host
 from musiq_ref.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from musiq_ref.config import MusiqConfig
 from musiq_ref.image.tokenize import Tokens, tokens_for
-from musiq_ref.model.parameters import Params, flatten, init_params, map_params
+from musiq_ref.model.parameters import EndToEnd, Params, flatten, init_params, map_params
 from musiq_ref.team import ONE_THREAD
 from musiq_ref.training.folder import Files, claimed
 from musiq_ref.training.initial import fit_to_images
@@ -354,12 +354,15 @@ def _one_step(run: Run, state: State, tokens: list[Tokens], targets: np.ndarray)
 
 
 def _check_finite(params: Params) -> None:
-    """Raises ValueError, naming it, for a parameter that is not finite; a device is waited for once."""
-    arrays = dict(flatten(params))
-    xp = namespace(params["class_token"])
-    for path, finite in zip(arrays, to_host(xp.stack([xp.isfinite(a).all() for a in arrays.values()])), strict=True):
-        if not finite:
-            raise ValueError(f"parameter {path} is not finite any more")
+    """Raises ValueError, naming it, for a parameter that is not finite; where all are, a device is waited for once."""
+    leaves, xp = dict(flatten(params)), namespace(params["class_token"])
+
+    def finite(arrays: Iterable[Array]) -> np.ndarray:
+        return to_host(xp.stack([xp.isfinite(a).all() for a in arrays]))
+
+    if not finite(EndToEnd(leaves).join(leaves)).all():
+        path = list(leaves)[finite(leaves.values()).argmin()]
+        raise ValueError(f"parameter {path} is not finite any more")
 
 
 def _answer(state: State, settings: Settings) -> Params:

@@ -20,7 +20,7 @@ from musiq_ref.losses import LOSSES, ON_LOGITS
 from musiq_ref.model.head import expected_score, expected_score_backward
 from musiq_ref.model.musiq import backward, forward
 from musiq_ref.model.noise import Noise
-from musiq_ref.model.parameters import Params
+from musiq_ref.model.parameters import EndToEnd, Params, flatten, nest
 from musiq_ref.ordered import in_order
 from musiq_ref.team import ONE_THREAD
 
@@ -100,21 +100,20 @@ def batch_gradient(
         dlogits = dprediction if loss in ON_LOGITS else expected_score_backward(dprediction, cache_score)
         return value, backward(dlogits, cache, want_patches=False).params, expected.score
 
-    values, gradients, scores = [], None, []
+    values, whole, total, scores = [], None, [], []
     starts = range(0, len(tokens), micro_batch)
     for value, piece_gradients, piece_scores in in_order(run, starts, threads, ahead=threads):
         values.append(value)
-        gradients = piece_gradients if gradients is None else _add(gradients, piece_gradients)
+        leaves = dict(flatten(piece_gradients))
+        whole = whole or EndToEnd(leaves)
+        total = _add(total, whole.join(leaves)) if total else whole.join(leaves)
         scores.append(piece_scores)
-    assert gradients is not None
-    return BatchGradient(sum(to_host(xp.stack(values)).tolist()), gradients, xp.concatenate(scores))
+    assert whole is not None
+    return BatchGradient(sum(to_host(xp.stack(values)).tolist()), nest(whole.cut(total)), xp.concatenate(scores))
 
 
-def _add(total: Params, more: Params) -> Params:
+def _add(total: list[Array], more: list[Array]) -> list[Array]:
     """total += more, in place: the sum of a hundred megabytes and another would be as large again."""
-    for name, value in more.items():
-        if isinstance(value, dict):
-            _add(total[name], value)
-        else:
-            namespace(value).add(total[name], value, out=total[name])
+    for a, b in zip(total, more, strict=True):
+        namespace(a).add(a, b, out=a)
     return total
