@@ -5,8 +5,8 @@
     python benchmarks/gpu.py --table gpu.json # only writes the table, docs/gpu.md, of a JSON
 
 Each step is a process of its own, and the JSON is written after each: one that fails, or takes too long, loses nothing
-of the others. Measurements have the machine for themselves; then the tests run at the same time, and last the
-sanitizer's tools. The exit code is 1 if anything failed, and not if a target was missed.
+of the others. Measurements have the machine for themselves; then the tests run at the same time, and last each of
+the sanitizer's tools. The exit code is 1 if anything failed, and not if a target was missed.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import platform
 import re
 import shutil
 import signal
+import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -67,10 +68,21 @@ def environment() -> dict[str, Any]:
         "card": card["name"].decode(),
         "compute_capability": f"{card['major']}.{card['minor']}",
         "memory": card["totalGlobalMem"],
-        "driver": runtime.driverGetVersion(),
+        "driver": driver(),
+        "driver_cuda": runtime.driverGetVersion(),
         "runtime": runtime.runtimeGetVersion(),
         "cupy": cupy.__version__,
     }
+
+
+def driver() -> str | None:
+    """The driver's own version."""
+    try:
+        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.partition("\n")[0].strip()
 
 
 def stand_in() -> Any:
@@ -113,8 +125,8 @@ def all_steps(steps: Steps, rehearse: bool) -> None:
     )
     if sanitizer := shutil.which("compute-sanitizer"):
         command = [python, *PYTEST, "tests/test_kernels.py", *one_model]
-        tools = ("memcheck", "racecheck")
-        steps.run(*(Step(t, [sanitizer, "--tool", t, "--error-exitcode", "1", *command], 60, summary) for t in tools))
+        for tool in ("memcheck", "racecheck"):
+            steps.run(Step(tool, [sanitizer, "--tool", tool, "--error-exitcode", "1", *command], 60, summary))
 
 
 def main() -> int:

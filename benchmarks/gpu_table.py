@@ -78,8 +78,8 @@ def table(report: dict[str, Any]) -> str:
     """docs/gpu.md of a report."""
     lines = [
         *("---", "orphan: true", "---", "# On a GPU, measured", ""),
-        f"{report['card'] or 'No GPU: a rehearsal, whose figures mean nothing'}; driver for CUDA "
-        f"{report.get('driver', '–')}; CuPy {report.get('cupy', '–')}, PyTorch {report['torch']}, "
+        f"{report['card'] or 'No GPU: a rehearsal, whose figures mean nothing'}; driver {report.get('driver') or '–'} "
+        f"(CUDA {_cuda(report.get('driver_cuda'))}); CuPy {report.get('cupy', '–')}, PyTorch {report['torch']}, "
         f"NumPy {report['numpy']}, Python {report['python']}; {report['processor']}. "
         "Written by `make gpu` (benchmarks/gpu.py).",
         "",
@@ -130,6 +130,11 @@ def _reached(row: dict[str, Any]) -> str:
     form = ".0e" if limit < 0.01 else ".0f" if limit > 2 else ".2f"
     wanted = "" if row["met"] else f" ({'≥' if limit > 2 else '≤'} {limit:g})"
     return f"{'yes' if row['met'] else '**no**'}, {number:{form}}{wanted}"
+
+
+def _cuda(number: int | None) -> str:
+    """CUDA's 12080 is 12.8."""
+    return f"{number // 1000}.{number % 1000 // 10}" if number else "–"
 
 
 def _ms(seconds: float | None) -> str:

@@ -36,8 +36,13 @@ RECORD = {
 LARGE = {"task": "score 12 megapixels", "musiq_ref_bytes": 250, "torch_bytes": 1000, "untiled_bytes": 500}
 BUNDLED = {"task": "training the bundled model, 16 pictures", "ratio to numpy": 0.0125}
 REPORT = {
-    **{"card": "A card", "torch": "2.11", "numpy": "2.5", "cupy": "14.2", "python": "3.12", "driver": 13000},
-    **{"processor": "A processor", "steps": {"memcheck": "exit code 1"}, "seconds": {"memcheck": 1.5}},
+    **{"card": "A card", "torch": "2.11", "numpy": "2.5", "cupy": "14.2", "python": "3.12", "driver": "580.1"},
+    **{
+        "driver_cuda": 12080,
+        "processor": "A processor",
+        "steps": {"memcheck": "exit code 1"},
+        "seconds": {"memcheck": 1.5},
+    },
 }
 
 
@@ -140,7 +145,7 @@ def test_the_table_says_what_was_measured_and_what_is_reached():
     assert "| score 1 photograph: time, of PyTorch's | yes, 0.46 | – | – |" in text
     assert "| score 1 photograph: difference from NumPy's | **no**, 2e-03 (≤ 1e-05) | – | – |" in text
     assert "| memcheck | exit code 1 | 1.5 | 2 |" in text
-    assert "A card; driver for CUDA 13000; CuPy 14.2" in text
+    assert "A card; driver 580.1 (CUDA 12.8); CuPy 14.2" in text
     assert "A processor" in text
     assert "mean nothing" in gpu.table({**REPORT, "card": None})
 
