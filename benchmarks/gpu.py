@@ -1,11 +1,12 @@
-"""All that a GPU can show of musiq_ref, in six minutes and one JSON: tests, sanitizer, seconds beside PyTorch's.
+"""All that a GPU can show of musiq_ref, in five minutes and one JSON: seconds beside PyTorch's, tests, sanitizer.
 
     python benchmarks/gpu.py -o gpu.json      # `make gpu` runs it, in an environment or with what is installed
     python benchmarks/gpu.py --rehearse       # the same steps on the processor, small, with a stand-in for CuPy
     python benchmarks/gpu.py --table gpu.json # only writes the table, docs/gpu.md, of a JSON
 
 Each step is a process of its own, and the JSON is written after each: one that fails, or takes too long, loses nothing
-of the others. The exit code is 1 if any of them failed.
+of the others. Measurements have the machine for themselves; then the tests run at the same time, and last each of
+the sanitizer's tools. The exit code is 1 if anything failed, and not if a target was missed.
 """
 
 from __future__ import annotations
@@ -16,60 +17,46 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
-import time
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from gpu_steps import ROOT, Step, Steps
+from gpu_table import PRECISIONS, table, targets
+
 NEEDED = ("numpy", "torch", "pytest", "hypothesis")
 DEVICE, TESTS = ["kernels", "device"], ["ops", "model", "cupy_backend"]
-PRECISIONS = ("float32", "tf32", "float16")
 PYTEST = ["-m", "pytest", "-p", "no:cacheprovider", "-rfE", "-W", "default"]  # what CuPy warns of is no fault of ours
+AT_ONCE = ["-n", str(min(5, os.cpu_count() or 1)), "--dist", "worksteal"]  # with pytest-xdist
 ONE_MODEL = "whole_model_through and official and kept"
 
 
-class Steps:
-    """Steps with a limit of time together; what they find is written to a file.
-
-    path: of the JSON
-    seconds: for all of them
-    """
-
-    def __init__(self, path: Path, seconds: float, report: dict[str, Any]) -> None:
-        self.path, self.end, self.report, self.failed = path, time.monotonic() + seconds, report, []
-
-    def run(self, name: str, command: list[str], seconds: float, read: Any) -> None:
-        """Adds what `read` makes of the standard output under a name, or why there is nothing."""
-        seconds, start = max(1.0, min(seconds, self.end - time.monotonic())), time.monotonic()
-        print(f"{name} …", file=sys.stderr)
-        try:
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False)
-            failure = f"exit code {done.returncode}" if done.returncode else ""
-            found = read(done.stdout) if not failure or read is summary else {"error": done.stderr[-2000:]}
-        except subprocess.TimeoutExpired:
-            failure, found = f"not done in {seconds:.0f} s", {}
-        except ValueError as error:
-            failure, found = f"no figures ({error})", {}
-        self.report[name] = found
-        self.report["steps"][name] = failure or "done"
-        self.report["seconds"][name] = round(time.monotonic() - start, 1)
-        if failure:
-            self.failed.append(f"{name}: {failure}")
-        self.path.write_text(json.dumps(self.report, indent=1) + "\n", encoding="utf-8")
-
-
 def summary(output: str) -> dict[str, Any]:
-    """How many tests passed, and which did not, from what pytest prints."""
+    """How many tests ran and passed, and which did not, from what pytest prints."""
     counts = {kind: int(number) for number, kind in re.findall(r"(\d+) (passed|failed|skipped|error)", output)}
-    return {**counts, "not passed": re.findall(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)}
+    ran = sum(number for kind, number in counts.items() if kind != "skipped")
+    return {**counts, "ran": ran, "not passed": re.findall(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)}
+
+
+def measured(output: str) -> dict[str, Any]:
+    """What `one` has printed, if only a part of it."""
+    lines = [json.loads(line) for line in output.splitlines() if line.startswith("{") and line.endswith("}")]
+    if not lines:
+        raise ValueError("it has printed none")
+    others = (line for line in lines if "task" not in line)
+    return {"records": [line for line in lines if "task" in line], **next(others, {})}
 
 
 def environment() -> dict[str, Any]:
-    """Card, driver and versions, of which a rehearsal has only some."""
+    """Processor, card, driver and versions, of which a rehearsal has only some."""
+    from musiq_ref.bench.machine import processor
+
     found: dict[str, Any] = {"python": platform.python_version(), **{name: version(name) for name in NEEDED}}
+    found |= {"processor": processor(), "cores": os.cpu_count()}
     try:
         import cupy
 
@@ -81,10 +68,21 @@ def environment() -> dict[str, Any]:
         "card": card["name"].decode(),
         "compute_capability": f"{card['major']}.{card['minor']}",
         "memory": card["totalGlobalMem"],
-        "driver": runtime.driverGetVersion(),
+        "driver": driver(),
+        "driver_cuda": runtime.driverGetVersion(),
         "runtime": runtime.runtimeGetVersion(),
         "cupy": cupy.__version__,
     }
+
+
+def driver() -> str | None:
+    """The driver's own version."""
+    try:
+        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.partition("\n")[0].strip()
 
 
 def stand_in() -> Any:
@@ -96,49 +94,46 @@ def stand_in() -> Any:
 
 
 def one(precision: str, rehearse: bool) -> None:
-    """Prints the records of one precision, and how many captured graphs were used, as JSON."""
+    """Prints the records of one precision, a line of JSON each, and how many captured graphs were used."""
     from gpu_tasks import measure
 
     from musiq_ref.backend import get_backend
 
     device = stand_in() if rehearse else get_backend(f"cupy:{precision}")
-    records = measure(device, precision != "float32", rehearse)
+    for record in measure(device, precision, rehearse):
+        print(json.dumps(record), flush=True)
     states = getattr(device.repeat, "found", {}).values()
-    print(json.dumps({"records": records, "graphs": sum(isinstance(s, tuple) and s[-1] == "right" for s in states)}))
+    print(json.dumps({"graphs": sum(isinstance(s, tuple) and s[-1] == "right" for s in states)}))
 
 
-def table(report: dict[str, Any]) -> str:
-    """docs/gpu.md of a report."""
-    lines = [
-        *("---", "orphan: true", "---", "# On a GPU, measured", ""),
-        f"{report['card'] or 'No GPU: a rehearsal, whose figures mean nothing'}; CuPy {report.get('cupy', '–')}, "
-        f"PyTorch {report['torch']}, NumPy {report['numpy']}. Written by `make gpu` (benchmarks/gpu.py).",
-        *("", "A ratio is the time of musiq_ref in parts of PyTorch's, eager, with TF32 but for float32.", ""),
-        "| precision | task | ms | ratio | without a graph, ms | memory, MiB | PyTorch's | difference |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+def all_steps(steps: Steps, rehearse: bool) -> None:
+    """Measurements, tests, sanitizer."""
+    python, slack = sys.executable, 10 if rehearse else 1  # a processor takes its time
     for precision in PRECISIONS:
-        for found in report.get(precision, {}).get("records", []):
-            cells = [precision, found["task"], _ms(found["musiq_ref_seconds"]), f"{found['ratio to torch']:.2f}"]
-            cells += [_ms(found.get("plain_seconds")), _mib(found["musiq_ref_bytes"]), _mib(found["torch_bytes"])]
-            lines.append(f"| {' | '.join([*cells, format(found['difference from torch'], '.0e')])} |")
-    lines += ["", "| step | |", "|---|---|", *(f"| {name} | {how} |" for name, how in report["steps"].items())]
-    return "\n".join(lines) + "\n"
+        command = [python, str(Path(__file__).resolve()), "--one", precision, *["--rehearse"] * rehearse]
+        steps.run(Step(precision, command, slack * 70, measured))
+    steps.report["targets"] = targets(steps.report)
+    many, one_model = AT_ONCE if find_spec("xdist") else [], ["-k", ONE_MODEL]
 
+    def tests(name: str, chosen: list[str], options: list[str]) -> Step:
+        files = [f"tests/test_{test}.py" for test in chosen]
+        return Step(name, [python, *PYTEST, *many, *files, *options], slack * 120, summary)
 
-def _ms(seconds: float | None) -> str:
-    return "–" if seconds is None else f"{1000 * seconds:.2f}"
-
-
-def _mib(size: int | None) -> str:
-    return "–" if size is None else f"{size / 2**20:.0f}"
+    steps.run(
+        tests("kernels and model", DEVICE, one_model if rehearse else []),
+        tests("ops and golden values", TESTS[: 1 if rehearse else None], []),
+    )
+    if sanitizer := shutil.which("compute-sanitizer"):
+        command = [python, *PYTEST, "tests/test_kernels.py", *one_model]
+        for tool in ("memcheck", "racecheck"):
+            steps.run(Step(tool, [sanitizer, "--tool", tool, "--error-exitcode", "1", *command], 60, summary))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, default=Path("gpu.json"), help="(default: gpu.json)")
     parser.add_argument("--rehearse", action="store_true", help="on the processor: shows that the script runs")
-    parser.add_argument("--seconds", type=float, default=350, help="for everything (default: 350)")
+    parser.add_argument("--seconds", type=float, default=300, help="for everything (default: 300)")
     parser.add_argument("--table", type=Path, metavar="JSON", help="write docs/gpu.md of a JSON, and nothing else")
     parser.add_argument("--one", choices=PRECISIONS, help="only measure, and print JSON; for the script itself")
     args = parser.parse_args()
@@ -153,7 +148,7 @@ def main() -> int:
         (ROOT / "docs" / "gpu.md").write_text(text, encoding="utf-8")
         return 0
     if not 0 < args.seconds < float("inf"):
-        parser.error(f"--seconds is {args.seconds:g}; give a number above 0, such as 350")
+        parser.error(f"--seconds is {args.seconds:g}; give a number above 0, such as 300")
     if args.output.is_dir() or not args.output.absolute().parent.is_dir():
         parser.error(f"{args.output} cannot be written; name a file in a folder that exists with -o")
     try:
@@ -164,21 +159,11 @@ def main() -> int:
     if not found["card"] and not args.rehearse:
         print(f"there is no GPU to measure ({found['because']}); --rehearse runs the script without", file=sys.stderr)
         return 2
-    slack = 10 if args.rehearse else 1  # a processor takes its time
-    python, rehearse = sys.executable, ["--rehearse"] * args.rehearse
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # whoever ends this process ends its steps, too
     os.environ["MUSIQ_REF_TEST_BACKENDS"] = "double" if args.rehearse else "cupy"
-    steps = Steps(args.output.absolute(), slack * args.seconds, {**found, "steps": {}, "seconds": {}})
-    only = ["-k", ONE_MODEL] if args.rehearse else []
-    for name, tests in (("kernels and model", DEVICE), ("ops and golden values", TESTS[: 1 if args.rehearse else 3])):
-        files = [f"tests/test_{test}.py" for test in tests]
-        steps.run(name, [python, *PYTEST, *files, *(only if tests is DEVICE else [])], slack * 120, summary)
-    for precision in PRECISIONS:
-        command = [python, str(Path(__file__).resolve()), "--one", precision, *rehearse]
-        steps.run(precision, command, slack * 70, lambda text: json.loads(text.splitlines()[-1]))
-    if sanitizer := shutil.which("compute-sanitizer"):
-        command = [python, *PYTEST, "tests/test_kernels.py", "-k", ONE_MODEL]
-        for tool in ("memcheck", "racecheck"):
-            steps.run(tool, [sanitizer, "--tool", tool, "--error-exitcode", "1", *command], 60, summary)
+    seconds = args.seconds * (10 if args.rehearse else 1)
+    steps = Steps(args.output.absolute(), seconds, {**found, "steps": {}, "seconds": {}})
+    all_steps(steps, args.rehearse)
     print(table(steps.report))
     print(*steps.failed, f"written to {args.output}", sep="\n")
     return 1 if steps.failed else 0

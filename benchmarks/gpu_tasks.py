@@ -1,165 +1,218 @@
-"""What `benchmarks/gpu.py` measures: tasks, and who does them, each result computed by musiq_ref and by PyTorch.
+"""What `benchmarks/gpu.py` measures: tasks, and who does them, each result computed by musiq_ref and by others.
 
-Both sides begin with tokens in host memory and end with scores, or trained parameters, waited for. The model is the
-small one with pyiqa's conventions, which the PyTorch port implements, and weights made from integers. Seconds are
-medians of neighbouring runs in turn; a ratio below 1 says that musiq_ref is faster.
+All sides begin with tokens in host memory and end with scores, or trained parameters, waited for. The model is the
+small one with pyiqa's conventions, which the PyTorch port implements, and weights made from integers; then the bundled
+model's training, beside NumPy's. Seconds are medians of neighbouring runs in turn; a ratio below 1 says that musiq_ref
+is faster.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 import musiq_ref as mq
-from musiq_ref.backend import Backend, to_host
+from musiq_ref.backend import NUMPY, Backend, to_host
 from musiq_ref.bench.measure import interleaved
 from musiq_ref.model.inference import predict_packed
 from musiq_ref.model.parameters import map_params
-from musiq_ref.training.optimizers import adam_init, adamw
+from musiq_ref.ops import fused
+from musiq_ref.pictures.world import drawn_side
+from musiq_ref.team import each
+from musiq_ref.training.folder import Files
+from musiq_ref.training.optimizers import OPTIMIZERS, adam_init, adamw
+from musiq_ref.training.parallel import World
+from musiq_ref.training.run import Run, _one_step, _thinned
+from musiq_ref.training.settings import recipe
+from musiq_ref.training.state import State, upload
 from musiq_ref.training.step import batch_gradient
 
 PHOTOGRAPH, LARGE = (480, 640), (3000, 4000)
-WARM, GRAPHS = 3, ("score 1 photograph",)
 MIXED = [(300 + 23 * i, 800 - 31 * i) for i in range(16)]
+BATCH = 11  # the seed of sizes with about the mean number of tokens, in all and at most, of the recipe's batches
+WARM, SECONDS = 3, 3.0  # runs before those that count, and what these may take, for a task
+THREADS = 2  # of NumPy
 
 
 class Contender(NamedTuple):
-    """One implementation: the scores of tokens, a training step on them, and the most memory since the last call."""
+    """One who does a task: a name, what to run, and the most memory, in bytes, that it has had since last asked."""
 
     name: str
-    scores: Callable[[list[mq.Tokens]], list[float]]
-    step: Callable[[list[mq.Tokens]], float]
-    peak: Callable[[], int | None]
+    run: Callable[[], Any]
+    peak: Callable[[], int | None] = lambda: None
 
 
-def ours(config: mq.MusiqConfig, device: Backend, name: str = "musiq_ref") -> Contender:
-    params = map_params(device.from_numpy, mq.verify.deterministic_params(config, 1))
-    training = [params, adam_init(params)]
+def measure(device: Backend, precision: str, quick: bool) -> Iterator[dict[str, Any]]:
+    """One record for every task, as it is done, or the error that it failed with; with quick, of small pictures.
 
-    def scores(images):
+    Beside musiq_ref and PyTorch there are "plain", musiq_ref without captured graphs; "untiled", with all attention
+    weights at once; and "numpy", on 2 threads where it is timed.
+    """
+    from gpu_torch import Torch
+
+    config = mq.MusiqConfig.preset("small", conventions=mq.PYIQA)
+    config = mq.MusiqConfig.preset("tiny", conventions=mq.PYIQA, longer_sides=(64,)) if quick else config
+    cuda, host = device.name == "cupy", mq.verify.deterministic_params(config, 1)
+    params, rival = map_params(device.from_numpy, host), Torch(config, host, cuda, precision != "float32")
+    sizes = [PHOTOGRAPH, LARGE, *MIXED]
+    sizes = [(height // 8, width // 8) for height, width in sizes[:4]] if quick else sizes
+    one, large, *mixed = each(lambda size: mq.tokenize(mq.verify.deterministic_image(3, *size), config), sizes)
+    peak = cupy_peak if cuda else lambda: None
+
+    def scored(images, *others):
+        ours = Contender("musiq_ref", scores(params, images, config, device), peak)
+        return [ours, Contender("torch", rival.scores(images), rival.peak), *others]
+
+    def trained(images, together=1):
+        ours = Contender("musiq_ref", steps(params, images, config, together), peak)
+        return [ours, Contender("torch", rival.steps(images, together > 1), rival.peak)]
+
+    plain = Contender("plain", scores(params, [one], config, device._replace(repeat=None)), peak)
+    untiled = Contender("untiled", all_weights_at_once(scores(params, [large], config, device)), peak)
+    tasks = {
+        "score 1 photograph": (30, [one], lambda: scored([one], *[plain] * bool(device.repeat))),
+        "score 16 of different sizes": (10, mixed, lambda: scored(mixed)),
+        "score 12 megapixels": (5, [large], lambda: scored([large], untiled)),
+        "training step, 1 photograph": (10, [one], lambda: trained([one])),
+        "training step, 16 one by one": (5, mixed, lambda: trained(mixed)),
+        "training step, 16 together": (10, mixed, lambda: trained(mixed, together=16)),
+    }
+    if precision == "float32":
+        batch = bundled_tokens(3 if quick else 16)
+        tasks["training the bundled model, 16 pictures"] = (10, batch, lambda: bundled(batch, device, peak))
+    for task, (runs, images, contenders) in tasks.items():
+        try:
+            found = record(contenders(), 1 if quick else runs, len(images))
+            if task == "score 1 photograph":
+                [ours], [exact] = scores(params, [one], config, device)(), scores(host, [one], config, NUMPY)()
+                found["difference from numpy"] = abs(ours - exact) / abs(exact)
+            yield {"task": task, "tokens": [int(t.mask.sum()) for t in images]} | found
+        except Exception as error:  # a task that fails, for want of memory say, takes nothing from the others
+            yield {"task": task, "error": f"{type(error).__name__}: {error}"[:2000]}
+
+
+def record(contenders: list[Contender], runs: int, images: int = 1) -> dict[str, Any]:
+    """What is found of a task: the first contender's seconds and results beside those of the others.
+
+    runs: how often each runs it, at most; where it takes long, once before and twice
+    """
+    peaks, results = {}, {}
+    for name, run, peak in contenders:
+        peak()
+        results[name] = run()  # after the first step parameters differ, if only by rounding
+        peaks[f"{name}_bytes"] = peak()
+    timers = {name: partial(seconds_of, run) for name, run, _ in contenders}
+    seconds = {name: [timer()] for name, timer in timers.items()}
+    more = min(runs, max(1, int(SECONDS / sum(first for [first] in seconds.values()))))
+    later: dict[str, list[float]] = {}
+    if more >= WARM:
+        interleaved(timers, WARM - 1, {})
+        seconds = {name: [] for name in timers}
+    interleaved(timers, more, later)
+    seconds = {name: taken + later[name] for name, taken in seconds.items()}
+    found: dict[str, Any] = {"runs": len(later[contenders[0].name]), **peaks}
+    for name, taken in seconds.items():
+        found |= {f"{name}_seconds": median(taken), f"{name}_images_per_second": images / median(taken)}
+    mine = contenders[0].name
+    for name in [name for name in results if name != mine]:
+        found[f"ratio to {name}"] = median(a / b for a, b in zip(seconds[mine], seconds[name], strict=True))
+        apart = np.abs(np.subtract(results[mine], results[name])).max() / np.abs(results[mine]).max()
+        found[f"difference from {name}"] = float(apart)
+    return found
+
+
+def seconds_of(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def scores(params: Any, images: list[mq.Tokens], config: mq.MusiqConfig, device: Backend) -> Callable[[], list[float]]:
+    def run():
         if len(images) == 1:
             return device.to_numpy(mq.predict(params, images[0], config, device)).tolist()
         return device.to_numpy(predict_packed(params, images, config, device))[:, 0].tolist()
 
-    def step(images):
-        result = batch_gradient(training[0], images, np.zeros(len(images), "float32"), config, "huber")
+    return run
+
+
+def steps(params: Any, images: list[mq.Tokens], config: mq.MusiqConfig, together: int) -> Callable[[], float]:
+    """A training step, a function to call again and again, which returns its loss; each makes a state of its own."""
+    training, aim = [], np.zeros(len(images), "float32")
+
+    def run():
+        training[:] = training or [params, adam_init(params)]
+        result = batch_gradient(training[0], images, aim, config, "huber", micro_batch=together)
         training[:] = adamw(training[0], result.gradients, training[1], 1e-5)
         to_host(training[0]["class_token"])
         return result.loss
 
-    def peak():
-        if device.name != "cupy":
-            return None
-        import cupy
-
-        pool = cupy.get_default_memory_pool()
-        most, _ = pool.total_bytes(), pool.free_all_blocks()
-        return most
-
-    return Contender(name, scores, step, peak)
+    return run
 
 
-def theirs(config: mq.MusiqConfig, cuda: bool, tf32: bool) -> Contender:
-    import torch
-
-    from musiq_ref.verify.torch_port import TorchMusiq, TorchTokens
-
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-    where = torch.device("cuda" if cuda else "cpu")
-    weights = mq.checkpoint.to_pyiqa(mq.verify.deterministic_params(config, 1))
-    model = TorchMusiq(config)
-    model.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
-    model.to(where)
-    trained = TorchMusiq(config).to(where)
-    trained.load_state_dict(model.state_dict())
-    optimizer = torch.optim.AdamW(trained.parameters(), 1e-5)
-
-    def upload(tokens):
-        kept = tokens.mask.astype(bool)
-        patches = torch.from_numpy(tokens.patches[kept]).permute(0, 3, 1, 2)[None]
-        vectors = (torch.from_numpy(np.ascontiguousarray(a[kept])).long() for a in tokens[1:])
-        return TorchTokens(patches.to(where), *(v.to(where) for v in vectors))
-
-    def scores(images):
-        with torch.inference_mode():
-            return [float(one) for one in [model.outputs(upload(tokens))[0, 0] for tokens in images]]
-
-    def step(images):
-        optimizer.zero_grad()
-        losses = []
-        for tokens in images:
-            prediction = trained.outputs(upload(tokens))[:, 0]
-            loss = torch.nn.functional.huber_loss(prediction, torch.zeros_like(prediction)) / len(images)
-            loss.backward()
-            losses.append(loss.detach())
-        optimizer.step()
-        if cuda:
-            torch.cuda.synchronize()
-        return float(sum(losses))
-
-    def peak():
-        if not cuda:
-            return None
-        most = torch.cuda.max_memory_allocated()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        return most
-
-    return Contender("torch", scores, step, peak)
+def bundled_tokens(count: int) -> list[mq.Tokens]:
+    """A batch as the recipe of the bundled model makes it, of pictures of the sizes that it draws."""
+    settings, rng = recipe("demo"), np.random.default_rng(BATCH)
+    config, tokens = settings.config(), []
+    for number in range(count):
+        height = drawn_side(rng, settings.largest_side)
+        image = mq.verify.deterministic_image(number, height, round(height * rng.uniform(1, 1.5)))
+        tokens.append(_thinned(mq.tokenize(image, config), settings.patch_dropout, np.random.default_rng(number)))
+    return tokens
 
 
-def seconds_of(run: Callable[[list[mq.Tokens]], Any], images: list[mq.Tokens]) -> float:
-    start = time.perf_counter()
-    run(images)
-    return time.perf_counter() - start
+def bundled(tokens: list[mq.Tokens], device: Backend, peak: Callable[[], int | None]) -> list[Contender]:
+    """The steps of `musiq-ref train --recipe demo`, together on the device, and one by one on NumPy's threads."""
+    settings, targets = recipe("demo"), np.linspace(-1, 1, len(tokens))
+    config, stream = settings.config(), cast(Any, SimpleNamespace(length=settings.epoch_images))  # no more is read
+    params = mq.verify.deterministic_params(config, 1)
+    first = State(0, params, OPTIMIZERS[settings.optimizer][0](params), params, 0.0, 1.0, None)
+
+    def contender(name: str, backend: Backend, together: int, peak) -> Contender:
+        here, files = settings.replace(micro_batch=together), Files.of(Path())
+        run, state = Run(here, config, stream, World(), THREADS, files, backend), [upload(first, backend)]
+
+        def step():
+            state[0], loss, *_ = _one_step(run, state[0], tokens, targets)
+            return loss
+
+        return Contender(name, step, peak)
+
+    return [contender("musiq_ref", device, 16, peak), contender("numpy", NUMPY, 1, lambda: None)]
 
 
-def measure(device: Backend, tf32: bool, quick: bool) -> list[dict[str, Any]]:
-    """One record for every task. `plain` is musiq_ref without captured graphs, where it has any."""
-    config = mq.MusiqConfig.preset("small", conventions=mq.PYIQA)
-    config = mq.MusiqConfig.preset("tiny", conventions=mq.PYIQA, longer_sides=(64,)) if quick else config
-    contenders = [ours(config, device), theirs(config, device.name == "cupy", tf32)]
-    plain = [ours(config, device._replace(repeat=None), "plain")] if device.repeat else []
+def all_weights_at_once(run: Callable[[], Any]) -> Callable[[], Any]:
+    """The same, without tiles: attention by the readable op, in which no block of weights is too large."""
 
-    def tokens(sizes):
-        return [mq.tokenize(mq.verify.deterministic_image(3, *size), config) for size in sizes]
+    @contextmanager
+    def changed():
+        ops = [op for name, op in vars(fused).items() if name.startswith("attend") and hasattr(op, "kernels")]
+        before, most = [dict(op.kernels) for op in ops], fused.WEIGHTS
+        try:
+            fused.WEIGHTS = 2**40
+            for op in ops:
+                op.kernels.clear()
+            yield
+        finally:
+            fused.WEIGHTS = most
+            for op, kernels in zip(ops, before, strict=True):
+                op.kernels.update(kernels)
 
-    def shrunk(sizes):
-        return [(height // 8, width // 8) for height, width in sizes[:2]] if quick else sizes
-
-    tasks = {
-        "score 1 photograph": ("scores", [PHOTOGRAPH], 30),
-        "score 16 of different sizes": ("scores", MIXED, 10),
-        "score 12 megapixels": ("scores", [LARGE], 3),
-        "training step, 1 photograph": ("step", [PHOTOGRAPH], 10),
-        "training step, 16 of different sizes": ("step", MIXED, 3),
-    }
-    return [
-        record(task, kind, tokens(shrunk(sizes)), 1 if quick else runs, contenders + plain * (task in GRAPHS))
-        for task, (kind, sizes, runs) in tasks.items()
-    ]
+    return changed()(run)
 
 
-def record(task: str, kind: str, images: list[mq.Tokens], runs: int, contenders: list[Contender]) -> dict[str, Any]:
-    """What is found of a task; each contender runs it some times before, and so has its graph, if it makes one."""
-    peaks, results, seconds = {}, {}, {}
-    for contender in contenders:
-        run = getattr(contender, kind)
-        contender.peak()
-        results[contender.name] = run(images)  # after the first step parameters differ, if only by rounding
-        peaks[f"{contender.name}_bytes"] = contender.peak()
-        for _ in range(min(WARM, runs)):
-            run(images)
-    interleaved({c.name: partial(seconds_of, getattr(c, kind), images) for c in contenders}, runs, seconds)
-    found: dict[str, Any] = {"task": task, "tokens": [int(t.mask.sum()) for t in images], "runs": runs, **peaks}
-    found |= {f"{name}_seconds": median(taken) for name, taken in seconds.items()}
-    mine = results.pop("musiq_ref")
-    for name, other in results.items():
-        found[f"ratio to {name}"] = median(a / b for a, b in zip(seconds["musiq_ref"], seconds[name], strict=True))
-        found[f"difference from {name}"] = float(np.abs(np.subtract(mine, other)).max() / np.abs(mine).max())
-    return found
+def cupy_peak() -> int:
+    """The most that CuPy's pool has had since it was last asked; it then gives back what is free."""
+    import cupy
+
+    pool = cupy.get_default_memory_pool()
+    most, _ = pool.total_bytes(), pool.free_all_blocks()
+    return most
