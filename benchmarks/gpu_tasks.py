@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -190,23 +189,16 @@ def bundled(tokens: list[mq.Tokens], device: Backend, peak: Callable[[], int | N
 
 
 def all_weights_at_once(run: Callable[[], Any]) -> Callable[[], Any]:
-    """The same, without tiles: attention by the readable op, in which no block of weights is too large."""
+    """The same with attention of all queries in one block."""
 
-    @contextmanager
     def changed():
-        ops = [op for name, op in vars(fused).items() if name.startswith("attend") and hasattr(op, "kernels")]
-        before, most = [dict(op.kernels) for op in ops], fused.WEIGHTS
+        before, fused.WEIGHTS_ON_DEVICE = fused.WEIGHTS_ON_DEVICE, 2**40
         try:
-            fused.WEIGHTS = 2**40
-            for op in ops:
-                op.kernels.clear()
-            yield
+            return run()
         finally:
-            fused.WEIGHTS = most
-            for op, kernels in zip(ops, before, strict=True):
-                op.kernels.update(kernels)
+            fused.WEIGHTS_ON_DEVICE = before
 
-    return changed()(run)
+    return changed
 
 
 def cupy_peak() -> int:
