@@ -70,17 +70,19 @@ def measure(device: Backend, precision: str, quick: bool) -> Iterator[dict[str, 
         ours = Contender("musiq_ref", scores(params, images, config, device), peak)
         return [ours, Contender("torch", rival.scores(images), rival.peak), *others]
 
-    def trained(images, together=1):
-        ours = Contender("musiq_ref", steps(params, images, config, together), peak)
-        return [ours, Contender("torch", rival.steps(images, together > 1), rival.peak)]
+    def trained(images, together=1, *others):
+        ours = Contender("musiq_ref", steps(params, images, config, device, together), peak)
+        return [ours, Contender("torch", rival.steps(images, together > 1), rival.peak), *others]
 
-    plain = Contender("plain", scores(params, [one], config, device._replace(repeat=None)), peak)
+    unrepeated = device._replace(repeat=None)
+    plain = [Contender("plain", scores(params, [one], config, unrepeated), peak)] * bool(device.repeat)
+    plain_steps = [Contender("plain", steps(params, [one], config, unrepeated, 1), peak)] * bool(device.repeat)
     untiled = Contender("untiled", all_weights_at_once(scores(params, [large], config, device)), peak)
     tasks = {
-        "score 1 photograph": (30, [one], lambda: scored([one], *[plain] * bool(device.repeat))),
+        "score 1 photograph": (30, [one], lambda: scored([one], *plain)),
         "score 16 of different sizes": (10, mixed, lambda: scored(mixed)),
         "score 12 megapixels": (5, [large], lambda: scored([large], untiled)),
-        "training step, 1 photograph": (10, [one], lambda: trained([one])),
+        "training step, 1 photograph": (10, [one], lambda: trained([one], 1, *plain_steps)),
         "training step, 16 one by one": (5, mixed, lambda: trained(mixed)),
         "training step, 16 together": (10, mixed, lambda: trained(mixed, together=16)),
     }
@@ -143,13 +145,15 @@ def scores(params: Any, images: list[mq.Tokens], config: mq.MusiqConfig, device:
     return run
 
 
-def steps(params: Any, images: list[mq.Tokens], config: mq.MusiqConfig, together: int) -> Callable[[], float]:
+def steps(
+    params: Any, images: list[mq.Tokens], config: mq.MusiqConfig, device: Backend, together: int
+) -> Callable[[], float]:
     """A training step, a function to call again and again, which returns its loss; each makes a state of its own."""
     training, aim = [], np.zeros(len(images), "float32")
 
     def run():
         training[:] = training or [params, adam_init(params)]
-        result = batch_gradient(training[0], images, aim, config, "huber", micro_batch=together)
+        result = batch_gradient(training[0], images, aim, config, "huber", micro_batch=together, repeat=device.repeat)
         training[:] = adamw(training[0], result.gradients, training[1], 1e-5)
         to_host(training[0]["class_token"])
         return result.loss
@@ -185,7 +189,8 @@ def bundled(tokens: list[mq.Tokens], device: Backend, peak: Callable[[], int | N
 
         return Contender(name, step, peak)
 
-    return [contender("musiq_ref", device, 16, peak), contender("numpy", NUMPY, 1, lambda: None)]
+    ours = contender("musiq_ref", device._replace(repeat=None), 16, peak)  # no batch of the recipe's comes twice
+    return [ours, contender("numpy", NUMPY, 1, lambda: None)]
 
 
 def all_weights_at_once(run: Callable[[], Any]) -> Callable[[], Any]:

@@ -8,7 +8,7 @@ that registers its array type with `namespace` and `erf`, and announces a `Backe
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import singledispatch, wraps
 from importlib.metadata import EntryPoint, entry_points
@@ -34,7 +34,8 @@ class Backend(NamedTuple):
     """Where arrays live: a name, the way there from NumPy, and the way back.
 
     guard: makes a `with` block in which a device that fails is a BackendError, one without memory a MemoryError
-    repeat: repeat(f, key, arrays), f of NumPy arrays taken there, perhaps faster where key and shapes were seen before
+    repeat: repeat(f, key, arrays, taken), taken(f of arrays moved there), faster where key and shapes were seen before;
+        f computes the same whenever its key is the same, and `taken` copies what it returns (by default an array)
 
     >>> backend = get_backend("numpy")
     >>> backend.to_numpy(backend.from_numpy(np.ones(2)))
@@ -45,7 +46,7 @@ class Backend(NamedTuple):
     from_numpy: Callable[[np.ndarray], Array]
     to_numpy: Callable[[Array], np.ndarray]
     guard: Callable[[], AbstractContextManager] = nullcontext
-    repeat: Callable[[Callable[..., Array], Hashable, Sequence[np.ndarray]], Array] | None = None
+    repeat: Callable[..., Any] | None = None
 
 
 @singledispatch

@@ -268,6 +268,7 @@ class Double:
     nbytes = property(lambda self: self._host.nbytes)
     strides = property(lambda self: self._host.strides)
     data = property(lambda self: SimpleNamespace(ptr=self._host.ctypes.data))
+    base = property(lambda self: None if self._host.base is None else Double(self._host.base))
     flags = property(lambda self: self._host.flags)
     T = property(lambda self: Double(self._host.T))
     mT = property(lambda self: Double(self._host.mT))

@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from cupy_double import BACKEND, Double, Function
+from cupy_double import BACKEND, Double, Function, from_numpy, to_numpy
 
 from musiq_ref.model.parameters import EndToEnd, map_params, nest
 from musiq_ref.training import optimizers
@@ -154,3 +154,18 @@ def test_what_a_step_launches_does_not_grow_with_the_number_of_arrays(name, rng,
         counts.append(dict(launched))
     assert counts[0] == counts[1]
     assert counts[0]["isfinite"] == 1
+
+
+def test_what_was_cut_from_one_vector_is_joined_without_a_copy():
+    leaves = {name: from_numpy(np.arange(n, dtype=float)) for name, n in (("a", 4), ("b", 6), ("c", 1))}
+    whole = EndToEnd(leaves)
+    [vector] = whole.join(leaves)
+    cut = whole.cut([vector])
+    assert whole.join(cut)[0].data.ptr == vector.data.ptr
+    for changed in (cut | {"b": cut["b"] * 1}, cut | {"a": cut["b"][:4], "b": cut["b"]}):
+        [copy] = whole.join(changed)
+        assert copy.data.ptr != vector.data.ptr
+        for path, array in whole.cut([copy]).items():
+            np.testing.assert_array_equal(to_numpy(array), to_numpy(changed[path]))
+    part = EndToEnd({path: cut[path] for path in whole.rows[vector.dtype][:2]})
+    assert part.join(cut)[0].size < vector.size

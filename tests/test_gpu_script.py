@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cupy_double import from_numpy
 
 import musiq_ref as mq
 from musiq_ref.backend import NUMPY
@@ -177,21 +178,14 @@ def test_a_task_that_takes_long_is_run_less_often(takes, calls, monkeypatch):
     assert found["torch_images_per_second"] == 2 / (takes / 2)
 
 
-def test_without_tiles_attention_is_the_readable_op_and_after_it_all_is_as_before(monkeypatch):
-    def kernel(*_):
-        raise AssertionError("a kernel was called")
-
-    monkeypatch.setitem(fused.attend.kernels, np.ndarray, kernel)
-    monkeypatch.setattr(fused, "WEIGHTS", 7)
-    q, k, v = np.random.default_rng(0).normal(size=(3, 1, 2, 5, 4))
+def test_all_weights_at_once_are_one_block_and_after_it_all_is_as_before(monkeypatch):
+    monkeypatch.setattr(fused, "WEIGHTS_ON_DEVICE", 7)
+    q, k, v = (from_numpy(a) for a in np.random.default_rng(0).normal(size=(3, 1, 2, 5, 4)))
     _, (*_, rows) = gpu_tasks.all_weights_at_once(lambda: fused.attend(q, k, v))()
     assert rows > 5
-    assert fused.WEIGHTS == 7
-    with pytest.raises(AssertionError, match="a kernel"):
-        fused.attend(q, k, v)
     with pytest.raises(ZeroDivisionError):
         gpu_tasks.all_weights_at_once(lambda: 1 / 0)()
-    assert (fused.WEIGHTS, fused.attend.kernels[np.ndarray]) == (7, kernel)
+    assert fused.WEIGHTS_ON_DEVICE == 7
 
 
 def test_pictures_together_are_trained_on_as_one_by_one(torch):
@@ -202,7 +196,7 @@ def test_pictures_together_are_trained_on_as_one_by_one(torch):
     images = [mq.tokenize(mq.verify.deterministic_image(3, *size), config) for size in sizes]
     assert len({int(one.mask.sum()) for one in images}) == 3
     rival = Torch(config, params, cuda=False, tf32=False)
-    everybody = [gpu_tasks.steps(params, images, config, together) for together in (1, 3)]
+    everybody = [gpu_tasks.steps(params, images, config, NUMPY, together) for together in (1, 3)]
     everybody += [rival.steps(images, together) for together in (False, True)]
     losses = np.array([[step() for step in everybody] for _ in range(3)])
     np.testing.assert_allclose(losses, losses[:, :1].repeat(4, axis=1), rtol=1e-4)

@@ -108,21 +108,29 @@ template <class T> __global__ void layer_norm_sums(const T *dy, const T *x, cons
 
 // --------------------------------------------------------------------------------------------- softmax: a warp a row
 
-// x, y: (B, H, M, N), rows = B·H·M; allowed: (B, 1, Q, N), Q = M or 1, or null; forbidden ones get `value`, in place of x or
-// added. The sum so far is rescaled whenever a larger number turns up, so that x is read only twice.
+const int AHEAD = 8; // numbers that a lane asks for before it uses the first: memory is far away
+
 template <class T> __device__ T masked(const T *x, const bool *allowed, int j, int fill, T value) {
     return !allowed || allowed[j] ? x[j] : fill ? value : x[j] + value;
 }
 
+// x, y: (B, H, M, N), rows = B·H·M; allowed: (B, 1, Q, N), Q = M or 1, or null; forbidden ones get `value`, in place of x or
+// added. The sum so far is rescaled where a larger number may have turned up, so that x is read only twice.
 template <class T> __global__ void softmax(const T *x, const bool *allowed, T *y, int rows, int N, int Q, int HM, int fill, T value) {
     int row = blockIdx.x * blockDim.y + threadIdx.y;
     if (row >= rows) return;
     x += (Index)row * N; y += (Index)row * N;
     if (allowed) allowed += (Index)(row / HM * Q + row % Q) * N;
     T peak = lowest<T>(), total = 0;
-    for (int j = threadIdx.x; j < N; j += 32) {
-        T logit = masked(x, allowed, j, fill, value), higher = max(peak, logit), origin = finite(higher);
-        total = total * exp(peak - origin) + exp(logit - origin);
+    for (int first = threadIdx.x; first < N; first += 32 * AHEAD) {
+        T logits[AHEAD], higher = peak;
+        for (int a = 0; a < AHEAD; a++) {
+            logits[a] = first + 32 * a < N ? masked(x, allowed, first + 32 * a, fill, value) : lowest<T>();
+            higher = max(higher, logits[a]);
+        }
+        T origin = finite(higher);
+        total *= exp(peak - origin);
+        for (int a = 0; a < AHEAD; a++) total += exp(logits[a] - origin);
         peak = higher;
     }
     T origin = finite(warp_max(peak));

@@ -40,6 +40,7 @@ from musiq_ref.team import ONE_THREAD
 
 PATCHES = 32  # patches that the stem takes at a time
 PATCHES_ON_DEVICE = 512  # the same on a device, where starting a kernel costs more than a small one takes
+REPEATED = 2048  # patches at most of what a device repeats
 
 
 def predict(
@@ -117,11 +118,19 @@ def _packed(params, images: Sequence[Tokens], config: MusiqConfig, backend: Back
         return _logits(params, patches, rows, hashes, scales, there, config, dtype, say)
 
     with backend.guard():
-        if backend.repeat and not together and not efficient_msa(config):  # which uploads its draws anew
+        if backend.repeat and not together and repeatable(config, len(rows)):
             return backend.repeat(run, (id(params["class_token"]), config), (images[0].patches, rows, hashes, scales))
         patches = [backend.from_numpy(one.patches) for one in images]
         patches = namespace(patches[0]).concatenate(patches) if together else patches[0]
         return run(patches, *map(backend.from_numpy, (rows, hashes, scales)))
+
+
+def repeatable(config: MusiqConfig, patches: int) -> bool:
+    """Whether it pays, and is right, to let `Backend.repeat` pass so many patches through the model.
+
+    Of many, the kernels take more time than their start; a sinusoidal table and a Performer's draws are uploaded anew.
+    """
+    return patches <= REPEATED and config.attention == "softmax" and config.spatial != "sinusoidal"
 
 
 def _silent(share: float) -> None:

@@ -144,15 +144,17 @@ class EndToEnd:
             self.rows.setdefault(leaves[path].dtype, []).append(path)
 
     def join(self, leaves: Mapping[str, Array]) -> list[Array]:
-        """The vectors of arrays with these paths; on a device ValueError for one of another shape or dtype."""
+        """The vectors of arrays with these paths, to be read only.
+
+        On a device, ValueError for an array of another shape or dtype.
+        """
         if self.on_host:
             return [leaves[path] for path in self.paths]
         for path, (shape, dtype) in self.forms.items():
             array = leaves[path]
             if array.shape != shape or array.dtype != dtype:
                 raise ValueError(f"{path} is {array.dtype} {array.shape}; what it is joined with is {dtype} {shape}")
-        arrays = ([leaves[path].ravel() for path in row] for row in self.rows.values())
-        return [namespace(row[0]).concatenate(row) for row in arrays]
+        return [_joined([leaves[path] for path in row]) for row in self.rows.values()]
 
     def cut(self, vectors: Sequence[Array]) -> dict[str, Array]:
         """{path: array} of such vectors; on a device, views of them in C order."""
@@ -167,6 +169,19 @@ class EndToEnd:
                 leaves[path] = vector[start:end].reshape(shape)
                 start = end
         return {path: leaves[path] for path in self.paths}
+
+
+def _joined(arrays: Sequence[Array]) -> Array:
+    """Arrays of a device end to end: a copy, or the vector that they were cut from."""
+    start, base = arrays[0].data.ptr, arrays[0].base
+    if base is not None and (base.data.ptr, base.size, base.ndim) == (start, sum(a.size for a in arrays), 1):
+        for array in arrays:
+            if array.data.ptr != start or not array.flags.c_contiguous:
+                break
+            start += array.nbytes
+        else:
+            return base
+    return namespace(arrays[0]).concatenate([array.ravel() for array in arrays])
 
 
 def check_params(params: Params, config: MusiqConfig) -> np.dtype:

@@ -14,7 +14,7 @@ from musiq_ref.ops.layer_norm import layer_norm, layer_norm_backward
 from musiq_ref.ops.softmax import mask_logits, mask_logits_backward, softmax, softmax_backward
 
 WEIGHTS = 2**22  # attention weights that are in memory at a time
-WEIGHTS_ON_DEVICE = 2**26  # the same on a device, where a large product costs less than many small ones
+WEIGHTS_ON_DEVICE = 2**27  # the same on a device, where a large product costs less than many small ones
 
 
 @op

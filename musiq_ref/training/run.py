@@ -326,6 +326,7 @@ def _one_step(run: Run, state: State, tokens: list[Tokens], targets: np.ndarray)
             recompute=settings.recompute,
             rates=Rates(settings.dropout, settings.attention_dropout, settings.stochastic_depth),
             seed=(settings.seed, state.step),
+            repeat=run.device.repeat,
         )
         clipped, norm = clip_by_global_norm(gradient.gradients, settings.clip or math.inf, groups)
         params, optimizer = OPTIMIZERS[settings.optimizer][1](

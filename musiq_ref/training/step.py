@@ -8,7 +8,8 @@ where the parameters are; on a device nothing is waited for until the last micro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from musiq_ref.config import MusiqConfig
 from musiq_ref.image.tokenize import Tokens, batch, drop_padding
 from musiq_ref.losses import LOSSES, ON_LOGITS
 from musiq_ref.model.head import expected_score, expected_score_backward
+from musiq_ref.model.inference import repeatable
 from musiq_ref.model.musiq import backward, forward
 from musiq_ref.model.noise import Noise
 from musiq_ref.model.parameters import EndToEnd, Params, flatten, nest
@@ -61,6 +63,7 @@ def batch_gradient(
     seed: Sequence[int] = (0,),
     whole_batch: int | None = None,
     first: int = 0,
+    repeat: Callable[..., Any] | None = None,
 ) -> BatchGradient:
     """The mean loss over a batch and its gradient to every parameter.
 
@@ -73,6 +76,7 @@ def batch_gradient(
     rates, seed: dropout, drawn anew for each micro-batch from (*seed, its first image)
     whole_batch: the batch that this is a piece of, when several processes share one
     first: where in it the piece begins
+    repeat: of the backend where the parameters are, for micro-batches of few patches and a shape that comes again
 
     >>> import musiq_ref as mq
     >>> config = mq.MusiqConfig.preset("tiny")
@@ -85,30 +89,49 @@ def batch_gradient(
     weight, xp = 1 / (whole_batch or len(tokens)), namespace(params["class_token"])
     save_memory = "attention" if on_host(params["class_token"]) else False
     threads = threads if on_host(params["class_token"]) else 1
+    leaves = dict(flatten(params))
+    whole = EndToEnd(leaves)
+    vectors = whole.join(leaves)
+
+    def compute(noise: Noise, *arrays: Array):
+        """Loss, scores and gradients, from vectors of parameters, tokens and targets."""
+        *vectors, patches, hashes, scales, mask, aim = arrays
+        logits, cache = forward(
+            nest(whole.cut(vectors)),
+            Tokens(patches, hashes, scales, mask),
+            config,
+            noise=noise,
+            recompute=recompute or save_memory,
+        )
+        expected, cache_score = expected_score(logits)
+        prediction = logits if loss in ON_LOGITS else expected.score
+        value, cache_loss = loss_forward(prediction, aim, weight, **(loss_options or {}))
+        dprediction = loss_backward(1.0, cache_loss)
+        dlogits = dprediction if loss in ON_LOGITS else expected_score_backward(dprediction, cache_score)
+        return value, expected.score, backward(dlogits, cache, want_patches=False).params
+
+    def taken(found):
+        """The same, of a device in arrays that nothing will be written into; gradients as vectors."""
+        value, scores, gradients = found
+        return value.copy(), scores.copy(), *whole.join(dict(flatten(gradients)))
 
     @ONE_THREAD  # not around the loop: whoever leaves that half-way would leave the limit behind
     @np.errstate(over="ignore", invalid="ignore")  # a loss or gradient that is not finite is for the caller to notice
     def run(start: int):
         here = slice(start, start + micro_batch)
         noise = Noise(np.random.default_rng((*seed, first + start)), *(rates or ()))
-        piece = Tokens(*map(xp.asarray, batch([drop_padding(t) for t in tokens[here]])))
-        logits, cache = forward(params, piece, config, noise=noise, recompute=recompute or save_memory)
-        expected, cache_score = expected_score(logits)
-        prediction = logits if loss in ON_LOGITS else expected.score
-        value, cache_loss = loss_forward(prediction, xp.asarray(targets[here]), weight, **(loss_options or {}))
-        dprediction = loss_backward(1.0, cache_loss)
-        dlogits = dprediction if loss in ON_LOGITS else expected_score_backward(dprediction, cache_score)
-        return value, backward(dlogits, cache, want_patches=False).params, expected.score
+        arrays = *vectors, *batch([drop_padding(t) for t in tokens[here]]), targets[here]
+        if repeat and not any(rates or ()) and repeatable(config, arrays[-2].size):
+            key = config, loss, repr(loss_options), weight, recompute
+            return repeat(partial(compute, noise), key, arrays, taken)
+        return taken(compute(noise, *map(xp.asarray, arrays)))
 
-    values, whole, total, scores = [], None, [], []
+    values, scores, total = [], [], []
     starts = range(0, len(tokens), micro_batch)
-    for value, piece_gradients, piece_scores in in_order(run, starts, threads, ahead=threads):
+    for value, piece_scores, *gradients in in_order(run, starts, threads, ahead=threads):
         values.append(value)
-        leaves = dict(flatten(piece_gradients))
-        whole = whole or EndToEnd(leaves)
-        total = _add(total, whole.join(leaves)) if total else whole.join(leaves)
         scores.append(piece_scores)
-    assert whole is not None
+        total = _add(total, gradients) if total else gradients
     return BatchGradient(sum(to_host(xp.stack(values)).tolist()), nest(whole.cut(total)), xp.concatenate(scores))
 
 
