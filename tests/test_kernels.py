@@ -18,7 +18,7 @@ from cuda_on_cpu import KernelError, compile_on_cpu, compile_variants
 from cupy_double import BACKEND, Double, counters, cp
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from musiq_ref_cupy.kernels import Kernels
+from musiq_ref_cupy.kernels import LONG, Kernels
 from musiq_ref_cupy.launch import MANY, SOURCE, Kept, name_expressions
 
 import musiq_ref as mq
@@ -87,6 +87,15 @@ def mask_inputs(draw):
     return draw(B, H, Q, N), draw.rng.random((B, 1, Q if of_pairs else 1, N)) < 0.7, how, value
 
 
+def long_rows(draw):
+    return *draw.lengths(1, 2), LONG + 1 + 700 * draw.lengths(6)[0]
+
+
+def long_mask_inputs(draw):
+    (_, M, N), (how, value) = long_rows(draw), [("add", -1e10), ("fill", -1e3)][draw.lengths(2)[0] - 1]
+    return draw(1, 2, M, N), draw.rng.random((1, 1, 1, N)) < 0.7, how, value
+
+
 def sgd_inputs(draw):
     shape = rows(draw)
     return draw(*shape), draw(*shape), draw(*shape), 0.1, 0.01, 0.9, bool(draw.lengths(2)[0] - 1)
@@ -116,6 +125,8 @@ CASES = {
         residual_inputs,
     ),
     "softmax": (softmax.softmax, softmax.softmax_backward, lambda draw: (draw(*draw.lengths(2, 5, 600)) * 5,)),
+    "long softmax": (softmax.softmax, softmax.softmax_backward, lambda draw: (draw(*long_rows(draw)) * 5,)),
+    "long masked_softmax": (fused.masked_softmax, fused.masked_softmax_backward, long_mask_inputs),
     "masked_softmax": (fused.masked_softmax, fused.masked_softmax_backward, mask_inputs),
     "gelu_tanh": (activation.gelu_tanh, activation.gelu_tanh_backward, lambda draw: (draw(*rows(draw)) * 2,)),
     "gelu_erf": (activation.gelu_erf, activation.gelu_erf_backward, lambda draw: (draw(*rows(draw)) * 2,)),
@@ -254,7 +265,7 @@ def test_the_whole_model_through_the_kernels(device, conventions, kept, monkeypa
     gradients_there = mq.backward(dlogits_there, cache)
     assert ON_GPU or (counters.synchronisations, counters.transfers) == (0, 0)
     predicted = mq.predict(there, tokens[0], config, device)
-    assert ON_GPU or (counters.synchronisations, counters.transfers) == (0, 4)  # patches, rows, hashes and scales
+    assert ON_GPU or (counters.synchronisations, counters.transfers) == (0, 3)  # patches, hashes and scales
     assert ON_GPU or launches() - before > 50
 
     pairs = [(logits_there, logits), (predicted, logits[0]), (gradients_there.patches, gradients.patches)]
@@ -301,6 +312,14 @@ FAULTS = {
     "a sum that is not rescaled": ("softmax", "total *= exp(peak - origin);", "total *= 1;"),
     "a number behind the last one": ("softmax", "first + 32 * a < N ?", "first + 32 * a <= N ?"),
     "sums of lanes that are not rescaled": ("softmax", "warp_sum(total * exp(peak - origin))", "warp_sum(total)"),
+    "the largest of a block too early": (
+        "long softmax",
+        "= x;\n    __syncthreads();\n    x = part[0]",
+        "= x;\n    x = part[0]",
+    ),
+    "its parts overwritten too early": ("long softmax", "__syncthreads(); // until nobody reads the last one's", "//"),
+    "a warp forgotten": ("long softmax", "w < blockDim.x / 32; w++) x", "w < blockDim.x / 32 - 1; w++) x"),
+    "numbers behind the last one": ("long softmax", "kept[h] = j < N ?", "kept[h] = j <= N ?"),
     "a row too many": ("softmax", "if (row >= rows) return;", "if (row > rows) return;"),
     "a column too many": ("layer_norm", "d < D; d += 32) sum += x[d];", "d <= D; d += 32) sum += x[d];"),
     "a channel too many": ("group_norm", "c < first + size; c++", "c <= first + size; c++"),
@@ -325,7 +344,12 @@ FAULTS = {
 }
 
 
-KERNELS = {"masked_softmax": "softmax", "group_norm_relu": "group_norm", "convolution": "im2col"}
+KERNELS = {
+    "long softmax": ("long_softmax", "softmax"),
+    "masked_softmax": "softmax",
+    "group_norm_relu": "group_norm",
+    "convolution": ("im2col", "col2im"),
+}
 """The kernels that a case is about begin so; elsewhere, as the case."""
 
 
@@ -335,8 +359,7 @@ def faulty():
     doubles, variants = name_expressions(np.dtype("float64")), {}
     for i, (name, right, wrong) in enumerate(FAULTS.values()):
         assert right in SOURCE
-        begin = (KERNELS.get(name, name), "col2im" if name == "convolution" else KERNELS.get(name, name))
-        names = [expression for expression in doubles if expression.startswith(begin)]
+        names = [expression for expression in doubles if expression.startswith(KERNELS.get(name, name))]
         variants[f"fault_{i}"] = names, SOURCE.replace(right, wrong)
     return dict(zip(FAULTS, compile_variants(variants).values(), strict=True))
 

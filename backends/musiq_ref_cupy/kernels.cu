@@ -139,6 +139,44 @@ template <class T> __global__ void softmax(const T *x, const bool *allowed, T *y
     for (int j = threadIdx.x; j < N; j += 32) y[j] = exp(masked(x, allowed, j, fill, value) - origin) * scale;
 }
 
+// The sum, or the largest, of what every thread of a block of (W·32) brings
+template <class T> __device__ T block_all(T x, bool largest) {
+    T *part = (T *)shared;
+    x = largest ? warp_max(x) : warp_sum(x);
+    __syncthreads(); // until nobody reads the last one's parts
+    if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = x;
+    __syncthreads();
+    x = part[0];
+    for (int w = 1; w < blockDim.x / 32; w++) x = largest ? max(x, part[w]) : x + part[w];
+    return x;
+}
+
+const int HELD = 64; // numbers of a row that a thread keeps
+
+// The same for long rows, a block a row: x is read only once, and waits in registers. N <= HELD * blockDim.x
+template <class T> __global__ void long_softmax(const T *x, const bool *allowed, T *y, int N, int Q, int HM, int fill, T value) {
+    int row = blockIdx.x;
+    x += (Index)row * N; y += (Index)row * N;
+    if (allowed) allowed += (Index)(row / HM * Q + row % Q) * N;
+    T kept[HELD], peak = lowest<T>(), total = 0;
+    #pragma unroll
+    for (int h = 0; h < HELD; h++) {
+        int j = threadIdx.x + h * blockDim.x;
+        kept[h] = j < N ? masked(x, allowed, j, fill, value) : lowest<T>();
+        peak = max(peak, kept[h]);
+    }
+    T origin = finite(block_all(peak, true));
+    #pragma unroll
+    for (int h = 0; h < HELD; h++) { kept[h] = exp(kept[h] - origin); total += kept[h]; }
+    total = block_all(total, false);
+    T scale = 1 / (total == 0 ? 1 : total);
+    #pragma unroll
+    for (int h = 0; h < HELD; h++) {
+        int j = threadIdx.x + h * blockDim.x;
+        if (j < N) y[j] = kept[h] * scale;
+    }
+}
+
 // dx = y·(dy − Σ dy·y); where something was filled in, 0
 template <class T> __global__ void softmax_backward(const T *dy, const T *y, const bool *allowed, T *dx, int rows, int N, int Q, int HM, int fill) {
     int row = blockIdx.x * blockDim.y + threadIdx.y;

@@ -18,6 +18,8 @@ from musiq_ref.training import optimizers
 from musiq_ref_cupy.launch import STRIP, WARPS, Kept, threads
 from musiq_ref_cupy.stem import StemKernels
 
+LONG, HELD = 4096, 64  # of softmax: the length from which a row gets a block, and what each of its threads can hold
+
 
 class Kernels(StemKernels):
     """All kernels, as methods with the names and arguments of their ops; those of the stem are inherited."""
@@ -133,7 +135,11 @@ class Kernels(StemKernels):
     def _softmax(self, x, allowed, fill, value):
         (x,) = self.flat(x)
         y, (rows, N), (Q, HM) = self.xp.empty_like(x), _rows(x), _queries(x, allowed)
-        self.by_row("softmax", rows, x, allowed, y, rows, N, Q, HM, fill, value)
+        if LONG < N <= HELD * 256:
+            block, arrays = (256,), (x, allowed, y)
+            self.launch("long_softmax", x.dtype, (rows,), block, *arrays, N, Q, HM, fill, value, shared=8)
+        else:
+            self.by_row("softmax", rows, x, allowed, y, rows, N, Q, HM, fill, value)
         return y
 
     def _softmax_backward(self, dy, y, allowed, fill):

@@ -18,6 +18,7 @@ NAMES = (
     *("layer_norm", "layer_norm_backward", "layer_norm_sums", "bias_residual_layer_norm", "softmax"),
     *("softmax_backward", "gelu", "gelu_backward", "group_norm", "group_norm_backward"),
     *("im2col", "col2im", "max_pool", "max_pool_backward", "sgd_step", "adam_step", "column_sums"),
+    "long_softmax",
 )
 C_NAMES = {"f": "float", "d": "double"}  # by NumPy's letters
 WARPS = 8  # rows that a block takes, of kernels that give each a warp

@@ -115,14 +115,17 @@ def _packed(params, images: Sequence[Tokens], config: MusiqConfig, backend: Back
 
     def run(patches, rows, hashes, scales):
         there = together and together.moved(backend.from_numpy)
-        return _logits(params, patches, rows, hashes, scales, there, config, dtype, say)
+        return _logits(params, patches, rows, hashes, scales, there, config, dtype, say, backend.from_numpy)
 
     with backend.guard():
         if backend.repeat and not together and repeatable(config, len(rows)):
             return backend.repeat(run, (id(params["class_token"]), config), (images[0].patches, rows, hashes, scales))
-        patches = [backend.from_numpy(one.patches) for one in images]
-        patches = namespace(patches[0]).concatenate(patches) if together else patches[0]
-        return run(patches, *map(backend.from_numpy, (rows, hashes, scales)))
+        patches = images[0].patches  # what is still here goes there chunk by chunk, while the one before is computed
+        if together:
+            pieces = [backend.from_numpy(one.patches) for one in images]
+            patches = namespace(pieces[0]).concatenate(pieces)
+        rows = rows if on_host(patches) else backend.from_numpy(rows)
+        return run(patches, rows, backend.from_numpy(hashes), backend.from_numpy(scales))
 
 
 def repeatable(config: MusiqConfig, patches: int) -> bool:
@@ -137,17 +140,18 @@ def _silent(share: float) -> None:
     """Tells nobody."""
 
 
-def _logits(params: Params, patches, rows, hashes, scales, together: Places | None, config: MusiqConfig, dtype, say):
+def _logits(params: Params, patches, rows, hashes, scales, together: Places | None, config, dtype, say, move):
     """(B, C), in any array library. The images have N tokens together, and with their class tokens T = N + B.
 
     Biases are added where the next op has a kernel that does it in passing.
 
-    patches: (…, P, P, 3), of which rows (N,) are those of the tokens
+    patches: (…, P, P, 3), of which rows (N,) are those of the tokens; both there, or both still to move
     hashes, scales: (N,)
+    move: brings arrays there
     """
     encoder, names = params["encoder"], block_names(params["encoder"])
     steps = 1 + len(names)
-    x = _patch_embeddings(patches, rows, params, config, dtype, lambda share: say(share / steps))  # (N, D)
+    x = _patch_embeddings(patches, rows, params, config, dtype, lambda share: say(share / steps), move)  # (N, D)
     z, _ = embed(x[None], hashes[None], scales[None], params, config)  # (1, 1 + N, D)
     if together:
         z = z[:, together.source]  # (1, T, D)
@@ -164,14 +168,14 @@ def _logits(params: Params, patches, rows, hashes, scales, together: Places | No
     return logits
 
 
-def _patch_embeddings(patches, rows, params: Params, config: MusiqConfig, dtype, say: Callable[[float], object]):
+def _patch_embeddings(patches, rows, params: Params, config: MusiqConfig, dtype, say: Callable[[float], object], move):
     """Stem and patch embedding of some rows, chunk by chunk, in smaller ones if memory does not suffice: (N, D)."""
     kernels = _kernels(params, config)
-    size, start, chunks = PATCHES if on_host(patches) else PATCHES_ON_DEVICE, 0, []
+    size, start, chunks = PATCHES if on_host(params["class_token"]) else PATCHES_ON_DEVICE, 0, []
     while start < len(rows):
         say(start / len(rows))
         try:
-            chunk = patches[rows[start : start + size]].astype(dtype)
+            chunk = move(patches[rows[start : start + size]]).astype(dtype)
             features = _stem(chunk, params["stem"], kernels) if kernels else chunk
             chunks.append(patch_embedding(features, params["patch_embedding"])[0])
             start += size
@@ -179,7 +183,7 @@ def _patch_embeddings(patches, rows, params: Params, config: MusiqConfig, dtype,
             if size == 1:
                 raise
             size //= 2
-    return namespace(patches).concatenate(chunks)
+    return namespace(chunks[0]).concatenate(chunks)
 
 
 def _kernels(params: Params, config: MusiqConfig) -> dict[str, Array]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from musiq_ref.backend import namespace
+from musiq_ref.ops.fused import product
 
 
 def lookup(table, index):
@@ -22,7 +23,7 @@ def lookup_backward(dy, cache):
     index, rows = cache
     xp = namespace(dy)
     one_hot = (index.reshape(-1, 1) == xp.arange(rows)).astype(dy.dtype)  # (n, R)
-    return one_hot.T @ dy.reshape(-1, dy.shape[-1])
+    return product(one_hot.T, dy.reshape(-1, dy.shape[-1]))
 
 
 def sinusoidal_table(grid_size: int, width: int) -> np.ndarray:
