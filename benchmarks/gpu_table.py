@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 PRECISIONS = ("float32", "tf32", "float16")
-OTHERS = {"plain": "without a graph", "untiled": "without tiles", "numpy": "NumPy on 2 threads"}
+OTHERS = {"plain": "without a graph", "untiled": "all weights at once", "numpy": "NumPy on 2 threads"}
 Found = dict[str, dict[str, Any]]
 """The records of a precision, by task."""
 
@@ -35,7 +35,7 @@ ONE, LARGE, BUNDLED = "score 1 photograph", "score 12 megapixels", "training the
 FLAT, STEP = "score 16 of different sizes", "training step, "
 LARGE_TARGETS = [
     Target(f"{LARGE}: {what}, of {words}", of(LARGE, other), dict.fromkeys(PRECISIONS, limit))
-    for other, words in (("torch", "PyTorch's"), ("untiled", "ours without tiles"))
+    for other, words in (("torch", "PyTorch's"), ("untiled", "ours with all weights at once"))
     for what, of, limit in (("time", of_time, 0.5), ("memory", of_memory, 0.3))
 ]
 TARGETS = [

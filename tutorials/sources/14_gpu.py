@@ -301,46 +301,49 @@ for label, source in (("with the barrier", SOURCE), ("without", broken)):
 # ## Memory
 #
 # A card's memory is fast and small. The attention weights of one block are $H N^2$ numbers. Drawn against the number
-# of patches, with what a kernel needs that takes 32 keys at a time past each query and never writes the weights:
+# of patches, with what the block's other arrays need:
 
 # %%
 H, width = demo.config.heads, demo.config.width
 N = np.geomspace(100, 24000, 40)
 figure, axis = plt.subplots(figsize=(6, 3.2))
 axis.loglog(N, 4 * H * N**2 / 2**20, label="attention weights of one block")
-axis.loglog(N, 4 * 4 * width * N / 2**20, "--", label="q, k, v and result: in tiles no more")
-axis.axhline(256, color="grey", ls=":", label="256 MiB")
+axis.loglog(N, 4 * 4 * width * N / 2**20, "--", label="q, k, v and result")
+axis.axhline(512, color="grey", ls=":", label="512 MiB")
 axis.set(xlabel="patches", ylabel="MiB in float32")
 axis.legend()
 plt.show()
-print(f"256 MiB are the weights of {math.isqrt(2**28 // 4 // H):,} patches")
+print(f"512 MiB are the weights of {math.isqrt(2**29 // 4 // H):,} patches")
 
 # %% [markdown]
-# The weights grow with the square, everything else with the number itself. Where the lines cross 256 MiB the library
-# changes from products and a softmax, which are faster while they fit, to tiles. Chapter 13 derives the arithmetic.
+# The weights grow with the square, everything else with the number itself. But no query needs another's weights. Above
+# 512 MiB the library takes the queries in blocks: their logits, their softmax, their sum of values, and then the next
+# block in the same memory. One can go further and cut the keys, too, so that a tile of weights never leaves the fast
+# memory of a kernel. We had such a kernel: forty lines that one could teach from, and several times slower than NVIDIA's
+# products, which keep the arithmetic busy in ways that take a thousand lines. So it is gone. Measure, then choose.
 
 # %% [markdown]
 # ## Measured
 #
-# `make gpu` runs all of this on a real card and writes `docs/gpu.json`. If somebody has committed one, here it is:
+# `make gpu` runs all of this on a real card and writes a file of figures. Here is what one of them says:
 
 # %%
-measured = ROOT / "docs" / "gpu.json"
-if measured.exists():
-    import json
+import json
 
-    from IPython.display import Markdown, display
+from IPython.display import Markdown, display
 
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    from gpu import table
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from gpu import table
 
-    display(Markdown(table(json.loads(measured.read_text("utf-8")))))
-else:
-    print("No card has been measured yet. On a machine with one: make gpu")
+text = table(json.loads((ROOT / "docs" / "gpu.json").read_text("utf-8")))
+display(Markdown(text[text.index("NVIDIA") : text.index("| step |")]))
 
 # %% [markdown]
-# And the question of the beginning? A fast card is slow when it waits: for launches that do too little, for a
-# processor that wants to see a number, for memory. Nothing of it shows in the formulas.
+# Read the table with the question of the beginning in mind. Where one launch has much to do, or a graph starts them all,
+# the card shows what it can. Where Python starts a thousand kernels for each small picture, it waits: training the bundled
+# model, whose pictures all differ in size, is far from a hundred times as fast. A fast card is slow when it waits: for
+# launches that do too little, for a processor that wants to see a number, for memory. Nothing of it shows in the
+# formulas.
 
 # %% [markdown]
 # ## Exercises
