@@ -100,6 +100,17 @@ def test_summary_prints_the_papers_numbers_beside_its_own(capsys):
         assert text in out
 
 
+def test_summary_of_a_checkpoint(capsys, tmp_path):
+    config = mq.MusiqConfig.preset("tiny", layers=3, outputs=10)
+    mq.save_checkpoint(tmp_path / "small.safetensors", mq.init_params(config), config)
+    assert main(["summary", "--checkpoint", str(tmp_path / "small.safetensors")]) == 0
+    out = capsys.readouterr().out
+    total = f"{mq.complexity(config, (224, 224)).parameters:,}"
+    assert f"small.safetensors      3    48    96     4 {total:>12}        - " in out
+    assert "27,125,825" in out  # the variant of that name, too
+    assert out[out.index("small.safetensors: parameters") :].count(total) == 1
+
+
 def test_summary_as_json(capsys):
     assert main(["summary", "--json", "--size", "480x640", "--outputs", "10"]) == 0
     counts = json.loads(capsys.readouterr().out)
