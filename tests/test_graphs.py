@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from musiq_ref_cupy.graphs import MOST, Graphs
 
 import musiq_ref as mq
 from musiq_ref.model.inference import REPEATED, repeatable
-from musiq_ref.model.parameters import flatten, map_params
+from musiq_ref.model.parameters import flatten, map_params, nest
 from musiq_ref.training.optimizers import adam, adam_init
 from musiq_ref.training.step import Rates, batch_gradient
 
@@ -160,6 +161,40 @@ def test_each_model_has_graphs_of_its_own_and_a_performer_none():
     assert [keys.index(key) for key in keys] == [0, 0, 2, 3]
     mq.predict(params, tokens, config.replace(attention="performer"), device)  # its draws are uploaded in each call
     assert len(keys) == 4
+
+
+@pytest.mark.parametrize("path", ["head/kernel", "encoder/block_00/mlp/fc1/bias", "class_token"])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_model_of_which_one_array_is_another_is_another_model(path, in_place):
+    """As after a step that freezes the rest; or where somebody has put it into the same dict."""
+    config, gpu = mq.MusiqConfig.preset("tiny", width=24, mlp_width=20, longer_sides=(32,)), Gpu()
+    params, graphs = mq.verify.deterministic_params(config, 1, "float64"), Graphs(gpu)
+    there = map_params(from_numpy, params)
+    device = BACKEND._replace(repeat=lambda run, key, arrays: graphs(gpu.run(run), key, arrays))
+    tokens = mq.tokenize(mq.verify.deterministic_image(0, 20, 50), config, "float64")
+    before = [to_numpy(mq.predict(there, tokens, config, device)) for _ in range(4)]
+    assert gpu.events.count("launch") == 2
+    changed = dict(flatten(params))
+    changed[path] = 1.5 * changed[path]
+    if in_place:
+        *parents, last = path.split("/")
+        functools.reduce(dict.get, parents, there)[last] = from_numpy(changed[path])
+    else:
+        there = nest({**dict(flatten(there)), path: from_numpy(changed[path])})
+    found = to_numpy(mq.predict(there, tokens, config, device))
+    np.testing.assert_allclose(found, mq.predict(nest(changed), tokens, config), rtol=1e-13)
+    assert not np.allclose(found, before[-1])
+    assert gpu.events.count("launch") == 2
+
+
+def test_what_is_done_is_told_once_whether_repeated_or_not():
+    config, gpu = mq.MusiqConfig.preset("tiny", width=24, mlp_width=20, longer_sides=(32,)), Gpu()
+    params, graphs = map_params(from_numpy, mq.verify.deterministic_params(config, 1)), Graphs(gpu)
+    device = BACKEND._replace(repeat=lambda run, key, arrays: graphs(gpu.run(run), key, arrays))
+    tokens, told = mq.tokenize(mq.verify.deterministic_image(0, 20, 50), config), []
+    for _ in range(4):
+        mq.predict(params, tokens, config, device, told.append)
+    assert told == [1.0] * 4
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2])
