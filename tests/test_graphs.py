@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from cupy_double import BACKEND, cp, from_numpy, to_numpy
-from musiq_ref_cupy.graphs import MOST, Graphs
+from musiq_ref_cupy.graphs import MOST, Captured, Graphs
 
 import musiq_ref as mq
 from musiq_ref.model.inference import REPEATED, repeatable
@@ -133,6 +133,30 @@ def test_other_keys_and_shapes_are_others():
         graphs(gpu.run(square), i, images(1))
     graphs(gpu.run(square), "one", images(1))
     assert "capture" not in gpu.events  # it was forgotten
+
+
+def test_where_memory_is_short_graphs_give_theirs_back():
+    """Half as many are kept from then on, in the end none; what does not fit without them either is an error."""
+    graphs = Graphs(gpu := Gpu())
+
+    def square_beside(room, x):
+        if sum(isinstance(state, Captured) for state in graphs.states.values()) >= room:
+            raise MemoryError("Out of memory allocating 9,000,000,000 bytes")
+        return square(x)
+
+    kept, [x] = [], images(1)
+    for room in (MOST, 2, 2, 1):
+        for key in (0, 0, 1, 1, 2, 2, 3, 3):
+            found = graphs(gpu.run(partial(square_beside, room)), key, [x])
+            np.testing.assert_array_equal(to_numpy(found), x * x + 1)
+        kept.append(graphs.most)
+    assert kept == [MOST, MOST // 4, MOST // 8, 0]
+    assert not graphs.states
+    graphs = Graphs(gpu)
+    for _ in range(4):
+        with pytest.raises(MemoryError):
+            graphs(gpu.run(partial(square_beside, 0)), "key", [x])
+    assert graphs.most == MOST
 
 
 def test_scores_of_one_size_are_those_of_each():

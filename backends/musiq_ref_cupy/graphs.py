@@ -2,7 +2,8 @@
 
 A graph holds addresses, not arrays: those of the parameters, of buffers that each image is copied into, and of memory
 from a pool of its own, which nobody else gets. So it is made when a shape comes for the second time, and believed when,
-for the third, it has given what plain launches give. Where anything is refused in a capture, launches stay plain.
+for the third, it has given what plain launches give. Where anything is refused in a capture, launches stay plain. And
+where they leave too little memory, all are dropped, and half as many are kept from then on.
 """
 
 from __future__ import annotations
@@ -18,19 +19,20 @@ import numpy as np
 
 from musiq_ref.backend import Array, on_host
 
-MOST = 8  # graphs that are kept; each keeps the memory of one image's activations
+MOST = 8  # keys that are remembered at first; the graph of each keeps the memory of one image's activations
 AGREE = 1e-3  # by how much of the largest result a graph may differ from plain launches
 
 log = logging.getLogger(__name__)
 
 
 class Captured(NamedTuple):
-    """A graph, where its input and output lie, and what must not be freed while it is used."""
+    """A graph, where its input and output lie, what must not be freed while it is used, and whether it is believed."""
 
     graph: Any
     inputs: list[Any]
     found: Any
     keep: tuple[Any, ...]
+    right: bool = False
 
 
 def copied(found: Any) -> Any:
@@ -45,10 +47,8 @@ class Graphs:
     """
 
     def __init__(self, cupy: Any) -> None:
-        self.cupy, self.lock = cupy, Lock()
-        self.found: OrderedDict[Hashable, Any] = (
-            OrderedDict()
-        )  # None: seen once; "plain"; Captured; (Captured, "right")
+        self.cupy, self.lock, self.most = cupy, Lock(), MOST
+        self.states = OrderedDict[Hashable, Any]()  # "seen" once; "plain", and to stay so; or Captured
 
     def __call__(
         self,
@@ -64,22 +64,30 @@ class Graphs:
         """
         key = key, tuple((a.shape, a.dtype.str) for a in arrays)
         with self.lock:
-            known, state = key in self.found, self.found.pop(key, None)
-            result, self.found[key] = self._answer(function, arrays, taken, known, state)
-            while len(self.found) > MOST:
-                self.found.popitem(last=False)
+            state = self.states.pop(key, None)
+            try:
+                result, state = self._answer(function, arrays, taken, state)
+            except MemoryError:
+                state = None
+            if state is None:  # what is missing may be what graphs keep
+                self.states.clear()
+                result, state = self._answer(function, arrays, taken, None)
+                self.most //= 2
+            self.states[key] = state
+            while len(self.states) > self.most:
+                self.states.popitem(last=False)
         return result
 
-    def _answer(self, function, arrays, taken, known: bool, state: Any) -> tuple[Any, Any]:
-        """The result, and what is known of its key from now on."""
-        if isinstance(state, tuple) and state[-1] == "right":
-            return taken(self._replay(state[0], arrays)), state
+    def _answer(self, function, arrays, taken, state: Any) -> tuple[Any, Any]:
+        """The result, and the state of its key from now on."""
+        if isinstance(state, Captured) and state.right:
+            return taken(self._replay(state, arrays)), state
         result = taken(function(*map(self.cupy.asarray, arrays)))
         if isinstance(state, Captured):
             right = self._agree(taken(self._replay(state, arrays)), result)
-            return result, (state, "right") if right else "plain"
-        if not known or state == "plain":
-            return result, state
+            return result, state._replace(right=True) if right else "plain"
+        if state != "seen":
+            return result, state or "seen"
         try:
             return result, self._capture(function, arrays)
         except (RuntimeError, MemoryError) as error:  # CuPy's errors, and its NotImplementedError, are RuntimeErrors
