@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
@@ -83,9 +84,11 @@ def images(count, length=3):
 
 def test_a_shape_is_plain_then_captured_then_compared_then_replayed():
     gpu = Gpu()
-    graphs = Graphs(gpu)
+    graphs, used = Graphs(gpu), []
     for x in images(5):
         np.testing.assert_array_equal(to_numpy(graphs(gpu.run(square), "key", [x])), x * x + 1)
+        used.append(graphs.used)
+    assert used == [0, 0, 1, 1, 1]
     assert gpu.events == ["run", "run", "capture", "run", "run", "launch", "launch", "launch"]
 
 
@@ -202,7 +205,7 @@ def test_a_model_of_which_one_array_is_another_is_another_model(path, in_place):
     changed[path] = 1.5 * changed[path]
     if in_place:
         *parents, last = path.split("/")
-        functools.reduce(dict.get, parents, there)[last] = from_numpy(changed[path])
+        functools.reduce(operator.getitem, parents, there)[last] = from_numpy(changed[path])
     else:
         there = nest({**dict(flatten(there)), path: from_numpy(changed[path])})
     found = to_numpy(mq.predict(there, tokens, config, device))

@@ -128,6 +128,14 @@ def test_a_batch_without_images_or_with_other_targets_is_refused(images, targets
         batch_gradient(random_params(CONFIG), tokens, np.zeros(targets), CONFIG)
 
 
+def test_an_image_of_which_all_is_padding_is_refused(images):
+    tokens = [mq.tokenize(image, CONFIG) for image in images[:2]]
+    tokens[1] = tokens[1]._replace(mask=np.zeros_like(tokens[1].mask))
+    for micro_batch in (1, 2):
+        with pytest.raises(ValueError, match=r"^all tokens are masked"):
+            batch_gradient(random_params(CONFIG), tokens, np.ones(2), CONFIG, micro_batch=micro_batch)
+
+
 def test_gradients_come_in_one_order_whatever_the_parameters(images):
     """Those of a file come in another than new ones, and a run that goes on must find the same norm to the bit."""
     params, tokens = random_params(CONFIG), [mq.tokenize(images[0], CONFIG)]

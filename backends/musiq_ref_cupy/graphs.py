@@ -78,6 +78,11 @@ class Graphs:
                 self.states.popitem(last=False)
         return result
 
+    @property
+    def used(self) -> int:
+        """How many graphs there are that are believed."""
+        return sum(isinstance(state, Captured) and state.right for state in self.states.values())
+
     def _answer(self, function, arrays, taken, state: Any) -> tuple[Any, Any]:
         """The result, and the state of its key from now on."""
         if isinstance(state, Captured) and state.right:

@@ -182,10 +182,14 @@ def tokenize_backward(dpatches: np.ndarray, height: int, width: int, config: Mus
 def drop_padding(tokens: Tokens) -> Tokens:
     """The valid tokens of one image alone: the model gives the same score without the others.
 
+    Raises ValueError where none is valid.
+
     >>> len(drop_padding(tokenize(np.zeros((480, 640, 3), np.uint8), MusiqConfig())).mask)
     450
     """
     valid = tokens.mask.astype(bool)
+    if not valid.any():
+        raise ValueError("all tokens are masked; there is nothing to read")
     return tokens if valid.all() else Tokens(*(array[valid] for array in tokens))
 
 
