@@ -117,6 +117,22 @@ def test_a_graph_that_gives_another_result_is_given_up(caplog):
     assert "another result" in caplog.text
 
 
+@pytest.mark.parametrize("odd", [np.inf, np.nan])
+def test_results_that_overflow_alike_are_no_disagreement(odd, caplog):
+    graphs = Graphs(gpu := Gpu())
+    for _ in range(4):
+        graphs(gpu.run(square), "key", [np.full(3, odd)])
+    assert graphs.used == 1
+    assert not caplog.text
+
+
+def test_a_small_difference_is_rounding_and_a_larger_one_is_not():
+    graphs, b = Graphs(Gpu()), np.array([0.001, -2.0, 1.0])
+    for difference, right in ((0.0015, True), (-0.0025, False), (np.inf, False), (np.nan, False)):
+        found = b + np.array([difference, 0, 0])
+        assert graphs._agree((b, found), (b, b)) == right
+
+
 def test_images_that_are_there_already_are_copied_into_the_graph():
     graphs = Graphs(gpu := Gpu())
     for x in images(6):

@@ -55,7 +55,7 @@ def predict(
 
     params: arrays of the backend, or what `model.folded.fold` makes of NumPy arrays, which saves time from the second
         image on
-    tokens: (N, …) NumPy arrays from `tokenize`, or of the backend's patches
+    tokens: (N, …) from `tokenize`: NumPy arrays, of which the patches may lie where the backend is
     progress: called with the share that is done, 0 … 1
     threads: that compute, NumPy alone; None for as many as BLAS may use
     returns an array of the backend
