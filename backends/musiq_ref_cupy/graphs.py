@@ -64,7 +64,7 @@ class Graphs:
         """
         key = key, tuple((a.shape, a.dtype.str) for a in arrays)
         with self.lock:
-            state = self.states.pop(key, None)
+            result, state = None, self.states.pop(key, None)
             try:
                 result, state = self._answer(function, arrays, taken, state)
             except MemoryError:
