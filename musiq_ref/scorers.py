@@ -199,9 +199,13 @@ class Scorer:
         return Score(value, distribution, path, height, width)
 
     def _tokens(self, pixels: np.ndarray) -> Tokens:
-        """Where the model is, the patches too."""
-        with self.device.guard():
+        """The patches where the model is; if memory does not suffice, here, from where they go there in pieces."""
+        try:
             return tokens_for(pixels, self.config, self.dtype, self.device)
+        except MemoryError:
+            if self.device is NUMPY:
+                raise
+            return tokens_for(pixels, self.config, self.dtype)
 
     def _together(self, tokens: Sequence[Tokens]) -> Any:
         """Logits of several images, on a device."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 from agreement import MODELS, PADDED, golden
@@ -78,6 +80,39 @@ def test_pixels_are_resized_and_cut_where_the_model_is(device, conventions, dtyp
     params = deterministic_params(config, 1, dtype)
     score = mq.predict(map_params(device.from_numpy, params), there, config, device)
     assert close(mq.predict(params, here, config), device.to_numpy(score), TOLERANCE[dtype])
+
+
+def test_a_batch_of_tokens_whose_patches_are_there(device):
+    params, images = (
+        deterministic_params(SMALL, 1, "float64"),
+        [deterministic_image(i, 30, 41 + 30 * i) for i in (0, 1)],
+    )
+    here, there = ([mq.tokenize(i, SMALL, "float64", backend=at) for i in images] for at in (mq.get_backend(), device))
+    batches = mq.batch(here), mq.Tokens(*map(device.from_numpy, mq.batch(there)))
+    assert not batches[0].mask.all()
+    assert close(batches[0].patches, device.to_numpy(batches[1].patches), 1e-14)
+    logits, _ = mq.forward(map_params(device.from_numpy, params), batches[1], SMALL)
+    assert close(mq.forward(params, batches[0], SMALL)[0], device.to_numpy(logits), 1e-12)
+    gradients = [
+        batch_gradient(map_params(at.from_numpy, params), tokens, np.array([1.0, 2.0]), SMALL, micro_batch=2).gradients
+        for at, tokens in ((mq.get_backend(), here), (device, there))
+    ]
+    for one, other in zip(*(dict(flatten(g)).values() for g in gradients), strict=True):
+        assert close(one, device.to_numpy(other), 1e-10)
+
+
+def test_a_device_that_fails_while_it_makes_tokens_is_guarded(device):
+    @contextmanager
+    def guard():
+        with pytest.raises(RuntimeError, match="cudaErrorDevicesUnavailable"):
+            yield
+        raise mq.BackendError("the GPU stopped working")
+
+    def gone(array):
+        raise RuntimeError("cudaErrorDevicesUnavailable")
+
+    with pytest.raises(mq.BackendError, match="stopped working"):
+        mq.tokenize(deterministic_image(0, 30, 41), SMALL, backend=device._replace(from_numpy=gone, guard=guard))
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

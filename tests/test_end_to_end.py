@@ -167,5 +167,7 @@ def test_what_was_cut_from_one_vector_is_joined_without_a_copy():
         assert copy.data.ptr != vector.data.ptr
         for path, array in whole.cut([copy]).items():
             np.testing.assert_array_equal(to_numpy(array), to_numpy(changed[path]))
+    seen = {"a": from_numpy(np.arange(4.0)).view("float32")[:4]}  # half of a vector of another type
+    assert EndToEnd(seen).join(seen)[0].dtype == np.float32
     part = EndToEnd({path: cut[path] for path in whole.rows[vector.dtype][:2]})
     assert part.join(cut)[0].size < vector.size

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
@@ -9,11 +11,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from cupy_double import BACKEND, cp, from_numpy, to_numpy
-from musiq_ref_cupy.graphs import MOST, Graphs
+from musiq_ref_cupy.graphs import MOST, Captured, Graphs
 
 import musiq_ref as mq
 from musiq_ref.model.inference import REPEATED, repeatable
-from musiq_ref.model.parameters import flatten, map_params
+from musiq_ref.model.parameters import flatten, map_params, nest
 from musiq_ref.training.optimizers import adam, adam_init
 from musiq_ref.training.step import Rates, batch_gradient
 
@@ -82,9 +84,11 @@ def images(count, length=3):
 
 def test_a_shape_is_plain_then_captured_then_compared_then_replayed():
     gpu = Gpu()
-    graphs = Graphs(gpu)
+    graphs, used = Graphs(gpu), []
     for x in images(5):
         np.testing.assert_array_equal(to_numpy(graphs(gpu.run(square), "key", [x])), x * x + 1)
+        used.append(graphs.used)
+    assert used == [0, 0, 1, 1, 1]
     assert gpu.events == ["run", "run", "capture", "run", "run", "launch", "launch", "launch"]
 
 
@@ -113,6 +117,22 @@ def test_a_graph_that_gives_another_result_is_given_up(caplog):
     assert "another result" in caplog.text
 
 
+@pytest.mark.parametrize("odd", [np.inf, np.nan])
+def test_results_that_overflow_alike_are_no_disagreement(odd, caplog):
+    graphs = Graphs(gpu := Gpu())
+    for _ in range(4):
+        graphs(gpu.run(square), "key", [np.full(3, odd)])
+    assert graphs.used == 1
+    assert not caplog.text
+
+
+def test_a_small_difference_is_rounding_and_a_larger_one_is_not():
+    graphs, b = Graphs(Gpu()), np.array([0.001, -2.0, 1.0])
+    for difference, right in ((0.0015, True), (-0.0025, False), (np.inf, False), (np.nan, False)):
+        found = b + np.array([difference, 0, 0])
+        assert graphs._agree((b, found), (b, b)) == right
+
+
 def test_images_that_are_there_already_are_copied_into_the_graph():
     graphs = Graphs(gpu := Gpu())
     for x in images(6):
@@ -132,6 +152,30 @@ def test_other_keys_and_shapes_are_others():
         graphs(gpu.run(square), i, images(1))
     graphs(gpu.run(square), "one", images(1))
     assert "capture" not in gpu.events  # it was forgotten
+
+
+def test_where_memory_is_short_graphs_give_theirs_back():
+    """Half as many are kept from then on, in the end none; what does not fit without them either is an error."""
+    graphs = Graphs(gpu := Gpu())
+
+    def square_beside(room, x):
+        if sum(isinstance(state, Captured) for state in graphs.states.values()) >= room:
+            raise MemoryError("Out of memory allocating 9,000,000,000 bytes")
+        return square(x)
+
+    kept, [x] = [], images(1)
+    for room in (MOST, 2, 2, 1):
+        for key in (0, 0, 1, 1, 2, 2, 3, 3):
+            found = graphs(gpu.run(partial(square_beside, room)), key, [x])
+            np.testing.assert_array_equal(to_numpy(found), x * x + 1)
+        kept.append(graphs.most)
+    assert kept == [MOST, MOST // 4, MOST // 8, 0]
+    assert not graphs.states
+    graphs = Graphs(gpu)
+    for _ in range(4):
+        with pytest.raises(MemoryError):
+            graphs(gpu.run(partial(square_beside, 0)), "key", [x])
+    assert graphs.most == MOST
 
 
 def test_scores_of_one_size_are_those_of_each():
@@ -160,6 +204,40 @@ def test_each_model_has_graphs_of_its_own_and_a_performer_none():
     assert [keys.index(key) for key in keys] == [0, 0, 2, 3]
     mq.predict(params, tokens, config.replace(attention="performer"), device)  # its draws are uploaded in each call
     assert len(keys) == 4
+
+
+@pytest.mark.parametrize("path", ["head/kernel", "encoder/block_00/mlp/fc1/bias", "class_token"])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_model_of_which_one_array_is_another_is_another_model(path, in_place):
+    """As after a step that freezes the rest; or where somebody has put it into the same dict."""
+    config, gpu = mq.MusiqConfig.preset("tiny", width=24, mlp_width=20, longer_sides=(32,)), Gpu()
+    params, graphs = mq.verify.deterministic_params(config, 1, "float64"), Graphs(gpu)
+    there = map_params(from_numpy, params)
+    device = BACKEND._replace(repeat=lambda run, key, arrays: graphs(gpu.run(run), key, arrays))
+    tokens = mq.tokenize(mq.verify.deterministic_image(0, 20, 50), config, "float64")
+    before = [to_numpy(mq.predict(there, tokens, config, device)) for _ in range(4)]
+    assert gpu.events.count("launch") == 2
+    changed = dict(flatten(params))
+    changed[path] = 1.5 * changed[path]
+    if in_place:
+        *parents, last = path.split("/")
+        functools.reduce(operator.getitem, parents, there)[last] = from_numpy(changed[path])
+    else:
+        there = nest({**dict(flatten(there)), path: from_numpy(changed[path])})
+    found = to_numpy(mq.predict(there, tokens, config, device))
+    np.testing.assert_allclose(found, mq.predict(nest(changed), tokens, config), rtol=1e-13)
+    assert not np.allclose(found, before[-1])
+    assert gpu.events.count("launch") == 2
+
+
+def test_what_is_done_is_told_once_whether_repeated_or_not():
+    config, gpu = mq.MusiqConfig.preset("tiny", width=24, mlp_width=20, longer_sides=(32,)), Gpu()
+    params, graphs = map_params(from_numpy, mq.verify.deterministic_params(config, 1)), Graphs(gpu)
+    device = BACKEND._replace(repeat=lambda run, key, arrays: graphs(gpu.run(run), key, arrays))
+    tokens, told = mq.tokenize(mq.verify.deterministic_image(0, 20, 50), config), []
+    for _ in range(4):
+        mq.predict(params, tokens, config, device, told.append)
+    assert told == [1.0] * 4
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2])

@@ -49,6 +49,31 @@ def test_a_device_scores_many_images_as_one_by_one(monkeypatch):
             assert other.value == pytest.approx(one.value, rel=1e-7)  # 8-bit pixels are resized in float32
 
 
+def test_pixels_that_find_no_memory_on_the_device_become_tokens_here(monkeypatch):
+    """They are many; the patches then go there in pieces. What finds none at all is a sentence."""
+    sizes = []
+
+    def full(array):
+        sizes.append(array.nbytes)
+        if array.nbytes > most:
+            raise MemoryError("Out of memory allocating 9,000,000,000 bytes")
+        return BACKEND.from_numpy(array)
+
+    device = BACKEND._replace(from_numpy=full)
+    monkeypatch.setattr("musiq_ref.scorers.get_backend", lambda name: device)
+    monkeypatch.setattr("musiq_ref.model.inference.PATCHES_ON_DEVICE", 1)
+    image, most = np.concatenate([IMAGES[1]] * 7, axis=1), 10**9
+    there = mq.scorer(mq.Checkpoint(PARAMS, CONFIG, "native", None), "double")
+    expected = there(image).value
+    most = 200_000  # bytes: not the image, but patches of 12 kilobytes
+    del sizes[:]
+    assert there(image).value == pytest.approx(expected, rel=1e-6)
+    assert max(sizes) == image.nbytes > most
+    most = 10_000
+    with pytest.raises(MemoryError, match=r"^the image: too large for the memory of the GPU; reduce it"):
+        there(image)
+
+
 def tokens_of(*lengths):
     return [mq.Tokens(*[np.ones(length)] * 4) for length in lengths]
 

@@ -18,7 +18,7 @@ import musiq_ref as mq
 from musiq_ref.checkpoint import to_pyiqa
 from musiq_ref.cli import main
 from musiq_ref.losses import l1, l1_backward
-from musiq_ref.model.parameters import flatten
+from musiq_ref.model.parameters import flatten, nest
 from musiq_ref.ordered import in_order
 from musiq_ref.outputs import is_ours
 from musiq_ref.training.datasets import DatasetError
@@ -119,6 +119,29 @@ def test_accumulation_recomputation_and_threads_change_nothing(images):
     halves = [batch_gradient(params, tokens[i::2], targets[i::2], CONFIG, "mse", whole_batch=8) for i in (0, 1)]
     total = mq.model.parameters.add_params(halves[0].gradients, halves[1].gradients)
     assert close(total, first.gradients)
+
+
+@pytest.mark.parametrize(("images", "targets"), [(0, 0), (2, 1), (1, 2)])
+def test_a_batch_without_images_or_with_other_targets_is_refused(images, targets):
+    tokens = [mq.tokenize(np.zeros((20, 30, 3), np.uint8), CONFIG)] * images
+    with pytest.raises(ValueError, match=f"a target for each; there are {images} and {targets}$"):
+        batch_gradient(random_params(CONFIG), tokens, np.zeros(targets), CONFIG)
+
+
+def test_an_image_of_which_all_is_padding_is_refused(images):
+    tokens = [mq.tokenize(image, CONFIG) for image in images[:2]]
+    tokens[1] = tokens[1]._replace(mask=np.zeros_like(tokens[1].mask))
+    for micro_batch in (1, 2):
+        with pytest.raises(ValueError, match=r"^all tokens are masked"):
+            batch_gradient(random_params(CONFIG), tokens, np.ones(2), CONFIG, micro_batch=micro_batch)
+
+
+def test_gradients_come_in_one_order_whatever_the_parameters(images):
+    """Those of a file come in another than new ones, and a run that goes on must find the same norm to the bit."""
+    params, tokens = random_params(CONFIG), [mq.tokenize(images[0], CONFIG)]
+    turned = nest(dict(reversed(list(flatten(params)))))
+    one, other = (batch_gradient(p, tokens, np.ones(1), CONFIG).gradients for p in (params, turned))
+    assert [path for path, _ in flatten(one)] == [path for path, _ in flatten(other)]
 
 
 def test_recomputing_is_asked_of_the_model(images, monkeypatch):

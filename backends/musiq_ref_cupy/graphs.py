@@ -2,7 +2,8 @@
 
 A graph holds addresses, not arrays: those of the parameters, of buffers that each image is copied into, and of memory
 from a pool of its own, which nobody else gets. So it is made when a shape comes for the second time, and believed when,
-for the third, it has given what plain launches give. Where anything is refused in a capture, launches stay plain.
+for the third, it has given what plain launches give. Where anything is refused in a capture, launches stay plain. And
+where they leave too little memory, all are dropped, and half as many are kept from then on.
 """
 
 from __future__ import annotations
@@ -18,19 +19,20 @@ import numpy as np
 
 from musiq_ref.backend import Array, on_host
 
-MOST = 8  # graphs that are kept; each keeps the memory of one image's activations
+MOST = 8  # keys that are remembered at first; the graph of each keeps the memory of one image's activations
 AGREE = 1e-3  # by how much of the largest result a graph may differ from plain launches
 
 log = logging.getLogger(__name__)
 
 
 class Captured(NamedTuple):
-    """A graph, where its input and output lie, and what must not be freed while it is used."""
+    """A graph, where its input and output lie, what must not be freed while it is used, and whether it is believed."""
 
     graph: Any
     inputs: list[Any]
     found: Any
     keep: tuple[Any, ...]
+    right: bool = False
 
 
 def copied(found: Any) -> Any:
@@ -45,10 +47,8 @@ class Graphs:
     """
 
     def __init__(self, cupy: Any) -> None:
-        self.cupy, self.lock = cupy, Lock()
-        self.found: OrderedDict[Hashable, Any] = (
-            OrderedDict()
-        )  # None: seen once; "plain"; Captured; (Captured, "right")
+        self.cupy, self.lock, self.most = cupy, Lock(), MOST
+        self.states = OrderedDict[Hashable, Any]()  # "seen" once; "plain", and to stay so; or Captured
 
     def __call__(
         self,
@@ -64,22 +64,35 @@ class Graphs:
         """
         key = key, tuple((a.shape, a.dtype.str) for a in arrays)
         with self.lock:
-            known, state = key in self.found, self.found.pop(key, None)
-            result, self.found[key] = self._answer(function, arrays, taken, known, state)
-            while len(self.found) > MOST:
-                self.found.popitem(last=False)
+            result, state = None, self.states.pop(key, None)
+            try:
+                result, state = self._answer(function, arrays, taken, state)
+            except MemoryError:
+                state = None
+            if state is None:  # what is missing may be what graphs keep
+                self.states.clear()
+                result, state = self._answer(function, arrays, taken, None)
+                self.most //= 2
+            self.states[key] = state
+            while len(self.states) > self.most:
+                self.states.popitem(last=False)
         return result
 
-    def _answer(self, function, arrays, taken, known: bool, state: Any) -> tuple[Any, Any]:
-        """The result, and what is known of its key from now on."""
-        if isinstance(state, tuple) and state[-1] == "right":
-            return taken(self._replay(state[0], arrays)), state
+    @property
+    def used(self) -> int:
+        """How many graphs there are that are believed."""
+        return sum(isinstance(state, Captured) and state.right for state in self.states.values())
+
+    def _answer(self, function, arrays, taken, state: Any) -> tuple[Any, Any]:
+        """The result, and the state of its key from now on."""
+        if isinstance(state, Captured) and state.right:
+            return taken(self._replay(state, arrays)), state
         result = taken(function(*map(self.cupy.asarray, arrays)))
         if isinstance(state, Captured):
             right = self._agree(taken(self._replay(state, arrays)), result)
-            return result, (state, "right") if right else "plain"
-        if not known or state == "plain":
-            return result, state
+            return result, state._replace(right=True) if right else "plain"
+        if state != "seen":
+            return result, state or "seen"
         try:
             return result, self._capture(function, arrays)
         except (RuntimeError, MemoryError) as error:  # CuPy's errors, and its NotImplementedError, are RuntimeErrors
@@ -112,7 +125,11 @@ class Graphs:
     def _agree(self, one, other) -> bool:
         pairs = zip(one, other, strict=True) if isinstance(one, tuple) else [(one, other)]
         hosts = [(self.cupy.asnumpy(a), self.cupy.asnumpy(b)) for a, b in pairs]
-        right = all(bool(np.abs(a - b).max() <= AGREE * np.abs(b).max()) for a, b in hosts)
+        with np.errstate(invalid="ignore"):  # what overflows in both is the same, not a fault of the graph
+            right = all(
+                np.array_equal(a, b, equal_nan=True) or bool(np.abs(a - b).max() <= AGREE * np.abs(b).max())
+                for a, b in hosts
+            )
         if not right:
             log.warning("a captured graph gave another result than plain launches, which are used instead")
         return right

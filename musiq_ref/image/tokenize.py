@@ -121,7 +121,13 @@ def tokenize(
     image = decode(image)
     if dtype is not None and np.dtype(dtype) not in (np.float32, np.float64):
         raise ValueError(f"dtype is {dtype!r}; choose 'float32' or 'float64'")
-    x = normalize(backend.from_numpy(image), dtype or (np.float64 if image.dtype == np.float64 else np.float32))
+    dtype = dtype or (np.float64 if image.dtype == np.float64 else np.float32)
+    with backend.guard():
+        return _tokens(normalize(backend.from_numpy(image), dtype), config, tap)
+
+
+def _tokens(x: Array, config: MusiqConfig, tap: Callable[[str, Any], Any] | None) -> Tokens:
+    """The tokens of pixels (H, W, 3) in −1 … 1."""
     P, G = config.patch_size, config.grid_size
     parts = []
     for k, scale in enumerate(scales_of(x.shape[0], x.shape[1], config)):
@@ -176,10 +182,14 @@ def tokenize_backward(dpatches: np.ndarray, height: int, width: int, config: Mus
 def drop_padding(tokens: Tokens) -> Tokens:
     """The valid tokens of one image alone: the model gives the same score without the others.
 
+    Raises ValueError where none is valid.
+
     >>> len(drop_padding(tokenize(np.zeros((480, 640, 3), np.uint8), MusiqConfig())).mask)
     450
     """
     valid = tokens.mask.astype(bool)
+    if not valid.any():
+        raise ValueError("all tokens are masked; there is nothing to read")
     return tokens if valid.all() else Tokens(*(array[valid] for array in tokens))
 
 
@@ -201,8 +211,8 @@ def batch(tokens: Sequence[Tokens]) -> Tokens:
         raise ValueError(f"tokens of one batch must share patch shape and dtype, not {sorted(kinds)}")
     length = max(len(t.mask) for t in tokens)
 
-    def padded(arrays: Sequence[np.ndarray]) -> np.ndarray:
-        y = np.zeros((len(arrays), length, *arrays[0].shape[1:]), arrays[0].dtype)
+    def padded(arrays: Sequence[Array]) -> Array:
+        y = namespace(arrays[0]).zeros((len(arrays), length, *arrays[0].shape[1:]), arrays[0].dtype)
         for row, array in zip(y, arrays, strict=True):
             row[: len(array)] = array
         return y

@@ -10,7 +10,7 @@ once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -26,7 +26,7 @@ from musiq_ref.model.embeddings import embed, patch_embedding
 from musiq_ref.model.encoder import block_names
 from musiq_ref.model.folded import Folded, fold
 from musiq_ref.model.head import head
-from musiq_ref.model.parameters import Params, check_params
+from musiq_ref.model.parameters import Params, check_params, flatten
 from musiq_ref.model.places import Places, places
 from musiq_ref.model.stem import BLOCK_EPS, ROOT_EPS
 from musiq_ref.ops.activation import relu
@@ -55,7 +55,7 @@ def predict(
 
     params: arrays of the backend, or what `model.folded.fold` makes of NumPy arrays, which saves time from the second
         image on
-    tokens: (N, …) NumPy arrays from `tokenize`, or of the backend's patches
+    tokens: (N, …) from `tokenize`: NumPy arrays, of which the patches may lie where the backend is
     progress: called with the share that is done, 0 … 1
     threads: that compute, NumPy alone; None for as many as BLAS may use
     returns an array of the backend
@@ -113,19 +113,21 @@ def _packed(params, images: Sequence[Tokens], config: MusiqConfig, backend: Back
     )
     together = places([len(some) for some in kept]) if len(images) > 1 else None
 
-    def run(patches, rows, hashes, scales):
+    def run(patches, rows, hashes, scales, say=_silent):
         there = together and together.moved(backend.from_numpy)
         return _logits(params, patches, rows, hashes, scales, there, config, dtype, say, backend.from_numpy)
 
     with backend.guard():
         if backend.repeat and not together and repeatable(config, len(rows)):
-            return backend.repeat(run, (id(params["class_token"]), config), (images[0].patches, rows, hashes, scales))
+            found = backend.repeat(run, (_lying(params), config), (images[0].patches, rows, hashes, scales))
+            say(1.0)  # once: `run` may be called twice, or not at all
+            return found
         patches = images[0].patches  # what is still here goes there chunk by chunk, while the one before is computed
         if together:
             pieces = [backend.from_numpy(one.patches) for one in images]
             patches = namespace(pieces[0]).concatenate(pieces)
         rows = rows if on_host(patches) else backend.from_numpy(rows)
-        return run(patches, rows, backend.from_numpy(hashes), backend.from_numpy(scales))
+        return run(patches, rows, backend.from_numpy(hashes), backend.from_numpy(scales), say)
 
 
 def repeatable(config: MusiqConfig, patches: int) -> bool:
@@ -134,6 +136,14 @@ def repeatable(config: MusiqConfig, patches: int) -> bool:
     Of many, the kernels take more time than their start; a sinusoidal table and a Performer's draws are uploaded anew.
     """
     return patches <= REPEATED and config.attention == "softmax" and config.spatial != "sinusoidal"
+
+
+def _lying(params: Params) -> Hashable:
+    """Where on a device all parameters lie, and how: a graph holds their addresses, and reads what is there now.
+
+    All, as models share arrays: training that freezes some makes others anew. A freed array's address may be another's.
+    """
+    return tuple((array.dtype.str, array.data.ptr, array.strides) for _, array in flatten(params))
 
 
 def _silent(share: float) -> None:

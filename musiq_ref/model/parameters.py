@@ -173,8 +173,8 @@ class EndToEnd:
 
 def _joined(arrays: Sequence[Array]) -> Array:
     """Arrays of a device end to end: a copy, or the vector that they were cut from."""
-    start, base = arrays[0].data.ptr, arrays[0].base
-    if base is not None and (base.data.ptr, base.size, base.ndim) == (start, sum(a.size for a in arrays), 1):
+    start, base, size = arrays[0].data.ptr, arrays[0].base, sum(a.size for a in arrays)
+    if base is not None and (base.data.ptr, base.dtype, base.shape) == (start, arrays[0].dtype, (size,)):
         for array in arrays:
             if array.data.ptr != start or not array.flags.c_contiguous:
                 break

@@ -85,11 +85,13 @@ def batch_gradient(
     >>> result.loss, result.scores
     (2.0, array([0., 0.], dtype=float32))
     """
+    if not 0 < len(tokens) == len(targets):
+        raise ValueError(f"a batch needs images, and a target for each; there are {len(tokens)} and {len(targets)}")
     loss_forward, loss_backward = LOSSES[loss]
     weight, xp = 1 / (whole_batch or len(tokens)), namespace(params["class_token"])
     save_memory = "attention" if on_host(params["class_token"]) else False
     threads = threads if on_host(params["class_token"]) else 1
-    leaves = dict(flatten(params))
+    leaves = dict(sorted(flatten(params)))  # in one order, whoever made them: the norm of gradients sums in theirs
     whole = EndToEnd(leaves)
     vectors = whole.join(leaves)
 
