@@ -20,7 +20,6 @@ from musiq_ref.image.decode import decode
 from musiq_ref.pictures.distortions import DISTORTIONS
 from musiq_ref.pictures.mixtures import mixture_parts
 from musiq_ref.pictures.scenes import FAMILIES, scene
-from musiq_ref.pictures.variety import varied
 
 PHOTOGRAPHS = Path(__file__).parents[1] / "data" / "photographs"
 TRAINING_PHOTOGRAPHS = ("astronaut", "coffee", "flower", "hopper", "raccoon", "temple")
@@ -56,14 +55,12 @@ def training_example(
     size: int | None = None,
     photographs: Sequence[str] = TRAINING_PHOTOGRAPHS,
     reduction: Sequence[float] = REDUCTION,
-    variety: bool = False,
 ) -> SyntheticExample:
     """Example number `index`, any number from 0, of the endless training set `seed`.
 
     size: the side of a square image, from 16 to 300; by default both sides are drawn from 96, 104, … 160 pixels
     photographs: of which crops are taken, by default all that are for training
     reduction: see photograph_crop
-    variety: vary pictures before they are spoilt (musiq_ref.pictures.variety)
 
     Raises ValueError for negative numbers and for other sizes.
 
@@ -82,8 +79,6 @@ def training_example(
     else:
         source = f"scene {TRAINING} {seed} {index}"
         picture = scene((TRAINING, seed, index, 1), height, width)
-    if variety:
-        picture = varied(picture, np.random.default_rng((TRAINING, seed, index, 2)), photograph)
     kind = rng.random()
     if kind < PRISTINE:
         return SyntheticExample(source, "pristine", 0.0, picture, score_of(0.0))

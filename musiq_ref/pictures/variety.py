@@ -1,8 +1,7 @@
-"""More pictures from few: what makes good photographs differ without making one of them worse.
+"""What makes good photographs differ without making one of them worse.
 
-A model that has seen six photographs, all of them sharp to the corners, takes every soft background for a blurred
-picture and every dark one for a hazy one. So training pictures may be varied before they are spoilt, and keep their
-score.
+A model that has seen only photographs that are sharp to the corners takes every soft background for a blurred picture,
+and every dark one for a hazy one. So training pictures are varied before they are spoilt, and keep their score.
 """
 
 from __future__ import annotations
@@ -14,23 +13,8 @@ from scipy import ndimage
 
 from musiq_ref.pictures.drawing import texture
 
-DEFOCUSED = 0.25  # how often
 SIGMA = (0.7, 4.0)  # of the background's blur, in pixels
 SHARP = (0.25, 0.75)  # the part of the picture that is in focus
-GAMMA = (0.7, 1.8)  # exponents of the brightness; above 1 is darker
-
-
-def varied(picture: np.ndarray, rng: np.random.Generator, photograph: bool) -> np.ndarray:
-    """A picture that is as good as the given one: a photograph turned and exposed otherwise, any one perhaps defocused.
-
-    picture: uint8 (H, W, 3), also the result; a turned one is (W, H, 3)
-
-    >>> varied(np.full((32, 48, 3), 9, np.uint8), np.random.default_rng(0), photograph=False).shape
-    (32, 48, 3)
-    """
-    if photograph:
-        picture = exposed(np.rot90(picture, int(rng.integers(4))), math.exp(rng.uniform(*np.log(GAMMA))))
-    return defocused(picture, rng) if rng.random() < DEFOCUSED else picture
 
 
 def exposed(picture: np.ndarray, gamma: float) -> np.ndarray:

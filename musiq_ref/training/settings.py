@@ -43,7 +43,6 @@ class Settings:
     side: int = 0  # of the synthetic set's square training images, in pixels; 0: both sides drawn from 96 … 160
     photographs: list[str] = field(default_factory=lambda: list(TRAINING_PHOTOGRAPHS))  # the synthetic set's
     reduction: list[float] = field(default_factory=lambda: list(REDUCTION))  # of these photographs: least, most
-    variety: bool = False  # vary the synthetic set's pictures before they are spoilt: pictures.variety
     largest_side: int = 1024  # greatest shorter side of pictures made of a folder of photographs: pictures.world
     flip: bool = True  # mirror an image with probability 1/2
     clip: float = 0.0  # largest global norm of the gradient; 0: no limit

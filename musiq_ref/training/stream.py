@@ -126,7 +126,7 @@ def _synthetic(settings: Settings) -> Stream:
     _check_made(settings)
 
     def drawn(seed: int, index: int, size: int | None):
-        one = training_example(seed, index, size, settings.photographs, settings.reduction, settings.variety)
+        one = training_example(seed, index, size, settings.photographs, settings.reduction)
         return one.image, one.score
 
     def example(epoch: int, number: int):
