@@ -30,10 +30,10 @@ from musiq_ref.scoring import scorer
 PATCHES = 2500  # at most, for what needs a gradient: about 6 GB for the small model
 
 BUNDLED = (
-    "This is the model that comes with musiq_ref. It learned how much a picture was spoilt by ten synthetic "
-    "distortions, such as blur, noise and compression. It does not know what people like: nobody rated the pictures it "
+    "This is the model that comes with musiq_ref. It learned how much a picture was spoilt by eighteen synthetic "
+    "flaws, such as blur, noise and compression. It does not know what people like: nobody rated the pictures it "
     "learned from. Whether the light, the moment or the composition is good does not count, nor do flaws that it has "
-    "never seen, such as wrong colours or moiré."
+    "never seen, such as moiré or dirt on the lens."
 )
 """What the pages and pictures say when the checkpoint is the bundled one (docs/demo-model.md)."""
 
