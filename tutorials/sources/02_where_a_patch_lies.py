@@ -336,7 +336,8 @@ axis.invert_yaxis()
 plt.show()
 mean_length = {name: np.linalg.norm(rows, axis=1).mean() for name, rows in lengths.items()}
 print({name: f"{length:.2f}" for name, length in mean_length.items()})
-assert mean_length["E_p"] > mean_length["E_HSE"] > 0
+assert mean_length["E_p"] == max(mean_length.values())
+assert mean_length["E_p"] > 5 * mean_length["E_HSE"] > 0
 
 # %% [markdown]
 # The content is the longest, and beside it the place is a whisper. Is it heard? Leave out one term at a time, and both:

@@ -364,7 +364,7 @@ assert by_distance(learned["place"], (0, 1))[1] > 0.5
 #
 # What has the table learned? Not what it is called, but what its tokens agree on. In a model trained on photographs rated by
 # people, to whom it matters what lies where, that is largely the place, as the appendix's figures show. Where a picture is
-# spoilt alike all over, as by the distortions that the bundled model learned from, places have little to say, and the
+# spoilt alike all over, as by the flaws that the bundled model learned from, places have little to say, and the
 # scale can come through instead: the cell gives it away. For the model at hand:
 
 # %%
@@ -382,13 +382,15 @@ print(f"It {verdict}.")
 # ```
 #
 # and then `explain.similarity_grid(mq.load_checkpoint("g5/best.safetensors").params["spatial_embedding"]["table"])`.
-# It takes far longer than this chapter may, so here we only make sure that it would train what we want.
+# It takes far longer than this chapter may, although the recipe's model is smaller than the bundled one. So here we only
+# make sure that it would train what we want.
 
 # %%
 settings = recipe("synthetic", model={"grid_size": 5})
 trained = settings.config()
 print(f"G = {trained.grid_size}; {trained.layers} blocks of width {trained.width}")
 assert trained.grid_size == 5
+assert trained.layers * trained.width < config.layers * config.width
 
 # %% [markdown]
 # Instead, something that needs no training and is *not* the appendix's figure: the bundled table seen through a coarser

@@ -36,6 +36,7 @@ from musiq_ref.ops.convolution import convolution, pad_same, same_padding, windo
 from musiq_ref.ops.group_norm import GROUPS, group_norm
 from musiq_ref.ops.max_pool import max_pool
 from musiq_ref.ops.weight_standardization import EPS, standardize
+from musiq_ref.training.initial import cosine_filters
 
 # %% [markdown]
 # ## A patch of 4×4 pixels
@@ -231,8 +232,16 @@ plt.show()
 
 # %% [markdown]
 # Where an answer traces the shapes of the patch, its kernel has found an edge or a texture; where only its border
-# lights up, it has found the frame. A kernel of clean form need not have learned it: what it looks
-# like comes from how it was initialised as much as from training.
+# lights up, it has found the frame. A kernel of clean form need not have learned it: it may still look like what it
+# was initialised with. The bundled model's began as cosine waves, from coarse to fine. How much of that is left?
+
+# %%
+began = cosine_filters()
+alike = [np.corrcoef(began[..., o].ravel(), kernel[..., o].ravel())[0, 1] for o in range(64)]
+print(f"correlation with what it began as: median {np.median(alike):.2f}, least {min(alike):.2f}")
+
+# %% [markdown]
+# Near 1, training has hardly touched a kernel's form; near 0, nothing of the beginning is left.
 
 # %% [markdown]
 # ## Weight standardisation

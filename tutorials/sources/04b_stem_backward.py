@@ -279,7 +279,8 @@ np.testing.assert_array_equal(through, gradients["gn_root"])
 #
 # What do we expect? By convolution and pooling alone, the root sees 7×7 pixels; a window of 3×3 of its outputs,
 # which are 2 pixels apart, sees 4 more; and one of 3×3 of the pooled numbers, which are 4 pixels apart, 8 more:
-# 19×19. The window of the first position begins 6 pixels outside the patch, so 13×13 are left of it:
+# 19×19. The window of the first position begins 6 pixels outside the patch, so 13×13 are left of it. The shortcut has no
+# 3×3 and stops at 11×11, which begin 2 pixels outside: 9×9 are left of them, and these have two ways to the feature.
 
 # %%
 corner = np.zeros_like(dy)
@@ -290,10 +291,11 @@ seen = abs(to_patches[0]).sum(axis=2)  # (P, P)
 reach = 19 - (2 + 4)  # 2 before by the root; 1 before, 4 pixels wide, by the 3×3 of the bottleneck
 window = np.zeros((P, P), bool)
 window[:reach, :reach] = True
-inside, outside = seen[window].mean(), seen[~window].mean()
-print(f"a pixel inside {reach}×{reach} counts {inside / outside:.0f} times as much as one outside")
+near, inside, outside = seen[:9, :9].mean(), seen[window].mean(), seen[~window].mean()
+print(f"a pixel inside {reach}×{reach} counts {inside / outside:.1f} times as much as one outside,")
+print(f"one inside 9×9 {near / outside:.1f} times")
 print(f"pixels without any influence: {(seen == 0).sum()}")
-assert inside > outside > 0
+assert near > inside > outside > 0
 
 # %%
 figure, axis = plt.subplots(figsize=(4.8, 3.8))
@@ -308,9 +310,10 @@ plt.show()
 assert (seen > 0).mean() > 0.9
 
 # %% [markdown]
-# **The answer.** The pixels in the white frame decide, but all around it is a fainter rest: through the mean and
-# the variance of its groups, *every* pixel of the patch has a say, as the four numbers of the toy all had a
-# gradient. And no pixel of any other patch has one: between patches, the stem passes nothing.
+# **The answer.** The pixels next to the corner have the most to say, then the others in the white frame. But even
+# outside it no pixel is silent: through the mean and the variance of its groups, *every* pixel of the patch has a
+# say, as the four numbers of the toy all had a gradient. And no pixel of any other patch has one: between patches,
+# the stem passes nothing.
 
 # %% [markdown]
 # ## Exercises

@@ -253,6 +253,7 @@ for axis, laid_out, title, options in (
     axis.set(xlabel="column of patches", ylabel="row of patches")
     axis.locator_params(integer=True)
 plt.show()
+assert (abs(dS[0]) <= A[0] * np.ptp(dA[0]) + 1e-12).all()  # a small share, a small gradient
 
 # %% [markdown]
 # A patch that is hardly listened to hardly matters, so what is dark on the left is pale on the right. Among
