@@ -268,7 +268,8 @@ assert norms[L - 1, 1:].min() > 0
 # class token's star stands at the line. The attention of the last block hands it to everyone whom the class token
 # listened to, by their shares, as in the toy (and through their keys, since in the model the shares are not
 # fixed). One block earlier every token of every scale has a part in the score. That the lines lie at different
-# heights says how much *one* token of a scale counts; the scales with many tokens share their say among many.
+# heights says how much *one* token of a scale counts. It does not say how much the scale counts: a scale of many
+# tokens may have a large say with a little from each.
 #
 # ### What the sums and the norms do to it
 #

@@ -268,7 +268,8 @@ plt.show()
 # %% [markdown]
 # Each dot is a table 7 that we might have reported. With 24 test images the dots lie far apart, and whoever may choose the
 # dot may choose the result. The second row splits by image, so that the same scene is on both sides. That is a protocol error (chapter 08b), and often a
-# flattering one. Whether it flatters here, your picture says; a new head alone has little room to learn scenes by heart.
+# flattering one. Whether it flatters here, your picture says; a whole model in training
+# would have far more room to learn scenes by heart than a new head has.
 #
 # ## Table 8: full size or resized
 #
@@ -323,7 +324,7 @@ plt.show()
 
 # %% [markdown]
 # Compare the diagonal first: that is table 8. On SPAQ the two are equal to 0.001. Here the flaws are in single pixels, and half of the size
-# hides part of them, so one expects full size to win; see how much of the difference is there in every split. One explanation for SPAQ: a phone's photograph with twelve megapixels
+# hides part of them, so one expects full size to win; count the splits in which it does, and see how far they lie apart. One explanation for SPAQ: a phone's photograph with twelve megapixels
 # is blurred, dark or shaken as a whole, and 512 pixels still show it. Whether size matters depends on the flaws.
 #
 # Then look off the diagonal, which the appendix does not report: trained at one size and tested at the other. A scorer downloaded from the net is used

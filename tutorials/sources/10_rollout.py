@@ -145,7 +145,8 @@ for mine, theirs in zip(explain.maps_by_scale(rollout, size, config), maps, stri
 explain.over_scales(image, rollout, config, label="share of the class token", share=True)
 
 # %% [markdown]
-# Bright patches make up more of the class token. It is natural to say: there it looks, and that is why the score is what it is. Hold
+# Bright patches make up more of the class token. Look what is in the brightest one: it need not be what you would look at. Trained
+# transformers are known to pick a plain patch now and then and keep something of their own there. Still it is natural to say: there it looks, and that is why the score is what it is. Hold
 # that thought; it has four weak places.
 #
 # ## First doubt: how much of it is counting?
@@ -296,7 +297,7 @@ print(f"standard deviation over mean: this model {spread[0]:.3f}, random weights
 # All four doubts have one root: rollout looks at a part of the model and not at its answer. So ask for the answer. If a region
 # matters, hiding it changes the score. We paint the regions of a 4 × 4 grid grey, one at a time, and score each
 # picture. No assumption about flow; only the model's own answer. It has its own flaw: a grey square is a new kind of
-# picture, which the model may dislike for its edges.
+# picture, which the model may dislike for its edges, or like because it is clean.
 
 # %%
 GRID = 4
@@ -317,11 +318,13 @@ def occluded(region):
 
 # %%
 value, dimage = mq.image_gradient(image, params, config)  # of pixels in 0 … 1
-effect = np.array([value - score(occluded(region)) for region in regions])  # (16,)
-print(f"score {value:.4f}; it falls by {effect.min():+.4f} … {effect.max():+.4f} for one region")
+effect = np.array([score(occluded(region)) - value for region in regions])  # (16,)
+print(f"score {value:.4f}; hiding one region: {effect.min():+.4f} … {effect.max():+.4f}")
 assert np.isclose(value, score(image), rtol=1e-3, atol=1e-3)
 
 # %% [markdown]
+# Where hiding lowers the score, the region spoke for the photograph, or the model dislikes the paint; where it raises the score, the other way round.
+#
 # The gradient makes a prediction of the same number: to first order, painting changes the score by
 # $\sum \partial\text{score}/\partial x \cdot \Delta x$ over the pixels painted. And rollout gives each region a share, if we
 # let a patch's share go to the regions it covers. (A patch at the border that is mostly padding puts its whole share on a
@@ -416,7 +419,7 @@ print(f"left half's share: {left_half(maps):.1%} before, {left_half(flawed_maps)
 assert 0 < left_half(flawed_maps) < 1
 
 # %% [markdown]
-# Compare the two changes. The score says whether the flaw counts at all (a picture that is sharp in one half may well pass as a photograph with a
+# Compare the two changes. The score says whether the flaw counts, and whether against the photograph or for it (a picture that is sharp in one half may well pass as a photograph with a
 # background out of focus). The share says whether the model looks towards the blurred half or away from it. Whether the one happens *because* of the other, the map does not say.
 #
 # In Jupyter, with `ipywidgets`, look at the rollout of the three photographs, intact or with the left half blurred:
@@ -553,5 +556,6 @@ quiz("10")
 # - A. Dosovitskiy et al.: *An Image is Worth 16x16 Words*, ICLR 2021, appendix D.8.
 # - J. Adebayo et al.: *Sanity Checks for Saliency Maps*, NeurIPS 2018.
 # - H. Chefer, S. Gur, L. Wolf: *Generic Attention-model Explainability*, ICCV 2021.
+# - T. Darcet et al.: *Vision Transformers Need Registers*, ICLR 2024 (bright spots in plain patches).
 # - M. D. Zeiler, R. Fergus: *Visualizing and Understanding Convolutional Networks*, ECCV 2014 (occlusion).
 # - The code: `musiq_ref/explain/rollout.py`, `musiq_ref/explain/scales.py`.

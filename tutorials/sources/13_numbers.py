@@ -304,8 +304,8 @@ assert 10 < apart / u < 20
 # of magnitude. Where you cannot, measure: how far is each from the float64 result? A float32 program is right if it is
 # not much farther away than another float32 program. A fixed tolerance, chosen until the test passes, tests nothing.
 #
-# That answers the question of the beginning. 3.417263 and 3.417266 differ by about fifteen $u$, as much as the
-# float32 runs of this chapter differ from the truth. Neither need be wrong. If they still differ there in float64, one of them is.
+# That answers the question of the beginning. 3.417263 and 3.417266 differ by about fifteen $u$, as much as the deep
+# model's stages from the truth. Neither need be wrong. If they still differ there in float64, one of them is.
 
 # %% [markdown]
 # ## Optional: how negative is minus infinity?
@@ -342,7 +342,7 @@ assert not softmax(nothing)[0].any()
 #
 # A share of exactly 0 times a value is exactly 0, and adding 0 changes nothing. So the score of an image must be the
 # same to the bit, with padding or without? Not quite: a longer row is summed in other groups, and a larger matrix is
-# multiplied in other blocks. The numbers added are the same, the *order* is not. In float64, the difference is of the
+# multiplied in other blocks. The numbers added are the same, the *order* is not. In float64, the difference is at most of the
 # order of $10^{-16}$ times the number of steps.
 
 # %%
