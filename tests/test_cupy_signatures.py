@@ -17,7 +17,8 @@ import musiq_ref
 
 ROOT = Path(musiq_ref.__file__).parent
 
-HOST_MODULES = {f"model/{name}.py" for name in ("parameters", "noise", "folded", "by_team", "gradient_by_team")}
+HOST = ("parameters", "noise", "folded", "by_team", "gradient_by_team", "places")
+HOST_MODULES = {f"model/{name}.py" for name in HOST}
 """Files of ops/ and model/ that work on the host by design: initial values, random numbers, the team of threads."""
 
 HOST_NAMES = {"ndarray", "generic", "dtype", "random.Generator"}

@@ -194,8 +194,8 @@ def test_reprs_say_shapes_and_counts():
     assert all(len(text) < 400 for text in (tokens, demo, made, gradients, result))
     assert tokens.startswith("Tokens(patches=float32 (")
     assert tokens.endswith("True)")
-    assert "420,545 float32 values in 56 arrays" in demo
-    assert "MusiqConfig(layers=2, width=64, heads=4, outputs=1, …), format='native'" in demo
+    assert "862,049 float32 values in 104 arrays" in demo
+    assert "MusiqConfig(layers=5, width=96, heads=4, outputs=1, …), format='native'" in demo
     assert "demo.safetensors" in demo
     assert "path=None" in made
     assert "patches=float32 (1, " in gradients

@@ -36,8 +36,8 @@ class Checkpoint(NamedTuple):
     notes: a sentence for everything that was found in the file beside the weights, and around their names
 
     >>> load_checkpoint("demo")  # doctest: +NORMALIZE_WHITESPACE
-    Checkpoint(params=420,545 float32 values in 56 arrays,
-               config=MusiqConfig(layers=2, width=64, heads=4, outputs=1, …), format='native', path='...', notes=())
+    Checkpoint(params=862,049 float32 values in 104 arrays,
+               config=MusiqConfig(layers=5, width=96, heads=4, outputs=1, …), format='native', path='...', notes=())
     """
 
     params: Params

@@ -123,10 +123,10 @@ def tokenize(
         raise ValueError(f"dtype is {dtype!r}; choose 'float32' or 'float64'")
     dtype = dtype or (np.float64 if image.dtype == np.float64 else np.float32)
     with backend.guard():
-        return _tokens(normalize(backend.from_numpy(image), dtype), config, tap)
+        return _of_pixels(normalize(backend.from_numpy(image), dtype), config, tap)
 
 
-def _tokens(x: Array, config: MusiqConfig, tap: Callable[[str, Any], Any] | None) -> Tokens:
+def _of_pixels(x: Array, config: MusiqConfig, tap: Callable[[str, Any], Any] | None) -> Tokens:
     """The tokens of pixels (H, W, 3) in −1 … 1."""
     P, G = config.patch_size, config.grid_size
     parts = []

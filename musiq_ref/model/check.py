@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from musiq_ref.backend import on_host
+from musiq_ref.backend import namespace, on_host
 from musiq_ref.config import MusiqConfig
 from musiq_ref.image.tokenize import Tokens
 from musiq_ref.model.parameters import Params, check_params
@@ -55,4 +55,5 @@ def check_fit(tokens: Tokens, config: MusiqConfig, axes: int) -> None:
 
 def _all_finite(x: np.ndarray) -> bool:
     """Whether all values are finite: a product of x with itself, which is quick to make, is finite only if x is."""
-    return bool(np.isfinite(np.vdot(x, x)) or np.isfinite(x).all())
+    xp = namespace(x)
+    return bool(xp.isfinite(xp.vdot(x, x)) or xp.isfinite(x).all())

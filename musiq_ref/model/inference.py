@@ -11,9 +11,6 @@ once.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from itertools import accumulate
-
-import numpy as np
 
 from musiq_ref.backend import NUMPY, Array, Backend, namespace, on_host
 from musiq_ref.config import Conventions, MusiqConfig
@@ -27,7 +24,7 @@ from musiq_ref.model.encoder import block_names
 from musiq_ref.model.folded import Folded, fold
 from musiq_ref.model.head import head
 from musiq_ref.model.parameters import Params, check_params, flatten
-from musiq_ref.model.places import Places, places
+from musiq_ref.model.places import Places, places, valid_tokens
 from musiq_ref.model.stem import BLOCK_EPS, ROOT_EPS
 from musiq_ref.ops.activation import relu
 from musiq_ref.ops.convolution import convolution
@@ -104,14 +101,8 @@ def predict_packed(params: Params, tokens: Sequence[Tokens], config: MusiqConfig
 
 def _packed(params, images: Sequence[Tokens], config: MusiqConfig, backend: Backend, dtype, say):
     """As `predict_packed`. Padding goes to the device, too, where leaving it out takes no time."""
-    kept = [np.flatnonzero(one.mask) for one in images]
-    starts = accumulate((len(one.mask) for one in images[:-1]), initial=0)
-    rows = np.concatenate([some + start for some, start in zip(kept, starts, strict=True)])
-    hashes, scales = (
-        np.concatenate([getattr(one, name)[some] for one, some in zip(images, kept, strict=True)])
-        for name in ("hash_index", "scale_index")
-    )
-    together = places([len(some) for some in kept]) if len(images) > 1 else None
+    counts, rows, hashes, scales = valid_tokens(images)
+    together = places(counts) if len(images) > 1 else None
 
     def run(patches, rows, hashes, scales, say=_silent):
         there = together and together.moved(backend.from_numpy)

@@ -7,9 +7,12 @@ takes the images apart: those of similar length are laid side by side, the short
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from musiq_ref.image.tokenize import Tokens
 
 
 class Places(NamedTuple):
@@ -55,6 +58,24 @@ def places(counts: Sequence[int]) -> Places:
         groups.append((table, valid))
         start += table.size
     return Places(first, source, tuple(groups), back)
+
+
+def valid_tokens(images: Sequence[Tokens]) -> tuple[list[int], np.ndarray, np.ndarray, np.ndarray]:
+    """What of several images is no padding: how many tokens of each, their rows among all, their two indices.
+
+    >>> image = Tokens(None, np.array([7, 8, 9]), np.array([0, 1, 1]), np.array([True, False, True]))
+    >>> counts, rows, hashes, scales = valid_tokens([image, image])
+    >>> counts, rows.tolist(), hashes.tolist()
+    ([2, 2], [0, 2, 3, 5], [7, 9, 7, 9])
+    """
+    kept = [np.flatnonzero(one.mask) for one in images]
+    starts = accumulate((len(one.mask) for one in images[:-1]), initial=0)
+    rows = np.concatenate([some + start for some, start in zip(kept, starts, strict=True)])
+    hashes, scales = (
+        np.concatenate([getattr(one, name)[some] for one, some in zip(images, kept, strict=True)])
+        for name in ("hash_index", "scale_index")
+    )
+    return [len(some) for some in kept], rows, hashes, scales
 
 
 def _of_similar_length(lengths: np.ndarray) -> list[list[int]]:
