@@ -141,7 +141,7 @@ def test_a_training_step_waits_only_for_its_loss(optimizer, loss):
     assert_equal(result_there.scores, result.scores, 1e-12)
     there = dict(flatten(trained_there))
     for path, array in flatten(trained):  # softmax ignores the key biases: their gradients are rounding, made large
-        assert_equal(there[path], array, 1e-9 if "key/bias" in path and optimizer != "sgd" else 1e-12)
+        assert_equal(there[path], array, 7e-11 if "key/bias" in path and optimizer != "sgd" else 1e-12)
 
 
 def test_the_loss_is_read_after_all_images_have_been_started(monkeypatch):

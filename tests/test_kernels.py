@@ -241,7 +241,8 @@ def test_sums_of_many_rows(device, dtype, rng):
     assert x.shape[0] * x.shape[1] > MANY
     there = device.from_numpy(x)
     sums = device.to_numpy(fused.product.kernels[type(there)].__self__.sum_rows(there))
-    np.testing.assert_allclose(sums, x.sum(axis=(0, 1), dtype="float64"), rtol=0, atol=1e2 * TOLERANCE[dtype])
+    tolerance = {"float64": 1e-12, "float32": 1e-4}[dtype]  # of sums of thousands
+    np.testing.assert_allclose(sums, x.sum(axis=(0, 1), dtype="float64"), rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("kept", [attention_fused.KEPT, 0], ids=["weights kept", "computed again"])

@@ -13,6 +13,7 @@ import musiq_ref as mq
 from musiq_ref.backend import NUMPY
 from musiq_ref.model.inference import predict_packed
 from musiq_ref.model.parameters import map_params
+from musiq_ref.model.places import places
 from musiq_ref.packing import Packer
 
 CONFIG = mq.MusiqConfig.preset("tiny", outputs=5, width=24, mlp_width=20, longer_sides=(32, 64))
@@ -35,6 +36,21 @@ def test_packed_images_have_their_own_logits(backend, stem):
     alone = np.stack([mq.predict(params, one, config) for one in tokens])
     assert not np.allclose(alone[0], alone[1], rtol=1e-6)
     np.testing.assert_allclose(backend.to_numpy(packed), alone, rtol=3e-13)
+
+
+@pytest.mark.parametrize("counts", [[3, 5, 4, 30, 31, 1], [7], [2, 2], [1, 9, 4, 2]])
+def test_tables_hold_every_token_once_and_back_finds_it(counts):
+    found, place = places(counts), 0
+    sequence, rows = np.arange(len(found.source)), []
+    for table, valid in found.groups:
+        assert max(valid.sum(axis=1)) <= 2 * min(valid.sum(axis=1))
+        rows += [row[kept].tolist() for row, kept in zip(table, valid, strict=True)]
+    for count, first in zip(counts, found.first, strict=True):
+        assert first == place
+        assert sequence[place : place + 1 + count].tolist() in rows
+        place += 1 + count
+    assert len(rows) == len(counts)
+    np.testing.assert_array_equal(np.concatenate([table.ravel() for table, _ in found.groups])[found.back], sequence)
 
 
 def test_a_device_scores_many_images_as_one_by_one(monkeypatch):
