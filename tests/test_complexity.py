@@ -111,6 +111,16 @@ def test_summary_of_a_checkpoint(capsys, tmp_path):
     assert out[out.index("small.safetensors: parameters") :].count(total) == 1
 
 
+def test_a_checkpoint_called_as_a_variant_takes_nobodys_row(capsys, tmp_path):
+    config = mq.MusiqConfig.preset("tiny", layers=3)
+    mq.save_checkpoint(tmp_path / "small", mq.init_params(config), config)
+    assert main(["summary", "--json", "--checkpoint", str(tmp_path / "small")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["small"]["parameters"] == 27_125_825
+    assert found["small (file)"]["parameters"] == mq.complexity(config, (224, 224)).parameters
+    assert main(["summary", "--checkpoint", ""]) == 2
+
+
 def test_summary_as_json(capsys):
     assert main(["summary", "--json", "--size", "480x640", "--outputs", "10"]) == 0
     counts = json.loads(capsys.readouterr().out)

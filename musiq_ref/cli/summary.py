@@ -29,8 +29,9 @@ def run(args: argparse.Namespace) -> int:
     size = parse_size(args.size)
     configs = {name: MusiqConfig.preset(name, outputs=args.outputs) for name in PRESETS}
     chosen = args.preset
-    if args.checkpoint:
-        chosen = Path(args.checkpoint).name
+    if args.checkpoint is not None:
+        name = Path(args.checkpoint).name
+        chosen = f"{name} (file)" if name in (*PRESETS, "unpadded") else name
         configs[chosen] = load_checkpoint(args.checkpoint).config
     counts = {name: complexity(config, size) for name, config in configs.items()}
     unpadded = complexity(configs[chosen], size, padded=False)
