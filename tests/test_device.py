@@ -115,6 +115,11 @@ def test_a_device_that_fails_while_it_makes_tokens_is_guarded(device):
         mq.tokenize(deterministic_image(0, 30, 41), SMALL, backend=device._replace(from_numpy=gone, guard=guard))
 
 
+def test_a_backends_name_is_no_backend():
+    with pytest.raises(TypeError, match=r"backend is 'cupy'; pass what .*get_backend gives"):
+        mq.tokenize(deterministic_image(1, 20, 20), SMALL, backend="cupy")
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_training_run(device, optimizer):
     images = [deterministic_image(i, 20 + 5 * i, 44 - 7 * i) for i in range(4)]

@@ -121,6 +121,8 @@ def tokenize(
     image = decode(image)
     if dtype is not None and np.dtype(dtype) not in (np.float32, np.float64):
         raise ValueError(f"dtype is {dtype!r}; choose 'float32' or 'float64'")
+    if not isinstance(backend, Backend):
+        raise TypeError(f"backend is {backend!r}; pass what musiq_ref.backend.get_backend gives for a name")
     dtype = dtype or (np.float64 if image.dtype == np.float64 else np.float32)
     with backend.guard():
         return _of_pixels(normalize(backend.from_numpy(image), dtype), config, tap)
