@@ -83,8 +83,10 @@ def table(report: dict[str, Any]) -> str:
         f"NumPy {report['numpy']}, Python {report['python']}; {report['processor']}. "
         "Written by `make gpu` (benchmarks/gpu.py).",
         "",
-        "A ratio is the time of musiq_ref in parts of PyTorch's, eager, with TF32 but for float32; a difference is "
-        "that of scores or losses, in parts of the largest. Memory is the most at a time, parameters included.",
+        "Times begin with tokens in host memory. A ratio is the time of musiq_ref as a fraction of PyTorch's, eager, "
+        "with TF32 except in the float32 rows; a difference is that of scores or losses, as a fraction of the largest. "
+        "Memory is the most at a time, parameters included: of ours what CuPy's pool holds, without that of graphs, of "
+        "PyTorch's what its tensors take.",
         "",
         "| precision | task | ms | PyTorch's | ratio | MiB | PyTorch's | difference | others |",
         "|---|---|---|---|---|---|---|---|---|",

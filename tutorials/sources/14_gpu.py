@@ -339,7 +339,7 @@ display(Markdown(text[text.index("NVIDIA") : text.index("| step |")]))
 
 # %% [markdown]
 # Read the table with the question of the beginning in mind. Where one launch has much to do, or a graph starts them all,
-# the card shows what it can. Where Python starts a thousand kernels for each small picture, it waits: training the bundled
+# the card shows what it can. Where Python starts a thousand kernels for a few small pictures, it waits: training the bundled
 # model, whose pictures all differ in size, is far from a hundred times as fast. A fast card is slow when it waits: for
 # launches that do too little, for a processor that wants to see a number, for memory. Nothing of it shows in the
 # formulas.
