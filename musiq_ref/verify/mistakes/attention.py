@@ -105,6 +105,8 @@ def divided(x):
     return x / x.sum(axis=-1, keepdims=True), None
 
 
+BLOCKS = "encoder/block_*/"
+
 # --- dropout left on -------------------------------------------------------------------------------------------------
 
 
@@ -129,10 +131,15 @@ def looks_dropped(reference: np.ndarray, mine: np.ndarray) -> bool:
     return bool(np.abs(kept / factor - 1).max() < 1e-2) and factor > 1 and abs(1 - 1 / factor - share) < 0.05
 
 
-BLOCKS = "encoder/block_*/"
+def dropout(name, stage):
+    """Dropout of a stage left on."""
+    tap = at(stage.removeprefix(BLOCKS), dropped)
+    return Mistake(name, "switch dropout off (model.eval())", stage=stage, tap=tap, recognise=looks_dropped)
+
+
 LOGITS, WEIGHTS, OUT = BLOCKS + "attention/logits", BLOCKS + "attention/weights", BLOCKS + "attention/out"
 HEADS = "split the width into (heads, head width), in this order"
-SQUARE = {n: (f"*/attention/{n}/kernel", BLOCKS + f"attention/{n}") for n in ("query", "key", "value")}
+SQUARE = {n: (f"*/attention/{n}/kernel", f"{BLOCKS}attention/{n}") for n in ("query", "key", "value")}
 
 
 def turned(kernel):
@@ -151,6 +158,29 @@ def in_blocks(*parts):
     return load
 
 
+def fused(order):
+    """Query, key and value as one kernel (D, 3, H, D_h), read as if its last three axes were in another order."""
+
+    def one(attention, part):
+        arrays = np.stack([attention[n][part] for n in PARTS], -3)
+        shape = [arrays.shape[k - 3] for k in order]
+        read = arrays.reshape(*arrays.shape[:-3], *shape)
+        lead = range(arrays.ndim - 3)
+        return read.transpose(*lead, *(len(lead) + order.index(k) for k in range(3)))
+
+    def load(params, config):
+        encoder = dict(params["encoder"])
+        for k in range(config.layers):
+            block = encoder[f"block_{k:02d}"]
+            read = {part: one(block["attention"], part) for part in ("kernel", "bias")}
+            new = {n: {part: a[..., i, :, :] for part, a in read.items()} for i, n in enumerate(PARTS)}
+            encoder[f"block_{k:02d}"] = {**block, "attention": {**block["attention"], **new}}
+        return {**params, "encoder": encoder}
+
+    return load
+
+
+PARTS = ("query", "key", "value")
 COUNTS: dict[str, Callable[[int], int]] = {
     "twice as many": lambda H: 2 * H, "half as many": lambda H: H // 2, "one head for all": lambda H: 1,
     "three times as many": lambda H: 3 * H, "as many as 8": lambda H: 8 if H != 8 else 4,
@@ -210,11 +240,12 @@ MISTAKES = [
             "mask_logits", masked_by_key, "", "mask"),
     *family("{}", "normalise over the keys, the last axis", {
                 "softmax over the queries": softmax_over(-2), "softmax over the heads": softmax_over(-3),
+                "sigmoid for the attention's softmax": lambda x: (1 / (1 + np.exp(-x)), None),
+                "softmax with 1 more in its sum": lambda x: (np.exp(x) / (1 + np.exp(x).sum(-1, keepdims=True)), None),
             }, "softmax", lambda f: f, WEIGHTS, where="attention"),
     Mistake("softmax over the whole array", "normalise over the last axis", "softmax", softmax_over_everything),
     Mistake("exp(x), not normalised", "divide by the sum over the last axis", "softmax", lambda x: (np.exp(x), None)),
-    Mistake("attention dropout on", "switch dropout off (model.eval())", stage=WEIGHTS,
-            tap=at("attention/weights", dropped), recognise=looks_dropped),
+    dropout("attention dropout on", WEIGHTS), dropout("dropout on the attention's output", OUT),
     *family("weights {} before the product", "heads = A·V", {
                 "transposed": lambda a, v: a.swapaxes(-1, -2) @ v, "of the other heads": lambda a, v: a[:, ::-1] @ v,
                 "of the first head for all": lambda a, v: np.broadcast_to(a[:, :1], a.shape) @ v,
@@ -233,6 +264,10 @@ MISTAKES = [
             "merge", merged(lambda h: h.swapaxes(1, 2), kernel=lambda k: np.eye(len(k)), bias=lambda b: 0 * b), OUT),
     *[Mistake(f"kernel of {name} transposed", "a kernel is (D, H, D_h); (out, in) is transposed", stage=stage,
               load=everywhere(path, turned)) for name, (path, stage) in SQUARE.items()],
+    *family("fused query, key and value read as {}", "they lie side by side, each as (heads, head width)", {
+                "(heads, three, head width)": (1, 0, 2), "(heads, head width, three)": (1, 2, 0),
+                "(head width, three, heads)": (2, 0, 1), "(head width, heads, three)": (2, 1, 0),
+            }, stage=BLOCKS + "attention/[qkv]*", load=fused),
     *family("parameters of {} exchanged", "read every layer's own parameters", {
                 "query and key": ("attention/query", "attention/key"), "key and value": ("attention/key",
                 "attention/value"),

@@ -4,10 +4,10 @@ diagnosis its names, and the tests their planted faults.
 
 from __future__ import annotations
 
-from musiq_ref.verify.mistakes import attention, efficient, encoder, gradients, head, image, stem, tokens
+from musiq_ref.verify.mistakes import attention, efficient, embeddings, encoder, gradients, head, image, stem, tokens
 from musiq_ref.verify.mistakes.mistake import Mistake
 
-LISTS = (image, tokens, stem, encoder, attention, head, gradients, efficient)
+LISTS = (image, tokens, stem, embeddings, encoder, attention, head, gradients, efficient)
 MISTAKES: dict[str, Mistake] = {mistake.name: mistake for part in LISTS for mistake in part.MISTAKES}
 """{name: Mistake}."""
 HOME: dict[str, str] = {mistake.name: part.__name__ for part in LISTS for mistake in part.MISTAKES}
@@ -19,7 +19,7 @@ def mistakes_of(function: str) -> list[Mistake]:
 
     function: its name, such as "layer_norm" or "layer_norm_backward"
 
-    >>> [mistake.name for mistake in mistakes_of("head")]
+    >>> [mistake.name for mistake in mistakes_of("head")][:2]
     ['last token read', 'head without bias']
     """
     return [m for m in MISTAKES.values() if m.function and function in m.op.split()]

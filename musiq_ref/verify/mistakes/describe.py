@@ -10,13 +10,22 @@ from fnmatch import fnmatch
 import numpy as np
 
 from musiq_ref.config import MusiqConfig
+from musiq_ref.image.tokenize import scales_of
 from musiq_ref.model.parameters import flatten
 from musiq_ref.verify.ladder.layouts import LayoutError
 from musiq_ref.verify.ladder.stages import BACK, SEQUENCE, axes_of
 from musiq_ref.verify.mistakes.evidence import Evidence
 from musiq_ref.verify.mistakes.patterns import patterns
-from musiq_ref.verify.mistakes.structure import made_of, of_picture, of_weights, scale_and_bias, tokens_in_words
-from musiq_ref.verify.mistakes.wiring import rewired, rows_added
+from musiq_ref.verify.mistakes.structure import (
+    cells_in_words,
+    made_of,
+    of_picture,
+    of_step,
+    of_weights,
+    scale_and_bias,
+    tokens_in_words,
+)
+from musiq_ref.verify.mistakes.wiring import rewired, rows_added, terms
 
 NEAR = 4  # tolerances within which numbers are the same
 
@@ -34,7 +43,9 @@ def described(examined: Evidence, here: str) -> list[str]:
             given, stage = examined.fitted(stage._replace(array=right, sample=None))[0], stage._replace(array=right)
     right, mine, axes = stage.array, given, axes_of(here) if stage.array.ndim > 1 else ("value",)
     if right.dtype.kind in "iub":
-        return [*integers(right, mine, axes), *where(examined, here, right != mine), between(examined, here)]
+        scales = scales_of(*examined.fixture.image.shape[:2], examined.fixture.config)
+        cells = cells_in_words(right, mine, scales) if here == "hash_index" else []
+        return [*integers(right, mine, axes), *cells, *where(examined, here, right != mine), between(examined, here)]
     keep = valid_places(examined, here, right.shape)
     others = relatives(examined, here, right.shape, keep)
     near = NEAR * max(stage.tolerance.norm, stage.tolerance.bulk)
@@ -43,10 +54,21 @@ def described(examined: Evidence, here: str) -> list[str]:
     valid = np.r_[True, np.asarray(examined.frame(examined.stages).mask).astype(bool)]
     hints = list(of_weights(right, mine, valid)) if fnmatch(here, "encoder/*/attention/weights") else []
     hints += rows_added(here, mine, examined.exact, examined.fixture.params)
-    hints += itertools.islice(rewirings(examined, here, y, keep, near), 1)
+    if here.startswith("step/"):
+        path, exact = here.removeprefix("step/"), examined.exact
+        before, gradient = dict(flatten(examined.fixture.params))[path], exact[f"dparams/{path}"]
+        hints += of_step(before, gradient, right, mine, near)
+    hints += itertools.islice([] if hints else rewirings(examined, here, y, keep, near), 1)
     hints += [] if hints else itertools.islice(patterns(x, y, others, near, axes, numbers), 3)
-    if not hints and here.startswith("pixels/"):
-        hints = list(of_picture(x, y))
+    if here.startswith("pixels/") and all("like rounding" in words for words in hints):  # or like another filter
+        hints = [words for words in of_picture(x, y) if not hints or "as sharp" not in words] or hints
+    if not hints and here in examined.order:
+        for term, first, second in terms(here, mine, examined.exact, list(examined.order)):
+            found = patterns(first[keep], second[keep], {}, near, axes, numbers)
+            hints += (f"its term {term}: {words}" for words in itertools.islice(found, 1) if "rotated" not in words)
+        hints = hints or ["what is added is no row of the table"] * here.endswith(
+            ("spatial_embedding", "scale_embedding")
+        )
     if not hints and (affine := scale_and_bias(here, examined.fixture.params)):
         gamma, beta = affine
         found = patterns((x - beta) / gamma, (y - beta) / gamma, {}, 10 * near, axes, numbers)

@@ -149,6 +149,8 @@ def after(examined: Examination, found: Sequence[Mistake], take: str = "") -> Ex
         if taken[take] is None or take.startswith(BACK[1:]) or take == "gradient/image":  # nothing can go on from it
             mine = {n: a for n, a in mine.items() if n != take and n != take.replace("dparams/", "step/")}
             del taken[take]
+    follow = {"score": ("loss/l1", "loss/mse", "loss/huber"), "probabilities": ("loss/emd", "loss/cross_entropy")}
+    mine = {n: a for n, a in mine.items() if n not in follow.get(take, ())}
     if not take.startswith(BACK) and not (found and all((m.stage or "").startswith(BACK) for m in found)):
         mine = {n: a for n, a in mine.items() if not n.startswith(BACK)}  # gradients of a wrong forward are wrong
     return Examination(

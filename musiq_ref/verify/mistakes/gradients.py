@@ -21,17 +21,38 @@ from musiq_ref.ops.max_pool import _shifts
 from musiq_ref.ops.weight_standardization import EPS
 from musiq_ref.verify.mistakes.mistake import Mistake, family
 
-# --- linear, softmax, norms ------------------------------------------------------------------------------------------
+# --- one result, or what the backward is given, changed --------------------------------------------------------------
 
 
-def linear_wrong(dkernel=lambda dkernel, dy, x: dkernel, dbias=lambda dbias, dy: dbias):
-    """`linear_backward` with the gradient to the kernel or the bias changed."""
+def then(backward, change):
+    """A backward with change(its gradients, its first two arguments) in the place of its gradients."""
+    return lambda dy, cache, *more: change(backward(dy, cache, *more), dy, cache)
 
-    def backward(dy, cache):
-        right = linear_backward(dy, cache)
-        return right[0], dkernel(right[1], dy, cache[0]), dbias(right[2], dy)
 
-    return backward
+def given(backward, change):
+    """A backward of change(its cache)."""
+    return lambda dy, cache, *more: backward(dy, change(cache), *more)
+
+
+def factor(backward, place, change):
+    """A backward with one of the factors of its forward's products changed."""
+    return given(backward, lambda cache: {**cache, "factors": tuple(
+        change(f) if k == place else f for k, f in enumerate(cache["factors"]))})  # fmt: skip
+
+
+def tapped(backward, name, change):
+    """A backward with one gradient changed on its way."""
+    return lambda dy, cache, tap=no_tap, *more: backward(
+        dy, cache, lambda n, a: tap(n, change(a) if n == name else a), *more
+    )
+
+
+def rows(dy):
+    """How many rows a gradient has."""
+    return dy.size // dy.shape[-1]
+
+
+# --- other formulas --------------------------------------------------------------------------------------------------
 
 
 def layer_norm_without(*terms):
@@ -46,11 +67,6 @@ def layer_norm_without(*terms):
         return dx, *layer_norm_backward(dy, cache)[1:]
 
     return backward
-
-
-def gamma_averaged(dy, cache):
-    dx, dgamma, dbeta = layer_norm_backward(dy, cache)
-    return dx, dgamma / (dy.size // dy.shape[-1]), dbeta
 
 
 def group_norm_per_channel(dy, cache):
@@ -72,75 +88,24 @@ def standardize_wrong(divisor=0, sigma_constant=False, mean_constant=False):
     return backward
 
 
-# --- convolution, pooling, look-up -----------------------------------------------------------------------------------
+def pool_gradient(share):
+    """`max_pool_backward` that gives share(dy, whether here is the maximum, places of a window) to every place."""
 
-
-def convolution_flipped(dy, cache):
-    x, kernel, stride = cache
-    return convolution_backward(dy, (x, kernel[::-1, ::-1], stride))[0], convolution_backward(dy, cache)[1]
-
-
-def convolution_of_first_example(dy, cache):
-    x, kernel, stride = cache
-    return convolution_backward(dy, cache)[0], convolution_backward(dy[:1], (x[:1], kernel, stride))[1]
-
-
-def convolution_shifted(dy, cache):
-    dx, dkernel = convolution_backward(dy, cache)
-    return np.roll(dx, 1, axis=1), dkernel
-
-
-def pool_gradient_everywhere(dy, cache):
-    padded, y, shape, size, stride = cache
-    dpadded = np.zeros_like(padded)
-    for here, d in zip(_shifts(padded, shape, size, stride), _shifts(dpadded, shape, size, stride), strict=True):
-        d += dy * (here == y)
-    return unpad_same(dpadded, shape, size, stride)
-
-
-def pool_gradient_averaged(dy, cache):
-    padded, _, shape, size, stride = cache
-    dpadded = np.zeros_like(padded)
-    for d in _shifts(dpadded, shape, size, stride):
-        d += dy / size**2
-    return unpad_same(dpadded, shape, size, stride)
-
-
-def rows_overwritten(dy, cache):
-    index, rows = cache
-    dtable = np.zeros((rows, dy.shape[-1]), dy.dtype)
-    dtable[index.ravel()] = dy.reshape(-1, dy.shape[-1])
-    return dtable
-
-
-# --- the model's parts -----------------------------------------------------------------------------------------------
-
-
-def attention_wrong(change):
-    """`attention_backward` of a changed cache: change(q, k, v, weights, scale) -> the same five."""
-
-    def backward(dy, cache, *tap):
-        factors = change(*cache["factors"])
-        return attention_backward(dy, {**cache, "factors": factors}, *tap)
+    def backward(dy, cache):
+        padded, y, shape, size, stride = cache
+        dpadded = np.zeros_like(padded)
+        for here, d in zip(_shifts(padded, shape, size, stride), _shifts(dpadded, shape, size, stride), strict=True):
+            d += share(dy, here == y, size**2)
+        return unpad_same(dpadded, shape, size, stride)
 
     return backward
 
 
-def softmax_constant(dy, cache, *tap):
-    weights = cache["softmax"]
-    return attention_backward(dy, {**cache, "softmax": np.full_like(weights, 1 / weights.shape[-1])}, *tap)
-
-
-def mask_forgotten(dy, cache, *tap):
-    weights = cache["softmax"]
-    return attention_backward(dy, {**cache, "softmax": np.where(weights > 0, weights, weights.mean())}, *tap)
-
-
-def tapped(backward, name, change):
-    """A backward with one gradient changed on its way."""
-    return lambda dy, cache, tap=no_tap, *more: backward(
-        dy, cache, lambda n, a: tap(n, change(a) if n == name else a), *more
-    )
+def rows_overwritten(dy, cache):
+    index, count = cache
+    dtable = np.zeros((count, dy.shape[-1]), dy.dtype)
+    dtable[index.ravel()] = dy.reshape(-1, dy.shape[-1])
+    return dtable
 
 
 def block_without_residual(which):
@@ -157,19 +122,10 @@ def block_without_residual(which):
     return backward
 
 
-def embed_wrong(change):
-    """`embed_backward` with its gradients to the parameters changed."""
-
-    def backward(dz, cache, *tap):
-        dx, dparams = embed_backward(dz, cache, *tap)
-        return dx, {**dparams, **change(dparams, dz)}
-
-    return backward
-
-
-def every_token_read(dlogits, cache, *tap):
-    dy, dparams = head_backward(dlogits, cache, *tap)
-    return np.broadcast_to(dy[:, :1], dy.shape), dparams
+def without_rows(table):
+    """`embed_backward` without a gradient to a table."""
+    return then(embed_backward, lambda g, dz, cache: (
+        g[0], {name: {"table": 0 * d["table"]} if name == table else d for name, d in g[1].items()}))  # fmt: skip
 
 
 def native_gradient_only(dpatches, height, width, config):
@@ -181,24 +137,15 @@ def native_gradient_only(dpatches, height, width, config):
     return tokenize_backward(kept, height, width, config)
 
 
-def other_filter(dy, shape, kind="gaussian"):
-    return resize_backward(dy, shape, "bicubic" if kind == "gaussian" else "gaussian")
-
-
-def expected_width(cache):
-    """The number of classes, from the cache of `expected_score`."""
-    return int(cache[1])
-
-
 KERNELS, IMAGE, FC1 = "dparams/stem/conv*/kernel", "gradient/image", "gradient/encoder/block_*/mlp/fc1"
 ATTENTION, LOGITS = "gradient/encoder/block_*/attention/*", "gradient/encoder/block_*/attention/logits"
 NORMED, RECTIFIED = "gradient/encoder/block_*/output", "gradient/stem/*"
 
 MISTAKES = [
     Mistake("linear: bias gradient averaged", "sum over the rows", "linear_backward",
-            linear_wrong(dbias=lambda db, dy: db / (dy.size // dy.shape[-1])), "dparams/encoder/block_*/bias"),
+            then(linear_backward, lambda g, dy, cache: (g[0], g[1], g[2] / rows(dy))), "dparams/encoder/block_*/bias"),
     Mistake("linear: kernel gradient of the first example only", "sum over the batch, too", "linear_backward",
-            linear_wrong(dkernel=lambda dkernel, dy, x: x[0].T @ dy[0])),
+            then(linear_backward, lambda g, dy, cache: (g[0], cache[0][0].T @ dy[0], g[2]))),
     Mistake("ReLU: gradient passes everywhere", "none where x < 0", "relu_backward", lambda dy, y: dy, RECTIFIED),
     Mistake("ReLU: gradient on the wrong side", "it passes where x > 0", "relu_backward", lambda dy, y: dy * (y <= 0),
             RECTIFIED),
@@ -223,14 +170,15 @@ MISTAKES = [
             "layer_norm_backward", layer_norm_without("mean", "projection"), "gradient/encoder/block_*/output"),
     Mistake("the factor ρ = 1/σ is missing", "x̂ is x divided by σ",
             "layer_norm_backward", layer_norm_without("rho"), NORMED),
-    Mistake("LayerNorm: γ's gradient averaged", "sum over the rows", "layer_norm_backward", gamma_averaged,
+    Mistake("LayerNorm: γ's gradient averaged", "sum over the rows", "layer_norm_backward",
+            then(layer_norm_backward, lambda g, dy, cache: (g[0], g[1] / rows(dy), g[2])),
             "dparams/encoder/*norm*/scale"),
     Mistake("GroupNorm: means per channel", "the means are over the group", "group_norm_backward",
             group_norm_per_channel, "gradient/stem/conv*"),
     Mistake("max-pool's gradient to all maxima", "of several equal maxima only the first gets it",
-            "max_pool_backward", pool_gradient_everywhere, "gradient/stem/relu_root"),
-    Mistake("max-pool's gradient averaged", "only the maximum gets it", "max_pool_backward", pool_gradient_averaged,
-            "gradient/stem/relu_root"),
+            "max_pool_backward", pool_gradient(lambda dy, top, n: dy * top), "gradient/stem/relu_root"),
+    Mistake("max-pool's gradient averaged", "only the maximum gets it", "max_pool_backward",
+            pool_gradient(lambda dy, top, n: dy / n), "gradient/stem/relu_root"),
     Mistake("standardisation not differentiated", "the kernel's gradient goes through its standardisation",
             "standardize_backward", lambda dy, cache: dy, KERNELS),
     Mistake("standardisation's statistics taken as constants", "mean and deviation depend on the kernel",
@@ -241,12 +189,15 @@ MISTAKES = [
             "standardize_backward", standardize_wrong(sigma_constant=True), KERNELS),
     Mistake("standardisation: mean taken as constant", "μ depends on the kernel",
             "standardize_backward", standardize_wrong(mean_constant=True), KERNELS),
-    Mistake("convolution: kernel flipped", "dx̃ uses the kernel as it is", "convolution_backward", convolution_flipped,
-            "gradient/stem/relu*"),
+    Mistake("convolution: kernel flipped", "dx̃ uses the kernel as it is", "convolution_backward",
+            then(convolution_backward, lambda g, dy, c: (
+                convolution_backward(dy, (c[0], c[1][::-1, ::-1], c[2]))[0], g[1])), "gradient/stem/relu*"),
     Mistake("convolution: kernel gradient of the first example only", "sum over the batch, too",
-            "convolution_backward", convolution_of_first_example),
+            "convolution_backward", then(convolution_backward, lambda g, dy, c: (
+                g[0], convolution_backward(dy[:1], (c[0][:1], *c[1:]))[1]))),
     Mistake("convolution: gradient shifted", "cut off the padding that was put before",
-            "convolution_backward", convolution_shifted, "gradient/stem/relu*"),
+            "convolution_backward", then(convolution_backward, lambda g, dy, c: (np.roll(g[0], 1, axis=1), g[1])),
+            "gradient/stem/relu*"),
     Mistake("look-up: repeated rows overwrite", "add up the gradients of a row", "lookup_backward", rows_overwritten,
             "dparams/*_embedding/table"),
     Mistake("dropout not rescaled", "the backward has the forward's factor 1/(1 − rate)",
@@ -254,14 +205,17 @@ MISTAKES = [
     Mistake("dropped branches rescaled", "the forward does not rescale them (SPEC 4)",
             "drop_path_backward", lambda dy, keep: drop_path_backward(dy, keep) / 0.6),
     Mistake("attention: 1/√D_h forgotten", "dQ and dK have the factor of the logits", "attention_backward",
-            attention_wrong(lambda q, k, v, weights, scale: (q, k, v, weights, 1.0)), ATTENTION),
+            factor(attention_backward, 4, lambda scale: 1.0), ATTENTION),
     Mistake("attention: heads exchanged", "each head's gradient is its own", "attention_backward",
-            attention_wrong(lambda q, k, v, weights, scale: (q, k, v[:, ::-1], weights, scale)), ATTENTION),
+            factor(attention_backward, 2, lambda v: v[:, ::-1]), ATTENTION),
     Mistake("attention: weights not transposed", "dV = Aᵀ·dheads", "attention_backward",
-            attention_wrong(lambda q, k, v, weights, scale: (q, k, v, weights.swapaxes(-1, -2), scale)), ATTENTION),
+            factor(attention_backward, 3, lambda weights: weights.swapaxes(-1, -2)), ATTENTION),
     Mistake("attention: softmax taken as constant", "differentiate the softmax at its own weights",
-            "attention_backward", softmax_constant, ATTENTION),
-    Mistake("attention: mask forgotten", "no gradient passes a masked pair", "attention_backward", mask_forgotten),
+            "attention_backward", given(attention_backward, lambda c: {
+                **c, "softmax": np.full_like(c["softmax"], 1 / c["softmax"].shape[-1])}), ATTENTION),
+    Mistake("attention: mask forgotten", "no gradient passes a masked pair", "attention_backward",
+            given(attention_backward, lambda c: {
+                **c, "softmax": np.where(c["softmax"] > 0, c["softmax"], c["softmax"].mean())})),
     Mistake("attention: key's gradient dropped", "K depends on z, too", "attention_backward",
             tapped(attention_backward, "key", np.zeros_like), ATTENTION),
     Mistake("attention: no gradient to the weights", "the weights depend on queries and keys", "attention_backward",
@@ -271,30 +225,31 @@ MISTAKES = [
     Mistake("block: second residual's gradient dropped", "add dz to the branch's gradient",
             "block_backward", block_without_residual(2), "gradient/encoder/*"),
     Mistake("class token's gradient averaged over the batch", "every image has the same class token: sum",
-            "embed_backward", embed_wrong(lambda dparams, dz: {"class_token": dparams["class_token"] / len(dz)})),
-    Mistake("no gradient to the scale embedding", "its rows are added to every token", "embed_backward",
-            embed_wrong(lambda dparams, dz: {"scale_embedding": {"table": 0 * dparams["scale_embedding"]["table"]}}
-                        if "scale_embedding" in dparams else {}), "dparams/scale_embedding/table"),
-    Mistake("head: gradient to every token", "only the class token is read", "head_backward", every_token_read,
+            "embed_backward", then(embed_backward, lambda g, dz, cache: (
+                g[0], {**g[1], "class_token": g[1]["class_token"] / len(dz)}))),
+    *family("no gradient to the {} embedding", "its rows are added to every token", ("scale", "spatial"),
+            "embed_backward", lambda table: without_rows(f"{table}_embedding"), "dparams/*_embedding/table"),
+    Mistake("head: gradient to every token", "only the class token is read", "head_backward",
+            then(head_backward, lambda g, dlogits, cache: (np.broadcast_to(g[0][:, :1], g[0].shape), g[1])),
             "gradient/encoder/norm"),
     Mistake("stem: shortcut's gradient dropped", "both branches read the pooled features",
             "stem_backward", tapped(stem_backward, "gn_proj", np.zeros_like), "gradient/stem/gn_proj"),
     Mistake("stem: a ReLU's gradient passes everywhere", "none where its input was below 0",
             "stem_backward", tapped(stem_backward, "relu1", np.abs), "gradient/stem/relu1"),
     Mistake("resize: another filter's transpose", "transpose the matrix of the forward",
-            "resize_backward", other_filter, IMAGE),
+            "resize_backward", lambda dy, shape, kind="gaussian": resize_backward(
+                dy, shape, "bicubic" if kind == "gaussian" else "gaussian"), IMAGE),
     *family("image gradient {}", "it is to an image in 0 … 1: x = 2·v − 1 has derivative 2", {
                 "without the 2 of the normalisation": 0.5, "to values 0 … 255": 1 / 255, "divided by 127.5": 1 / 127.5,
                 "times 255": 255.0, "of the wrong sign": -1.0, "times 2 once more": 2.0,
-            }, "tokenize_backward", lambda k: lambda *arguments: k * tokenize_backward(*arguments), IMAGE),
+            }, "tokenize_backward", lambda k: then(tokenize_backward, lambda g, *_: k * g), IMAGE),
     *family("all gradients {}", "differentiate the score itself", {
                 "negated": lambda c: -1.0, "divided by C": lambda c: 1 / c, "times C": lambda c: float(c),
                 "halved": lambda c: 0.5,
                 "doubled": lambda c: 2.0, "times 1024 (a loss scale)": lambda c: 1024.0,
                 "times 65536 (a loss scale)": lambda c: 65536.0,
-            }, "expected_score_backward", lambda k: lambda dy,
-            cache: k(expected_width(cache)) * expected_score_backward(
-                dy, cache), "gradient/head/logits"),
+            }, "expected_score_backward", lambda k: then(expected_score_backward, lambda g, dy, cache: (
+                k(int(cache[1])) * g)), "gradient/head/logits"),
     Mistake("image gradient of the native scale only", "add the gradients through the resized scales",
             "tokenize_backward", native_gradient_only, IMAGE),
 ]  # fmt: skip

@@ -6,12 +6,24 @@ import numpy as np
 
 from musiq_ref.model.head import Expected, expected_score, head
 from musiq_ref.model.taps import no_tap
+from musiq_ref.ops.activation import gelu_tanh
+from musiq_ref.ops.linear import linear
 from musiq_ref.ops.softmax import softmax
 from musiq_ref.verify.mistakes.mistake import Mistake, at, family, latest
 
 
 def last_token(y, params, tap=no_tap):
     return head(y[:, ::-1], params, tap)
+
+
+def head_of(change):
+    """`head` of a changed class token."""
+
+    def logits(y, params, tap=no_tap):
+        x, _ = linear(change(tap("class_token", y[:, 0])), params["kernel"], params["bias"])
+        return tap("logits", x), None
+
+    return logits
 
 
 def head_without_bias(y, params, tap=no_tap):
@@ -58,6 +70,9 @@ MISTAKES = [
             tap=at("head/class_token", lambda a, seen, config: latest(seen, "/output")[:, 0])),
     Mistake("last token read", "read the class token, the first", "head", last_token, "head/class_token"),
     Mistake("head without bias", "add the bias of the head", "head", head_without_bias, "head/logits"),
+    *family("head reads the class token through {}", "logits = y·W + b", {
+                "tanh": np.tanh, "a ReLU": lambda y: np.maximum(y, 0), "a GELU": lambda y: gelu_tanh(y)[0],
+            }, "head", head_of, "head/logits"),
     *family("logits {}", "logits = y·W + b", {
                 "negated": lambda a: -a, "in reverse order": lambda a: a[:, ::-1],
                 "rectified": lambda a: np.maximum(a, 0), "through a sigmoid": lambda a: 1 / (1 + np.exp(-a)),
@@ -69,6 +84,7 @@ MISTAKES = [
                 "logarithm of the softmax": lambda x: np.log(softmax(x)[0]),
                 "softmax of the negative logits": lambda x: softmax(-x)[0], "exp without its sum": np.exp,
                 "probabilities in reverse order": lambda x: softmax(x)[0][..., ::-1],
+                "sigmoid divided by its sum": lambda x: (p := 1 / (1 + np.exp(-x))) / p.sum(-1, keepdims=True),
                 "logits divided by their sum": lambda x: x / x.sum(-1, keepdims=True),
             }, SCORE, lambda f: expected(probabilities=f), "probabilities", "score"),
     *family("softmax with temperature {}", SOFTMAX, ("0.5", "2", "10", "0.1"), SCORE,
@@ -90,6 +106,7 @@ MISTAKES = [
                 "median class": lambda p, k: 1.0 + (p.cumsum(-1) < 0.5).sum(-1),
                 "mean of the squared classes": lambda p, k: (p * k * k).sum(-1),
                 "score of the wrong sign": lambda p, k: -(p * k).sum(-1),
+                "classes from 0 to C in equal steps": lambda p, k: (p * np.linspace(0, k[-1], len(k))).sum(-1),
                 "classes 0.5 … C − 0.5": lambda p, k: (p * (k - 0.5)).sum(-1),
             }, SCORE, expected, "score", "score"),
 ]  # fmt: skip

@@ -91,6 +91,13 @@ def area(n_in, n_out, dtype="float64"):
     return csr_array((inside / inside.sum(1, keepdims=True)).astype(dtype))
 
 
+def area_in_parts(n_in, n_out, dtype="float64"):
+    """The mean over n_in/n_out pixels, of the outermost only the parts inside (OpenCV's INTER_AREA)."""
+    first, wide = np.arange(n_out)[:, None] * (n_in / n_out), n_in / n_out
+    inside = np.minimum(np.arange(1, n_in + 1), first + wide) - np.maximum(np.arange(n_in), first)
+    return csr_array((np.maximum(inside, 0) / wide).astype(dtype))
+
+
 def nearest_floor(n_in, n_out, dtype="float64"):
     """Pixel ⌊i·in/out⌋ (PyTorch's "nearest")."""
     return csr_array((np.arange(n_in) == (np.arange(n_out) * n_in // n_out)[:, None]).astype(dtype))
@@ -108,7 +115,7 @@ FILTERS_OF = {
     "bilinear without half-pixel centres": filter_matrix(triangle, 1, shift=-0.5),
     "Lanczos resize": filter_matrix(lanczos, 3),
     "antialiased Lanczos": filter_matrix(lanczos, 3, True, "left out"),
-    "area resize": area,
+    "area resize": area, "area resize with parts of pixels": area_in_parts,
     "antialiased box": filter_matrix(box, 1, True, "left out"),
     "nearest-neighbour resize": filter_matrix(box, 1),
     "nearest-neighbour resize, rounded down": nearest_floor,

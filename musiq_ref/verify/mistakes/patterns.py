@@ -78,7 +78,7 @@ def factor(ratio: float, factors: Mapping[str, float], tolerance: float = 1e-5) 
         for text, number in ((name, value), (f"1/{name}", 1 / value)):
             if abs(ratio / number - 1) < tolerance:
                 return text
-    return f"{ratio:.6g}"
+    return f"{ratio:.5g}"
 
 
 def _scaled(look: Look, factors: Mapping[str, float]) -> Iterator[str]:
@@ -107,10 +107,12 @@ def _elsewhere(look: Look) -> Iterator[str]:
             names = [str(k) if axes[k] == f"axis {k}" else axes[k] for k in moved]
             yield f"axes {', '.join(names[:-1])} and {names[-1]} are exchanged"
             return
-    for axis, n in enumerate(y.shape):
-        if n > 1 and look.fits(np.flip(x, axis)):
-            yield f"{axes[axis]} is in reverse order"
+    long = [axis for axis, n in enumerate(y.shape) if n > 1]
+    for turned in (over for count in (1, 2, 3) for over in itertools.combinations(long, count)):
+        if look.fits(np.flip(x, turned)):
+            yield f"{' and '.join(axes[axis] for axis in turned)} {'are' if turned[1:] else 'is'} in reverse order"
             return
+    for axis, n in enumerate(y.shape):
         for by in (1, -1, 2, -2):
             kept = (slice(None),) * axis + (slice(max(by, 0), n + min(by, 0)),)
             inner = Look(x[kept], y[kept], (), look.tolerance)
@@ -190,6 +192,8 @@ def _mixed(look: Look) -> Iterator[str]:
 def _turned(look: Look) -> Iterator[str]:
     """Vectors along the last axis that have the right length and another direction."""
     x, y = (np.sqrt((a * a).sum(-1)) for a in (look.expected, look.actual))
+    if look.off < 0.03 * np.linalg.norm(x):  # so little may be anything
+        return
     if x.size > 8 and look.actual.shape[-1] > 1 and np.abs(x - y).max() <= 4 * look.tolerance * x.max():
         yield f"every vector along {look.axes[-1]} has the right length, but another direction: it is rotated"
 

@@ -77,16 +77,26 @@ def groups_of(number):
     return norm
 
 
-def group_norm_over(*axes, ddof=0, outside=False, centre=True, scale=lambda gamma: gamma, shift=lambda beta: beta):
+def normalised(x, eps=1e-6, ddof=0, axis=-1, beside=False, centre=True, root=True):
+    """(x − mean)/√(variance + ε) over an axis or several, or in part.
+
+    beside: whether ε is added to the deviation
+    centre, root: whether the mean is subtracted, whether the root of the variance is taken
+    """
+    centred = x - x.mean(axis=axis, keepdims=True) if centre else x
+    variance = (centred * centred).sum(axis=axis, keepdims=True)
+    variance = variance / max(x.size // variance.size - ddof, 1)
+    if not root:
+        return centred / (variance + eps)
+    return centred / (np.sqrt(variance) + eps if beside else np.sqrt(variance + eps))
+
+
+def group_norm_over(*axes, scale=lambda gamma: gamma, shift=lambda beta: beta, **how):
     """`group_norm` with statistics over other axes of (N, positions, groups, channels of a group)."""
 
     def norm(x, gamma, beta, eps, groups=32):
         grouped = x.reshape(x.shape[0], -1, groups, x.shape[-1] // groups)
-        n = math.prod(grouped.shape[a] for a in axes)
-        centred = grouped - grouped.mean(axis=axes, keepdims=True) if centre else grouped
-        variance = (centred * centred).sum(axis=axes, keepdims=True) / max(n - ddof, 1)
-        xhat = centred / (np.sqrt(variance) + eps if outside else np.sqrt(variance + eps))
-        return scale(gamma) * xhat.reshape(x.shape) + shift(beta), None
+        return scale(gamma) * normalised(grouped, eps, axis=axes, **how).reshape(x.shape) + shift(beta), None
 
     return norm
 
@@ -188,7 +198,7 @@ MISTAKES = [
                 "over the batch, per group": group_norm_over(0, 1, 3),
                 "per position over all channels (LayerNorm)": group_norm_over(2, 3),
                 "with an unbiased variance": group_norm_over(1, 3, ddof=1),
-                "with ε beside the root": group_norm_over(1, 3, outside=True),
+                "with ε beside the root": group_norm_over(1, 3, beside=True),
                 "without the mean": group_norm_over(1, 3, centre=False),
             }, "group_norm", lambda f: f, NORMS),
     Mistake("GroupNorm's statistics per position", "mean and deviation run over all positions, too",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Any
 
 import numpy as np
 
 from musiq_ref.config import MusiqConfig
-from musiq_ref.image.tokenize import scales_of
+from musiq_ref.image.tokenize import Scale, scales_of
 from musiq_ref.verify.ladder.stages import BACK
 
 MADE_OF = {  # the end of a stage's name: how it is made
@@ -84,6 +84,18 @@ def tokens_in_words(wrong: np.ndarray, mask: np.ndarray, height: int, width: int
     return f"{'all' if all(whole) else 'only'} tokens of {listed} are wrong"
 
 
+def cells_in_words(right: np.ndarray, mine: np.ndarray, scales: Sequence[Scale]) -> list[str]:
+    """The hash of the first scale where it is wrong (1, N), row by row."""
+    start = 0
+    for k, scale in enumerate(scales):
+        part, start = slice(start, start + scale.kept), start + scale.length
+        if (right[0, part] != mine[0, part]).any():
+            shown = ["; ".join(" ".join(map(str, row[:9])) for row in a[0, part].reshape(scale.rows, -1)[:4])
+                     for a in (mine, right)]  # fmt: skip
+            return [f"scale {k}, row by row: {shown[0]} instead of {shown[1]}"] if scale.kept % scale.rows == 0 else []
+    return []
+
+
 def of_weights(right: np.ndarray, mine: np.ndarray, valid: np.ndarray) -> Iterator[str]:
     """What is wrong with attention weights (B, H, query, key).
 
@@ -144,6 +156,26 @@ def of_picture(right: np.ndarray, mine: np.ndarray) -> Iterator[str]:
     rest = np.linalg.norm(y - curve(x))
     if rest < 0.2 * gap and rest < 0.1 * np.linalg.norm(y - y.mean()):
         yield "another brightness curve: its values are a function of the right ones, such as a gamma"
+
+
+def of_step(
+    parameter: np.ndarray, gradient: np.ndarray, right: np.ndarray, mine: np.ndarray, near: float
+) -> Iterator[str]:
+    """Which multiples of the gradient and of the parameter the port subtracts in a step of SGD.
+
+    near: length of an error that is rounding, over the length of the parameter
+    """
+    rows = np.stack([gradient.ravel(), parameter.ravel()], 1)
+    if len(rows) < 4 or mine.shape != right.shape or np.linalg.matrix_rank(rows) < 2:
+        return
+    steps = [parameter.ravel() - a.ravel() for a in (mine, right)]
+    (ours, theirs), *_ = np.linalg.lstsq(rows, np.stack(steps, 1), rcond=None)
+    if np.linalg.norm(rows @ [ours[0], theirs[0]] - steps[0]) <= near * np.linalg.norm(parameter):
+        shown = [
+            f"{g:.2g}·gradient + {abs(p):.2g}·parameter".replace("+ 0·parameter", "+ 0")
+            for g, p in zip(ours, np.where(np.abs(theirs) < 1e-5, 0, theirs), strict=True)
+        ]
+        yield f"the step subtracts {shown[0]} instead of {shown[1]}: another rate, decay or momentum"
 
 
 def blurred(picture: np.ndarray, size: int = 5) -> np.ndarray:

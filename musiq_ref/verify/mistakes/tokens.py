@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -80,12 +82,24 @@ def scales_without_native(height, width, config):
     return [s for s in scales if s.longer_side] or scales
 
 
-def renumbered(number):
-    """`scales_of` with number(index, count of scales) as the row of the scale table."""
+def of_three(numbers, order=(0, 1, 2)):
+    """`scales_of` with three scales in another order, or with other rows of the scale table."""
 
     def scales(height, width, config):
         right = scales_of(height, width, config)
-        return [s._replace(scale_index=number(s.scale_index, len(right))) for s in right]
+        given = [right[k] for k in order if k < len(right)]
+        return [s._replace(scale_index=min(n, len(right) - 1)) for s, n in zip(given, numbers, strict=False)]
+
+    return scales
+
+
+def lengths(rule):
+    """`scales_of` with another number of tokens of every resized scale, rule(scale, config)."""
+
+    def scales(height, width, config):
+        right = scales_of(height, width, config)
+        count = [max(int(rule(s, config)), 1) if s.longer_side else s.length for s in right]
+        return [s._replace(length=n, kept=min(s.rows * s.columns, n)) for s, n in zip(right, count, strict=True)]
 
     return scales
 
@@ -206,15 +220,22 @@ MISTAKES = [
     Mistake("missing native scale", "add the native image as the last scale",
             "scales_of", scales_without_native, "layout"),
     Mistake("third scale embedding unused", "give the native image the last row of the scale table",
-            "scales_of", renumbered(lambda k, n: min(k, max(n - 2, 0))), "scale_index"),
-    *family("{}", NUMBER, {
-                "scales numbered from the native one": lambda k, n: (k + 1) % n,
-                "scales numbered backwards": lambda k, n: n - 1 - k,
-                "scales numbered with the first two exchanged": lambda k, n: [1, 0, *range(2, n)][k] if n > 1 else k,
-                "scales numbered with the last two exchanged": lambda k, n: [*range(n - 2), n - 1,
-                n - 2][k] if n > 1 else k,
-                "scales all numbered 0": lambda k, n: 0,
-            }, "scales_of", renumbered, "scale_index"),
+            "scales_of", of_three((0, 1, 1)), "scale_index"),
+    *family("scales numbered {}", NUMBER, {
+                ", ".join(map(str, numbers)): numbers for numbers in itertools.product(range(3), repeat=3)
+                if numbers not in ((0, 1, 2), (0, 1, 1))
+            }, "scales_of", of_three, "scale_index", when=lambda config: config.scales == 3),
+    *family("scales in the order {}", "number the scales by size, in the order of their tokens", {
+                f"{', '.join(map(str, order))}{how}": (numbers, order)
+                for order in itertools.permutations(range(3)) if order != (0, 1, 2)
+                for how, numbers in ((", numbered anew", (0, 1, 2)), ("", order))
+            }, "scales_of", lambda how: of_three(*how), "layout", when=lambda config: config.scales == 3),
+    *family("{} tokens of every scale", "a scale of longer side L has ⌈L/P⌉² tokens", {
+                "⌊L/P⌋²": lambda s, config: (s.longer_side // config.patch_size) ** 2,
+                "as many as the largest has": lambda s, config: math.ceil(
+                    max(config.longer_sides) / config.patch_size) ** 2,
+                "⌈L/P⌉": lambda s, config: math.ceil(s.longer_side / config.patch_size),
+            }, "scales_of", lengths, "layout", when=lambda config: bool(config.longer_sides)),
     Mistake("padding all at the end", "pad every scale to its own length", "batch", padding_last, "hash_index"),
     Mistake("padding in front", "pad every scale at its end", "batch", padding_first, "hash_index"),
     Mistake("padding not marked in the mask", "set the mask to 0 at padded tokens",

@@ -49,6 +49,7 @@ def layer_of(stage: str, config: MusiqConfig) -> Layer | None:
         "encoder/*norm*": lambda x, p: layer_norm(x, p["scale"], p["bias"])[0],
         "stem/gn_root": lambda x, p: group_norm(x, p["scale"], p["bias"], ROOT_EPS)[0],
         "stem/gn*": lambda x, p: group_norm(x, p["scale"], p["bias"], BLOCK_EPS)[0],
+        "*/standardized": lambda x, p: standardize(p["kernel"], config.conventions.weight_std_ddof)[0],
         "stem/conv_root": _convolution(config, 2),
         "stem/conv?": _convolution(config, 1),
         "stem/conv_proj": _convolution(config, 1),
@@ -80,7 +81,7 @@ def rewired(
     layer = layer_of(here, config)
     if layer is None:
         return
-    flat, path = dict(flatten(params)), here.removesuffix("/logits")
+    flat, path = dict(flatten(params)), here.removesuffix("/logits").removesuffix("/standardized")
     own = {p.rpartition("/")[2]: a for p, a in flat.items() if p.rpartition("/")[0] == path}
     known = [n for n in order if n in exact and np.asarray(exact[n]).dtype.kind == "f"]
     before, after = known[: known.index(here)], known[known.index(here) + 1 :]
@@ -156,6 +157,26 @@ def _turns(array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
             yield f"transposed to {order}", turned.reshape(array.shape)
             if turned.shape != array.shape:
                 yield f"reshaped as if {order} were its axes", array.reshape(turned.shape).transpose(np.argsort(order))
+
+
+def terms(here: str, mine: np.ndarray, exact: Mapping[str, Any], order: list[str]) -> Iterator[tuple[str, Any, Any]]:
+    """(name, right, the port's) of each term of a stage that is a sum, if the other term is right.
+
+    order: names of the stages
+    """
+    block = here.rpartition("/")[0]
+    inputs = [n for n in order[: order.index(here)] if n == "encoder/input" or fnmatch(n, "encoder/block_??/output")]
+    one, other = {
+        "residual1": (inputs[-1] if inputs else "", f"{block}/attention/out"),
+        "output": (f"{block}/residual1", f"{block}/mlp/fc2"),
+        "sum": ("stem/gn3", "stem/gn_proj"),
+        "spatial_embedding": ("patch_embedding", "its row of the table"),
+        "scale_embedding": ("spatial_embedding", "its row of the table"),
+    }.get(here.rpartition("/")[2], ("", ""))
+    if one in exact and np.shape(exact[one]) == mine.shape == np.shape(exact[here]):
+        first, second = exact[one], exact[here] - exact[one]
+        yield one, first, mine - second
+        yield other, second, mine - first
 
 
 def rows_added(here: str, mine: np.ndarray, exact: Mapping[str, Any], params: Params) -> Iterator[str]:
