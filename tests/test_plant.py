@@ -12,7 +12,8 @@ from musiq_ref.verify import build_fixture, fingerprint
 from musiq_ref.verify.ladder.stages import run_stages
 from musiq_ref.verify.mistakes.catalogue import MISTAKES
 from musiq_ref.verify.mistakes.mistake import Mistake
-from musiq_ref.verify.mistakes.plant import PrivateLibrary, Reference, run_planted
+from musiq_ref.verify.mistakes.plant import PrivateLibrary, run_planted
+from musiq_ref.verify.mistakes.reference import Reference
 
 FIXTURE = build_fixture()
 SINGLE = map_params(lambda a: a.astype(np.float32), FIXTURE.params)

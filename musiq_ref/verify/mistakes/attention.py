@@ -13,7 +13,7 @@ from musiq_ref.model.taps import no_tap
 from musiq_ref.ops.linear import linear
 from musiq_ref.ops.softmax import mask_logits, softmax
 from musiq_ref.verify.mistakes.mistake import Mistake, at, family, latest
-from musiq_ref.verify.mistakes.weights import everywhere, exchanged
+from musiq_ref.verify.mistakes.weights import PARTS, everywhere, fused, in_blocks, turned
 
 # --- attention -------------------------------------------------------------------------------------------------------
 
@@ -139,48 +139,9 @@ def dropout(name, stage):
 
 LOGITS, WEIGHTS, OUT = BLOCKS + "attention/logits", BLOCKS + "attention/weights", BLOCKS + "attention/out"
 HEADS = "split the width into (heads, head width), in this order"
-SQUARE = {n: (f"*/attention/{n}/kernel", f"{BLOCKS}attention/{n}") for n in ("query", "key", "value")}
+SQUARE = {n: (f"*/attention/{n}/kernel", f"{BLOCKS}attention/{n}") for n in PARTS}
 
 
-def turned(kernel):
-    """A (D, H, D_h) kernel loaded as its transpose."""
-    return kernel.reshape(len(kernel), -1).T.reshape(kernel.shape)
-
-
-def in_blocks(*parts):
-    """Parts of every block, (first, second), in each other's place, or the second's for both."""
-
-    def load(params, config):
-        for k in range(config.layers):
-            params = exchanged(*(f"encoder/block_{k:02d}/{p}" for p in parts))(params, config)
-        return params
-
-    return load
-
-
-def fused(order):
-    """Query, key and value as one kernel (D, 3, H, D_h), read as if its last three axes were in another order."""
-
-    def one(attention, part):
-        arrays = np.stack([attention[n][part] for n in PARTS], -3)
-        shape = [arrays.shape[k - 3] for k in order]
-        read = arrays.reshape(*arrays.shape[:-3], *shape)
-        lead = range(arrays.ndim - 3)
-        return read.transpose(*lead, *(len(lead) + order.index(k) for k in range(3)))
-
-    def load(params, config):
-        encoder = dict(params["encoder"])
-        for k in range(config.layers):
-            block = encoder[f"block_{k:02d}"]
-            read = {part: one(block["attention"], part) for part in ("kernel", "bias")}
-            new = {n: {part: a[..., i, :, :] for part, a in read.items()} for i, n in enumerate(PARTS)}
-            encoder[f"block_{k:02d}"] = {**block, "attention": {**block["attention"], **new}}
-        return {**params, "encoder": encoder}
-
-    return load
-
-
-PARTS = ("query", "key", "value")
 COUNTS: dict[str, Callable[[int], int]] = {
     "twice as many": lambda H: 2 * H, "half as many": lambda H: H // 2, "one head for all": lambda H: 1,
     "three times as many": lambda H: 3 * H, "as many as 8": lambda H: 8 if H != 8 else 4,

@@ -43,7 +43,8 @@ def described(examined: Evidence, here: str) -> list[str]:
             given, stage = examined.fitted(stage._replace(array=right, sample=None))[0], stage._replace(array=right)
     right, mine, axes = stage.array, given, axes_of(here) if stage.array.ndim > 1 else ("value",)
     if right.dtype.kind in "iub":
-        scales = scales_of(*examined.fixture.image.shape[:2], examined.fixture.config)
+        height, width = examined.fixture.image.shape[:2]
+        scales = scales_of(height, width, examined.fixture.config)
         cells = cells_in_words(right, mine, scales) if here == "hash_index" else []
         return [*integers(right, mine, axes), *cells, *where(examined, here, right != mine), between(examined, here)]
     keep = valid_places(examined, here, right.shape)

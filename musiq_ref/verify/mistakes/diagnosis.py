@@ -19,7 +19,7 @@ from musiq_ref.verify.mistakes.describe import described
 from musiq_ref.verify.mistakes.evidence import Clock, Evidence
 from musiq_ref.verify.mistakes.examination import Examination, Match
 from musiq_ref.verify.mistakes.mistake import Mistake
-from musiq_ref.verify.mistakes.plant import Reference
+from musiq_ref.verify.mistakes.reference import Reference
 
 MOST = 8  # findings that are looked for in one port
 SHOWN_AT = {  # topic: a stage that shows which convention is followed

@@ -15,7 +15,7 @@ from musiq_ref.verify.ladder.layouts import LayoutError, fit
 from musiq_ref.verify.ladder.stages import BACK
 from musiq_ref.verify.ladder.tolerance import MARGIN_BACK, Tolerance
 from musiq_ref.verify.mistakes.mistake import Mistake
-from musiq_ref.verify.mistakes.plant import Reference
+from musiq_ref.verify.mistakes.reference import Reference
 
 WEAK = 1.6  # times what is allowed, below which a difference may be rounding that mistakes amplify
 IMPOSSIBLE = (ValueError, IndexError, TypeError, KeyError, StopIteration)  # mistakes that cannot be combined

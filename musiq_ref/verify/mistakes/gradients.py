@@ -15,6 +15,7 @@ from musiq_ref.model.taps import no_tap, within
 from musiq_ref.ops.activation import gelu_erf, gelu_erf_backward, gelu_tanh_backward
 from musiq_ref.ops.convolution import convolution_backward, unpad_same
 from musiq_ref.ops.dropout import drop_path_backward, dropout_backward
+from musiq_ref.ops.group_norm import group_norm_backward
 from musiq_ref.ops.layer_norm import layer_norm_backward
 from musiq_ref.ops.linear import linear_backward
 from musiq_ref.ops.max_pool import _shifts
@@ -67,13 +68,6 @@ def layer_norm_without(*terms):
         return dx, *layer_norm_backward(dy, cache)[1:]
 
     return backward
-
-
-def group_norm_per_channel(dy, cache):
-    xhat, rho, gamma, _ = cache
-    dxhat = dy * gamma
-    dx = rho * (dxhat - dxhat.mean((1, 2), keepdims=True) - xhat * (dxhat * xhat).mean((1, 2), keepdims=True))
-    return dx, (dy * xhat).sum((0, 1, 2)), dy.sum((0, 1, 2))
 
 
 def standardize_wrong(divisor=0, sigma_constant=False, mean_constant=False):
@@ -174,7 +168,7 @@ MISTAKES = [
             then(layer_norm_backward, lambda g, dy, cache: (g[0], g[1] / rows(dy), g[2])),
             "dparams/encoder/*norm*/scale"),
     Mistake("GroupNorm: means per channel", "the means are over the group", "group_norm_backward",
-            group_norm_per_channel, "gradient/stem/conv*"),
+            given(group_norm_backward, lambda c: (*c[:3], c[0].shape[-1])), "gradient/stem/conv*"),
     Mistake("max-pool's gradient to all maxima", "of several equal maxima only the first gets it",
             "max_pool_backward", pool_gradient(lambda dy, top, n: dy * top), "gradient/stem/relu_root"),
     Mistake("max-pool's gradient averaged", "only the maximum gets it", "max_pool_backward",

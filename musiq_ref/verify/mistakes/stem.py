@@ -77,7 +77,7 @@ def groups_of(number):
     return norm
 
 
-def normalised(x, eps=1e-6, ddof=0, axis=-1, beside=False, centre=True, root=True):
+def normalised(x, eps=1e-6, ddof=0, axis: Any = -1, beside=False, centre=True, root=True):
     """(x − mean)/√(variance + ε) over an axis or several, or in part.
 
     beside: whether ε is added to the deviation
@@ -122,15 +122,11 @@ def pad_of(*sides):
     return lambda x, size, stride: np.pad(x, ((0, 0), sides, sides, (0, 0)), constant_values=-math.inf)
 
 
-def rectified(name, f):
-    """A tap that applies another function than the ReLU."""
-    return lambda seen_at: at(f"stem/{name}", lambda array, seen, config: f(seen[f"stem/{seen_at}"]))
-
-
 KERNEL, WEIGHT_STD, GROUPS = "stem/conv_root/standardized", "weight std", "32 groups of neighbouring channels"
 KERNELS, CONVOLUTION, NORMS = "stem/*/standardized", "stem/conv*", "stem/gn*"
-RECTIFIED = {"relu_root": "gn_root", "relu1": "gn1", "relu2": "gn2", "output": "sum"}  # ReLU: what it is applied to
+RECTIFIED = {"relu_root": "gn_root", "relu1": "gn1", "relu2": "gn2"}  # ReLU: what it is applied to
 NAMES = ("conv_root", "conv_proj", "conv1", "conv2", "conv3")
+ALIKE = (("gn3", "gn_proj"), ("gn1", "gn2"), ("gn_root", "gn1"), ("conv3", "conv_proj"))  # of one shape
 NORMED = ("gn_root", "gn_proj", "gn1", "gn2", "gn3")
 
 MISTAKES = [
@@ -201,8 +197,8 @@ MISTAKES = [
                 "with ε beside the root": group_norm_over(1, 3, beside=True),
                 "without the mean": group_norm_over(1, 3, centre=False),
             }, "group_norm", lambda f: f, NORMS),
-    Mistake("GroupNorm's statistics per position", "mean and deviation run over all positions, too",
-            "group_norm", group_norm_over(3)),
+    Mistake("GroupNorm's statistics per position", "mean and deviation run over all positions, too", "group_norm",
+            group_norm_over(3)),
     *family("GroupNorm {}", "y = γ·x̂ + β", {
                 "without γ": {"scale": np.ones_like}, "without β": {"shift": np.zeros_like},
                 "without γ and β": {"scale": np.ones_like, "shift": np.zeros_like},
@@ -218,18 +214,18 @@ MISTAKES = [
                 "leaky ReLU (0.2)": lambda x: np.where(x > 0, x, 0.2 * x), "nothing": lambda x: x + 0,
                 "ReLU6": lambda x: np.clip(x, 0, 6), "GELU": lambda x: gelu_tanh(x)[0],
                 "SiLU": lambda x: x / (1 + np.exp(-x)), "ELU": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
-                "softplus": lambda x: np.logaddexp(x, 0), "max(−x, 0)": lambda x: np.maximum(-x, 0),
-                "tanh": np.tanh,
+                "softplus": lambda x: np.logaddexp(x, 0), "max(−x, 0)": lambda x: np.maximum(-x, 0), "tanh": np.tanh,
             }, "relu", lambda f: lambda x: (f(x), None), "stem/relu*"),
     *[Mistake(f"ReLU missing: {name}", f"apply a ReLU to {before}", stage=f"stem/{name}",
-              tap=rectified(name, lambda x: x)(before)) for name, before in RECTIFIED.items() if name != "output"],
+              tap=at(f"stem/{name}", lambda array, seen, config, before=before: seen[f"stem/{before}"]))
+      for name, before in RECTIFIED.items()],
     *family("{}", 'a maximum over 3 × 3, padded "SAME": 0 before and 1 after', {
                 "max-pool padded on both sides": pooled(pad_of(1, 1)),
                 "max-pool padded before only": pooled(pad_of(1, 0)),
                 "average pooling": pooled(reduce=np.mean),
                 "minimum pooling": pooled(reduce=np.min), "max-pool over 2 × 2": pooled(window=2),
-                "max-pool replaced by a stride": pooled(window=1),
-                "average pooling over 2 × 2": pooled(reduce=np.mean, window=2),
+                "max-pool replaced by a stride": pooled(window=1), "average pooling over 2 × 2": pooled(
+                    pad_same, np.mean, 2),
             }, "max_pool", lambda f: f, "stem/pool"),
     Mistake("max-pool padded with 0", "pad with −∞, which never wins", "max_pool", pooled()),
     Mistake("last ReLU of the stem missing", "end the bottleneck with a ReLU", stage="stem/output",
@@ -246,15 +242,10 @@ MISTAKES = [
             }, stage="stem/sum", tap=lambda f: at("stem/sum", lambda a, seen, config: f(seen))),
     *family("β of {} missing", "add the bias of the norm", NORMED, stage="stem/gn*",
             load=lambda n: without(f"stem/{n}/bias")),
-    *family("parameters of {} exchanged", "read every layer's own parameters", {
-                "gn3 and gn_proj": ("stem/gn3", "stem/gn_proj"), "gn1 and gn2": ("stem/gn1", "stem/gn2"),
-                "gn_root and gn1": ("stem/gn_root", "stem/gn1"),
-                "conv3 and conv_proj": ("stem/conv3", "stem/conv_proj"),
-            }, stage="stem/*", load=lambda pair: exchanged(*pair)),
+    *family("parameters of {} exchanged", "read every layer's own parameters",
+            {f"{a} and {b}": (f"stem/{a}", f"stem/{b}") for a, b in ALIKE},
+            stage="stem/*", load=lambda pair: exchanged(*pair)),
     *family("{} has the other one's parameters", "read every layer's own parameters", {
-                "gn_proj of gn3:": ("stem/gn_proj", "stem/gn3"), "gn3 of gn_proj:": ("stem/gn3", "stem/gn_proj"),
-                "gn2 of gn1:": ("stem/gn2", "stem/gn1"), "gn1 of gn2:": ("stem/gn1", "stem/gn2"),
-                "conv3 of conv_proj:": ("stem/conv3", "stem/conv_proj"), "conv_proj of conv3:": ("stem/conv_proj",
-                "stem/conv3"),
+                f"{a} of {b}:": (f"stem/{a}", f"stem/{b}") for pair in ALIKE for a, b in (pair, pair[::-1])
             }, stage="stem/*", load=lambda pair: changed(pair[0], lambda p, get: get(pair[1]))),
 ]  # fmt: skip

@@ -77,11 +77,6 @@ def reordered(change):
 # --- tokens ----------------------------------------------------------------------------------------------------------
 
 
-def scales_without_native(height, width, config):
-    scales = scales_of(height, width, config)
-    return [s for s in scales if s.longer_side] or scales
-
-
 def of_three(numbers, order=(0, 1, 2)):
     """`scales_of` with three scales in another order, or with other rows of the scale table."""
 
@@ -104,16 +99,15 @@ def lengths(rule):
     return scales
 
 
-def padding_last(tokens):
-    whole = batch(tokens)
-    order = np.argsort(~whole.mask[0].astype(bool), kind="stable")
-    return Tokens(*(a[:, order] for a in whole))
+def padding_moved(last):
+    """`batch` with all padded tokens last, or first."""
 
+    def batched(tokens):
+        whole = batch(tokens)
+        order = np.argsort(whole.mask[0].astype(bool) != last, kind="stable")
+        return Tokens(*(a[:, order] for a in whole))
 
-def padding_first(tokens):
-    whole = batch(tokens)
-    order = np.argsort(whole.mask[0].astype(bool), kind="stable")
-    return Tokens(*(a[:, order] for a in whole))
+    return batched
 
 
 def masked(change):
@@ -218,7 +212,8 @@ MISTAKES = [
     Mistake("native last", "put the native image first", stage="layout",
             topic="scale order", conventions={"scale_order": "native_last"}),
     Mistake("missing native scale", "add the native image as the last scale",
-            "scales_of", scales_without_native, "layout"),
+            "scales_of",
+            lambda *given: [s for s in scales_of(*given) if s.longer_side] or scales_of(*given), "layout"),
     Mistake("third scale embedding unused", "give the native image the last row of the scale table",
             "scales_of", of_three((0, 1, 1)), "scale_index"),
     *family("scales numbered {}", NUMBER, {
@@ -236,8 +231,8 @@ MISTAKES = [
                     max(config.longer_sides) / config.patch_size) ** 2,
                 "⌈L/P⌉": lambda s, config: math.ceil(s.longer_side / config.patch_size),
             }, "scales_of", lengths, "layout", when=lambda config: bool(config.longer_sides)),
-    Mistake("padding all at the end", "pad every scale to its own length", "batch", padding_last, "hash_index"),
-    Mistake("padding in front", "pad every scale at its end", "batch", padding_first, "hash_index"),
+    Mistake("padding all at the end", "pad every scale to its own length", "batch", padding_moved(True), "hash_index"),
+    Mistake("padding in front", "pad every scale at its end", "batch", padding_moved(False), "hash_index"),
     Mistake("padding not marked in the mask", "set the mask to 0 at padded tokens",
             "batch", masked(np.ones_like), "mask"),
     Mistake("mask upside down", "1 means valid (PyTorch's key_padding_mask is the opposite)",

@@ -12,6 +12,7 @@ from musiq_ref.config import MusiqConfig
 from musiq_ref.model.parameters import Params, flatten, nest
 
 Load = Callable[[Params, MusiqConfig], Params]
+PARTS = ("query", "key", "value")
 
 
 def part(params: Params, path: str) -> Any:
@@ -68,5 +69,43 @@ def blocks(order: Callable[[list[str]], list[str]]) -> Load:
         own = params["encoder"]
         names = [f"block_{k:02d}" for k in range(config.layers)]
         return {**params, "encoder": {**own, **dict(zip(names, [own[n] for n in order(names)], strict=True))}}
+
+    return load
+
+
+def turned(kernel):
+    """A (D, H, D_h) kernel loaded as its transpose."""
+    return kernel.reshape(len(kernel), -1).T.reshape(kernel.shape)
+
+
+def in_blocks(*parts):
+    """Parts of every block, (first, second), in each other's place, or the second's for both."""
+
+    def load(params, config):
+        for k in range(config.layers):
+            params = exchanged(*(f"encoder/block_{k:02d}/{p}" for p in parts))(params, config)
+        return params
+
+    return load
+
+
+def fused(order):
+    """Query, key and value as one kernel (D, 3, H, D_h), read as if its last three axes were in another order."""
+
+    def one(attention, part):
+        arrays = np.stack([attention[n][part] for n in PARTS], -3)
+        shape = [arrays.shape[k - 3] for k in order]
+        read = arrays.reshape(*arrays.shape[:-3], *shape)
+        lead = range(arrays.ndim - 3)
+        return read.transpose(*lead, *(len(lead) + order.index(k) for k in range(3)))
+
+    def load(params, config):
+        encoder = dict(params["encoder"])
+        for k in range(config.layers):
+            block = encoder[f"block_{k:02d}"]
+            read = {part: one(block["attention"], part) for part in ("kernel", "bias")}
+            new = {n: {part: a[..., i, :, :] for part, a in read.items()} for i, n in enumerate(PARTS)}
+            encoder[f"block_{k:02d}"] = {**block, "attention": {**block["attention"], **new}}
+        return {**params, "encoder": encoder}
 
     return load
