@@ -20,7 +20,7 @@ from musiq_ref.verify.mistakes.evidence import IMPOSSIBLE, WEAK, Evidence
 from musiq_ref.verify.mistakes.mistake import Mistake
 
 PAIRS = 200  # pairs of mistakes that are tried where no single one explains a stage
-NEAR = 40  # mistakes that are tried once more in float32
+NEAR = 60  # mistakes that are tried once more in float32
 CLOSE, EXPLAINED = 4, 1e4  # times what is allowed, where all but so little of a difference is explained
 FEW = 4  # numbers that can agree by chance
 INTEGERS = ("integers/hash", "hash_index", "scale_index", "mask")  # what acts beside the patches
