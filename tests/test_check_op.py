@@ -38,6 +38,7 @@ ALIKE = {  # on small inputs: a mistake, and the one that gives the same numbers
     "convolution padded on both sides by repeating the edge": "convolution padded by repeating the edge",
     "hash on a grid of 11 cells": "hash of i·(G − 1)/n",
     "one head for all heads": "half as many heads",
+    "post-norm, given after its norms": "post-norm",
     "norm1 skipped": "attention reads what is not normalised",
     "norm2 skipped": "MLP reads what is not normalised",
     "classes counted down": "probabilities in reverse order",
