@@ -125,7 +125,6 @@ def pad_of(*sides):
 KERNEL, WEIGHT_STD, GROUPS = "stem/conv_root/standardized", "weight std", "32 groups of neighbouring channels"
 KERNELS, CONVOLUTION, NORMS = "stem/*/standardized", "stem/conv*", "stem/gn*"
 RECTIFIED = {"relu_root": "gn_root", "relu1": "gn1", "relu2": "gn2"}  # ReLU: what it is applied to
-NAMES = ("conv_root", "conv_proj", "conv1", "conv2", "conv3")
 ALIKE = (("gn3", "gn_proj"), ("gn1", "gn2"), ("gn_root", "gn1"), ("conv3", "conv_proj"))  # of one shape
 NORMED = ("gn_root", "gn_proj", "gn1", "gn2", "gn3")
 
