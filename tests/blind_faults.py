@@ -373,7 +373,7 @@ _TOLD = {  # what a name or a description matches that leads to the fault
     "spatial embedding only on the native scale": "equals patch_embedding",
     "class token zeros": "class token missing",
     "class token gets position 0": "row 0 of spatial_embedding|class token",
-    "class token gets scale embedding": "row 0 of scale_embedding",
+    "class token gets scale embedding": "class token with a scale",
     "LN on embeddings": "normalised",
     "relu after patch embedding": "ReLU too many",
     "embedding dropout 10 % scaling": r"1\.11111 times",
