@@ -150,7 +150,7 @@ def main() -> None:
         raise SystemExit(f"no package could be fetched; put them into {folder / 'packages'} and start again")
     (folder / "LICENCES.md").write_text("\n".join(lines), encoding="utf-8")
     if missing:
-        print(f"without {len(missing)} packages: {', '.join(missing)}", file=sys.stderr)
+        print(f"without {', '.join(missing)}", file=sys.stderr)
 
 
 if __name__ == "__main__":
