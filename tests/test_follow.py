@@ -433,6 +433,34 @@ def test_the_report_of_explain_links_to_stations(tmp_path):
         assert set(station.split("/")) & set(STATIONS)
 
 
+def test_a_page_to_link_to_is_one_or_will_be(html, tmp_path, capsys):
+    Image.fromarray(PICTURES["tiny"]).save(tmp_path / "photo.png")
+    (tmp_path / "folder.html").mkdir()
+    (tmp_path / "mine.html").write_text("<title>My diary</title>")
+
+    def explain(page):
+        done = main(["explain", str(tmp_path / "photo.png"), "--follow", str(page), "-o", str(tmp_path / "report.html")])
+        return done, capsys.readouterr().err
+
+    for page, words in {
+        "folder.html": "is no page that musiq-ref follow wrote",
+        "mine.html": "is no page that musiq-ref follow wrote",
+        "photo.png": "does not end in .html",
+        "none/page.html": "there is no folder",
+        "report.html": "would replace the page",
+    }.items():
+        done, said = explain(tmp_path / page)
+        assert (done, said.count("\n")) == (2, 1)
+        assert words in said
+        assert not (tmp_path / "report.html").exists()
+    done, said = explain(tmp_path / "later.html")
+    assert done == 0
+    assert f"musiq-ref follow {tmp_path / 'photo.png'} -o {tmp_path / 'later.html'} writes it" in said
+    for page in (html, "https://example.org/page"):
+        done, said = explain(page)
+        assert (done, "writes it" in said) == (0, False)
+
+
 def test_names_are_text_not_markup(demo):
     text = page(np.zeros((30, 30, 3), np.uint8), demo, "</script><b>.png")
     assert "</script><b>" not in text
