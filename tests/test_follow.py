@@ -220,7 +220,8 @@ def test_on_a_phone_every_number_is_reached_by_tapping(browser, html):
     assert browser.run(seen)
     small = """[...document.querySelectorAll("button, summary, .file, [role=slider]")].filter((one) => {
         const { width, height } = one.getBoundingClientRect();
-        return one.offsetParent && getComputedStyle(one).display !== "none" && Math.min(width, height) < 24; }).length"""
+        return one.offsetParent && getComputedStyle(one).display !== "none" && Math.min(width, height) < 24;
+    }).length"""
     for view in ("embedding", "block_01/attention/head_1", "reverse/mlp", "predict/3", "spoil"):
         go_to(browser, view)
         assert browser.run(small) == 0, view
@@ -478,26 +479,27 @@ def test_a_page_to_link_to_is_one_or_will_be(html, tmp_path, capsys):
     (tmp_path / "folder.html").mkdir()
     (tmp_path / "mine.html").write_text("<title>My diary</title>")
 
-    def explain(page):
-        done = main(["explain", str(tmp_path / "photo.png"), "--follow", str(page), "-o", str(tmp_path / "report.html")])
-        return done, capsys.readouterr().err
+    photo, report = str(tmp_path / "photo.png"), str(tmp_path / "report.html")
 
-    for page, words in {
+    def explain(followed):
+        return main(["explain", photo, "--follow", str(followed), "-o", report]), capsys.readouterr().err
+
+    for name, words in {
         "folder.html": "is no page that musiq-ref follow wrote",
         "mine.html": "is no page that musiq-ref follow wrote",
         "photo.png": "does not end in .html",
         "none/page.html": "there is no folder",
         "report.html": "would replace the page",
     }.items():
-        done, said = explain(tmp_path / page)
+        done, said = explain(tmp_path / name)
         assert (done, said.count("\n")) == (2, 1)
         assert words in said
         assert not (tmp_path / "report.html").exists()
     done, said = explain(tmp_path / "later.html")
     assert done == 0
     assert f"musiq-ref follow {tmp_path / 'photo.png'} -o {tmp_path / 'later.html'} writes it" in said
-    for page in (html, "https://example.org/page"):
-        done, said = explain(page)
+    for followed in (html, "https://example.org/page"):
+        done, said = explain(followed)
         assert (done, "writes it" in said) == (0, False)
 
 

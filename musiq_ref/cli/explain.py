@@ -64,11 +64,11 @@ def _check_followed(args: argparse.Namespace) -> str:
     if path.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--follow {page} does not end in .html; name the page that musiq-ref follow writes")
     if not path.parent.is_dir():
-        raise ValueError(f"--follow {page}: there is no folder {path.parent}; name the page that musiq-ref follow writes")
+        raise ValueError(f"--follow {page}: there is no folder {path.parent}; name a page of musiq-ref follow")
     if os.path.realpath(path) == os.path.realpath(args.output):
         raise ValueError(f"--follow and -o both name {page}, and the report would replace the page; name two files")
     if not path.exists():
-        return f"{page} is not there yet, and the links lead nowhere: musiq-ref follow {args.image} -o {page} writes it\n"
+        return f"{page} is not there yet, and links lead nowhere: musiq-ref follow {args.image} -o {page} writes it\n"
     if not path.is_file() or not is_page(path):
         raise ValueError(f"--follow {page} is no page that musiq-ref follow wrote; name one, or leave it out")
     return ""
