@@ -529,7 +529,7 @@ def check(free_grid):
 exercise(2, my_free_grid, check)
 
 # %% [markdown]
-# ### Exercise 3: Eq. (2) for a batch (★★, 10 minutes)
+# ### Exercise 3: Eq. (2) for a batch (★, 10 minutes)
 #
 # Build $\mathbf{z}_0$, $(B, 1 + N, D)$. No loops. Everything arrives as arguments; `np.broadcast_to(x_class, …)`
 # repeats the class token for every image.

@@ -406,8 +406,8 @@ print(f"around mid-grey the score moves by {moved[0.5]:.1e}, at most by {max(mov
 
 # %% [markdown]
 # **The answer to our question.** Only at 0.5 does the curve touch the line *by construction*: with pixels pulled
-# exactly towards mid-grey, the score cannot notice, whatever the model has learned. (Where the curve crosses the
-# line elsewhere, that is chance.) Everywhere else it can notice, and what it makes of that, haze or a flaw or
+# exactly towards mid-grey, the score cannot notice (but for $\varepsilon$), whatever the model has learned. (Where the
+# curve crosses the line elsewhere, that is chance.) Everywhere else it can notice, and what it makes of that, haze or a flaw or
 # nothing bad, is learned. The pixels are floating-point numbers here; 8-bit levels add their rounding, a noise
 # that the stem does see.
 
@@ -501,7 +501,7 @@ def check(my_convolution):
 exercise(1, my_convolution, check)
 
 # %% [markdown]
-# ### Exercise 2: how many zeros? (★★, 8 minutes)
+# ### Exercise 2: how many zeros? (★, 8 minutes)
 #
 # Return how many zeros "SAME" puts before and after an axis of `n` pixels, for windows of `size` at `stride`.
 # There must be $\lceil n/s \rceil$ windows, and the larger half, if the halves differ, comes after.

@@ -415,7 +415,7 @@ def check(dropout):
 exercise(1, my_dropout, check)
 
 # %% [markdown]
-# ### Exercise 2: one step of Adam (★★, 10 minutes)
+# ### Exercise 2: one step of Adam (★, 10 minutes)
 #
 # Adam keeps a running mean of the gradients, $m \leftarrow \beta_1 m + (1 - \beta_1)\,g$, and of their squares, $v \leftarrow \beta_2 v + (1 - \beta_2)\,g^2$. Both
 # start at 0 and are therefore too small at first; divide them by $1 - \beta_1^t$ and $1 - \beta_2^t$, where $t = 1, 2, \dots$

@@ -17,7 +17,7 @@
 # %% [markdown]
 # ## What you need
 #
-# About 55 minutes; LayerNorm (chapter 03), attention (chapter 05). To run the kernel yourself you need g++ (on
+# About 60 minutes; LayerNorm (chapter 03), attention (chapter 05). To run the kernel yourself you need g++ (on
 # Ubuntu, `sudo apt install g++`); without it the chapter says so and stops at its first cell.
 
 # %%
@@ -75,7 +75,7 @@ axis.set(xlabel="lane", ylabel="step", yticks=[0, -1, -2], yticklabels=[0, 1, 2]
 plt.show()
 
 # %% [markdown]
-# What you see: after two steps every lane holds 10. Everybody ends with the sum, not only one of them. A GPU's **warp** is 32 such people, called lanes, who go in step;
+# What you see: after two steps every lane holds 10. Everybody ends with the sum, not only one of them. A GPU's **warp** is 32 such people, called lanes, who start together and are brought into step by every shuffle;
 # asking another lane is a *shuffle*. Five steps add 32 numbers, and a row of any length is first shared out: lane 0
 # takes the numbers 0, 32, 64, …, lane 1 takes 1, 33, 65, …
 
@@ -265,7 +265,7 @@ print("one launch, largest difference:", abs(y - layer_norm(x, gamma, beta)[0]).
 # %% [markdown]
 # ## Barriers
 #
-# Lanes of a warp go in step; the warps of a block do not. When one warp reads what another has written to their common
+# Shuffles keep the lanes of a warp in step; nothing does so for the warps of a block. When one warp reads what another has written to their common
 # fast memory, all must have written before: `__syncthreads()` waits for the whole block. Here four warps add up a
 # gradient, and we take the barrier away.
 
@@ -381,7 +381,7 @@ def check(grid):
 exercise(1, my_grid, check)
 
 # %% [markdown]
-# ### Exercise 2: the largest of 32 (★★, 10 minutes)
+# ### Exercise 2: the largest of 32 (★, 10 minutes)
 #
 # Softmax needs the maximum of a row. Given what 32 lanes hold, (32,), return what they hold after five shuffles, (32,):
 # the maximum, in every lane. Use no function that looks at more than two numbers at a time, such as `np.max`.
@@ -411,7 +411,7 @@ def check(warp_max):
 exercise(2, my_warp_max, check)
 
 # %% [markdown]
-# ### Exercise 3: a kernel of your own (★★★, 15 minutes)
+# ### Exercise 3: a kernel of your own (★★, 15 minutes)
 #
 # Write the body of a kernel that makes `y[i] = max(x[i], 0)` for all i < n; a thread an element, in blocks of
 # `blockDim.x` threads. It is compiled and run on the processor, with more threads than elements.

@@ -336,7 +336,7 @@ errors = []
 for m in counts:
     y, _ = linformer(z, allowed, {**p, "E": means(m), "F": means(m)}, config.conventions)
     errors.append(np.sqrt(np.mean((y - usual) ** 2) / np.mean(usual**2)))
-print("relative error:", dict(zip(counts, np.round(errors, 3), strict=True)))
+print("relative error:", {m: round(float(e), 3) for m, e in zip(counts, errors, strict=True)})
 assert errors[-1] < errors[0]
 
 # %% [markdown]
@@ -421,7 +421,7 @@ for size in sizes:
     assert (ratio < 1) == (table["tokens", size] > 2 * 256 * (1 + normaliser))
 
 # %% [markdown]
-# The verdict, and the answer to the question. Leaving the $N^2$ weights out costs accuracy, which only training gives back, and
+# The verdict, and the answer to the question. Leaving the $N^2$ weights out costs accuracy, which only training can give back, and
 # for the few hundred tokens that MUSIQ is trained with (705 at most) it saves little or nothing: the counts are equal at
 # $2m$ tokens. There is a further reason why MUSIQ never needed it: exact attention need not *keep* its
 # weights. Inference makes them a few rows at a time (chapter 13), so its memory grows with $N$ as well. What remains is
@@ -549,7 +549,7 @@ def check(backward):
 exercise(2, my_backward, check)
 
 # %% [markdown]
-# ### Exercise 3: how many features may it cost? (★★, 6 minutes)
+# ### Exercise 3: how many features may it cost? (★, 6 minutes)
 #
 # A Linformer is to take at most a given share of exact attention's multiply–accumulates (the products alone, no projections) for
 # sequences of $N$ tokens. What is the largest $m$?
