@@ -501,7 +501,7 @@ def check(my_convolution):
 exercise(1, my_convolution, check)
 
 # %% [markdown]
-# ### Exercise 2: how many zeros? (★, 8 minutes)
+# ### Exercise 2: how many zeros? (★★, 8 minutes)
 #
 # Return how many zeros "SAME" puts before and after an axis of `n` pixels, for windows of `size` at `stride`.
 # There must be $\lceil n/s \rceil$ windows, and the larger half, if the halves differ, comes after.
