@@ -371,7 +371,7 @@ block_out = max(wrong["first block\nknocked out"], wrong["second block\nknocked 
 assert block_out > 1.2 * wrong["one block\nleft out"]
 
 # %% [markdown]
-# The toy's bars again. Knocked out, the native scale and a block look indispensable. Left out from the start, the training makes up for much of the
+# The toy's bars again. Knocked out, the native scale and one of the blocks look indispensable. Left out from the start, the training makes up for much of the
 # scale, and a single block does the work of two. A knocked-out model was never trained without the part: what comes after it sees inputs that it does not know, and part of
 # the damage is mere surprise.
 #
