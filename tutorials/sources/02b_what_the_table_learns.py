@@ -404,6 +404,10 @@ print("T_5:", T_5.shape)
 explain.similarity_grid(T_5)
 
 # %% [markdown]
+# Look again for spots that move with the cell and for spots that stay. A mean over 2×2 cells mixes the islands with their
+# neighbours, so of the mesh less is left than in the table itself.
+
+# %% [markdown]
 # ## Optional: a table that needs no learning
 #
 # The paper also tried a **sinusoidal** table (appendix B.2). Position $p = t_r G + t_c$ becomes sines and cosines of $D/2$ frequencies:

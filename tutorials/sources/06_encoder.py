@@ -442,9 +442,8 @@ assert left.min() > 0.98
 
 # %% [markdown]
 # Compare the two bars of a model: the stem holds hardly any of the parameters, and in the small model it does about a
-# fifth of the work. Each of
-# its kernels is used at every position of every patch, a matrix of the MLP or of the embedding once a token, and
-# attention's two products have no parameters at all.
+# fifth of the work. Each of its kernels is used at every position of every patch, a matrix of the MLP or of the
+# embedding once a token, and attention's two products have no parameters at all.
 
 # %% [markdown]
 # ## Exercises
