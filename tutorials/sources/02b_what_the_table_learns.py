@@ -404,8 +404,8 @@ print("T_5:", T_5.shape)
 explain.similarity_grid(T_5)
 
 # %% [markdown]
-# Look again for spots that move with the cell and for spots that stay. A mean over 2×2 cells mixes the islands with their
-# neighbours, so of the mesh less is left than in the table itself.
+# Look again for spots that move with the cell and for spots that stay. A mean over several cells mixes islands with their
+# neighbours: if the table has a mesh, less of it is left here.
 
 # %% [markdown]
 # ## Optional: a table that needs no learning
