@@ -30,8 +30,8 @@ PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 demo: $(VENV)/pictures
 	$(BIN)/musiq-ref distort $(PHOTOGRAPHS)/cat.png $(PHOTOGRAPHS)/coffee.png -o distorted
 	$(BIN)/musiq-ref score $(PHOTOGRAPHS) distorted
-	$(BIN)/musiq-ref explain $(PHOTOGRAPHS)/coffee.png --follow follow.html -o demo.html
 	$(BIN)/musiq-ref follow $(PHOTOGRAPHS)/coffee.png -o follow.html
+	$(BIN)/musiq-ref explain $(PHOTOGRAPHS)/coffee.png --follow follow.html -o demo.html
 	@echo "demo.html shows what the model looked at; follow.html, in a browser, how it computes. Next, with photographs of your own:"
 	@echo "  $(BIN)/musiq-ref score PHOTOGRAPH_OR_FOLDER"
 	@echo "  $(BIN)/musiq-ref explain PHOTOGRAPH -o page.html"

@@ -14,15 +14,17 @@ import numpy as np
 import pytest
 
 import musiq_ref as mq
+from musiq_ref.backend import NUMPY
 from musiq_ref.bench import contenders, measure, parts, products
 from musiq_ref.bench.cases import CASES, Case, chosen, pictures
 from musiq_ref.bench.contender import FLOOR, OURS
-from musiq_ref.bench.machine import OVERRIDES
-from musiq_ref.bench.ours import Numpy
+from musiq_ref.bench.machine import OVERRIDES, peak_mib
+from musiq_ref.bench.ours import Ours
 from musiq_ref.bench.tables import file_name, header, markdown, notes, rows, text
 from musiq_ref.bench.worker import Worker
 from musiq_ref.cli import main
 from musiq_ref.outputs import is_ours
+from musiq_ref.scorers import Scorer
 
 ROOT = Path(__file__).parent.parent
 SMALL = {  # every kind, of a size that takes no time
@@ -75,7 +77,7 @@ def test_gradients_take_the_products_that_they_need():
     config = mq.MusiqConfig()
     forward = mq.complexity(config, (427, 640), padded=False)
     attention = forward.macs_by_part["encoder/attention/products"]
-    [gradient] = chosen(["image-*"], quick=False)
+    [gradient] = chosen(["image-*x640"], quick=False)
     assert products.macs(gradient, config) == 2 * forward.macs + attention
     [both] = chosen(["forward-backward-427*"], quick=False)
     assert products.macs(both, config) == 3 * mq.complexity(config, (427, 640)).macs
@@ -113,7 +115,7 @@ def test_square_pictures_fill_the_tokens_of_a_training_step():
 
 @pytest.mark.parametrize("kind", SMALL)
 def test_a_case_computes_what_anybody_would(kind, tmp_path):
-    case, ours = SMALL[kind], Numpy("tiny", 1, str(tmp_path))
+    case, ours = SMALL[kind], Ours("tiny", 1, str(tmp_path))
     values, checkpoint = ours.prepare(case)(), ours.checkpoint(case)
     if kind == "folder":
         files = sorted((tmp_path / case.name).iterdir())
@@ -128,9 +130,9 @@ def test_a_case_computes_what_anybody_would(kind, tmp_path):
 def test_a_training_step_takes_the_batch_piece_by_piece(tmp_path):
     """Two halves, then the first again, after two steps."""
     case = SMALL["training_step"]
-    run = Numpy("tiny", 1, str(tmp_path)).prepare(case)
+    run = Ours("tiny", 1, str(tmp_path)).prepare(case)
     first, second, again = run()[0], run()[0], run()[0]
-    whole = Numpy("tiny", 1, str(tmp_path)).prepare(case._replace(share=1.0))()[0]
+    whole = Ours("tiny", 1, str(tmp_path)).prepare(case._replace(share=1.0))()[0]
     assert first + second == pytest.approx(whole, rel=1e-3)
     assert first != second
     assert again == pytest.approx(first, rel=1e-2)
@@ -142,11 +144,50 @@ def test_pytorch_computes_the_same(kind, torch, tmp_path):
     from musiq_ref.bench.rivals import Torch
 
     case, threads = SMALL[kind], torch.get_num_threads()
-    both = {name: make("tiny", 1, str(tmp_path)).prepare(case)() for name, make in ((OURS, Numpy), ("PyTorch", Torch))}
+    both = {name: make("tiny", 1, str(tmp_path)).prepare(case)() for name, make in ((OURS, Ours), ("PyTorch", Torch))}
     torch.set_num_threads(threads)
     assert len(both[OURS]) == len(both["PyTorch"]) > 0
     rounding = 1e-3 if "gradient" in kind or "backward" in kind else 1e-4  # of a ReLU that decides otherwise: 2e-4
     assert measure.disagreement(both) < rounding
+
+
+@pytest.fixture
+def on_double(monkeypatch):
+    """--backend names the stand-in for CuPy."""
+    from cupy_double import BACKEND
+
+    chosen = {"numpy": NUMPY, "double": BACKEND}
+    for module in ("bench.contender", "scorers"):
+        monkeypatch.setattr(f"musiq_ref.{module}.get_backend", chosen.__getitem__)
+    monkeypatch.setattr("musiq_ref.bench.ours.card", lambda device: {"card": "none"})
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_a_backend_computes_the_same(kind, tmp_path, on_double):
+    case, double = SMALL[kind], Ours("tiny", 1, str(tmp_path), "double")
+    host = Ours("tiny", 1, str(tmp_path))
+    values = double.prepare(case)()
+    if kind in ("score", "folder"):  # which ask for the backend themselves
+        images = sorted((tmp_path / case.name).iterdir()) if kind == "folder" else pictures(case)
+        expected = [Scorer(double.checkpoint(case))(image).value for image in images]
+    else:
+        assert double.model(case)[0]["class_token"].__class__.__name__ == "Double"
+        expected = host.prepare(case)()
+    assert values == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_the_floor_of_a_backend_does_the_products_that_are_counted(kind, tmp_path, on_double, monkeypatch):
+    case, done, multiply = SMALL[kind], [], products.fused.product
+    run = products.Products("tiny", 1, str(tmp_path), "double").prepare(case)
+
+    def counting(x, w):
+        done.append(x.shape[0] * x.shape[1] * w.shape[1])
+        return multiply(x, w)
+
+    monkeypatch.setattr(products.fused, "product", counting)
+    run()
+    assert sum(done) == products.macs(case, case.config("tiny")) * case.share
 
 
 class Planted:
@@ -154,11 +195,13 @@ class Planted:
 
     seconds, mib, value, problem = 0.0, 0, 2.0, ""
 
-    def __init__(self, preset, threads, scratch):
+    def __init__(self, preset, threads, scratch, backend="numpy"):
         self.about = {"planted": f"{threads} threads"}
 
     def prepare(self, case):
         return self.go
+
+    peak = staticmethod(peak_mib)
 
     def go(self):
         time.sleep(self.seconds)
@@ -296,7 +339,7 @@ def test_on_the_way_back_the_time_is_the_stages_before(monkeypatch):
 
 
 def test_parts_have_all_products(tmp_path):
-    ours = Numpy("tiny", 1, str(tmp_path))
+    ours = Ours("tiny", 1, str(tmp_path))
     case = SMALL["score"]
     found = parts.score_parts(ours, case)
     assert sum(part.macs for part in found) == products.macs(case, case.config("tiny"))
@@ -404,6 +447,7 @@ def test_a_picture_of_it(run, no_torch, small_parts, tmp_path):
         (["--only", "score-31x50"], "no benchmark is called 'score-31x50'; there are score-31x500, "),
         (["--only", "score-31x50"], "did you mean 'score-31x500'?"),
         (["--quick", "--only", "score-3000*"], "--quick leaves score-3000x4000 out; run it without --quick"),
+        (["--backend", "abacus"], "no backend is called 'abacus'; there are: "),
         (["--threads", "999"], "--threads is 999, but this process may use "),
         (["--json", "no/such/folder.json"], "there is no folder no/such; make it first"),
         (["--json", "speed.txt"], "speed.txt does not end in .json; name another"),
@@ -445,5 +489,6 @@ def test_the_tables_of_the_documentation_are_those_of_the_reports(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["calibrate_distortions", "gpu", "measure_conventions", "speed_tables"])
-def test_a_script_that_nothing_else_runs_finds_what_it_imports(name):
+def test_a_script_that_nothing_else_runs_finds_what_it_imports(name, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))  # as Python does for a script
     runpy.run_path(str(ROOT / "benchmarks" / f"{name}.py"), run_name="not main")

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 from agreement import MODELS, PADDED, golden
+from cupy_double import BACKEND
 
 import musiq_ref as mq
 from musiq_ref.backend import namespace
@@ -99,6 +100,12 @@ def test_a_batch_of_tokens_whose_patches_are_there(device):
     ]
     for one, other in zip(*(dict(flatten(g)).values() for g in gradients), strict=True):
         assert close(one, device.to_numpy(other), 1e-10)
+
+
+def test_a_batch_of_tokens_from_two_places_is_refused():
+    both = [mq.tokenize(deterministic_image(0, 30, 41), SMALL, backend=at) for at in (mq.get_backend(), BACKEND)]
+    with pytest.raises(ValueError, match="on one device; make all of them with the same backend"):
+        mq.batch(both)
 
 
 def test_a_device_that_fails_while_it_makes_tokens_is_guarded(device):

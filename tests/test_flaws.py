@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from musiq_ref.pictures import effects
+from musiq_ref.pictures import effects, flaws
 from musiq_ref.pictures.distortions import PARAMETERS
 from musiq_ref.pictures.flaws import AMOUNTS, FAR, FLAWS, KINDS, KNEE, amount, drawn_flaws, score_of, spoil
 from musiq_ref.pictures.synthetic import photograph_crop
@@ -159,3 +160,11 @@ def test_mixtures_are_of_two_kinds_and_of_the_severity_asked_for():
         assert severity == 0.6
     assert seen == set(FLAWS)
     assert set(FLAWS) == set(itertools.chain(*KINDS))
+
+
+@pytest.mark.parametrize("mixed", [0.0, 1.0])
+def test_what_a_photographer_may_have_wanted_is_drawn_rarely(mixed):
+    draws = (drawn_flaws(0.5, np.random.default_rng(seed), mixed) for seed in range(4000))
+    drawn = Counter(name for parts in draws for name, _ in parts)
+    for name in flaws.PERHAPS_MEANT:
+        assert drawn[name] == pytest.approx(flaws.RARELY * drawn["haze"], rel=0.25)

@@ -204,6 +204,47 @@ def test_the_sum_of_a_number_is_shown(browser, html):
 
 
 @in_a_browser
+def test_on_a_phone_every_number_is_reached_by_tapping(browser, html):
+    browser.resize(390)
+    browser.open(html, "#embedding/token_4")
+    wait(browser, "document.querySelector('#sum .total')")
+    assert not browser.run("document.querySelector('#sum details').open")
+    seen = "document.querySelector('#sum').getBoundingClientRect().bottom <= innerHeight"
+    browser.run("document.querySelector('.strip').scrollIntoView({ block: 'center' })")
+    assert browser.run(seen)
+    browser.run("document.querySelector('#sum summary').click()")
+    cell = int(browser.run("document.querySelector('#sum .what').textContent.match(/cell ([0-9]+)/)[1]"))
+    browser.run("document.querySelector('#sum .beside button:nth-child(1)').click()")
+    wait(browser, f"document.querySelector('#sum .what').textContent.includes('cell {max(0, cell - 1)}:')")
+    assert browser.run("document.querySelector('#sum details').open")
+    assert browser.run(seen)
+    small = """[...document.querySelectorAll("button, summary, .file, [role=slider]")].filter((one) => {
+        const { width, height } = one.getBoundingClientRect();
+        return one.offsetParent && getComputedStyle(one).display !== "none" && Math.min(width, height) < 24;
+    }).length"""
+    for view in ("embedding", "block_01/attention/head_1", "reverse/mlp", "predict/3", "spoil"):
+        go_to(browser, view)
+        assert browser.run(small) == 0, view
+    browser.resize(1400)
+
+
+@in_a_browser
+@pytest.mark.parametrize("line", ["if (typeof DecompressionStream ===", "const CELL ="])
+def test_a_browser_that_is_too_old_says_so(line, html, tmp_path):
+    """One that cannot unpack the weights, and one that does not understand the script."""
+    text = html.read_text(encoding="utf-8")
+    assert text.count(line) == 1
+    instead = "if (typeof Missing ===" if line.startswith("if") else "const ="
+    (tmp_path / "page.html").write_text(text.replace(line, instead), encoding="utf-8")
+    old = Browser()
+    try:
+        old.send("Page.navigate", url=(tmp_path / "page.html").as_uri())
+        wait(old, "document.querySelector('#panel')?.textContent.startsWith('This browser is too old for this page')")
+    finally:
+        old.close()
+
+
+@in_a_browser
 def test_every_chapter_has_its_station(browser, html):
     told = re.findall(r"`#(chapter_\d\d)` \| `#([^`]+)`", (ROOT / "docs" / "follow.md").read_text(encoding="utf-8"))
     assert [name for name, _ in told] == [f"chapter_{n:02d}" for n in range(17)]
@@ -431,6 +472,35 @@ def test_the_report_of_explain_links_to_stations(tmp_path):
     for address, station in (link.split("#") for link in links):
         assert address == "../my%20page.html"
         assert set(station.split("/")) & set(STATIONS)
+
+
+def test_a_page_to_link_to_is_one_or_will_be(html, tmp_path, capsys):
+    Image.fromarray(PICTURES["tiny"]).save(tmp_path / "photo.png")
+    (tmp_path / "folder.html").mkdir()
+    (tmp_path / "mine.html").write_text("<title>My diary</title>")
+
+    photo, report = str(tmp_path / "photo.png"), str(tmp_path / "report.html")
+
+    def explain(followed):
+        return main(["explain", photo, "--follow", str(followed), "-o", report]), capsys.readouterr().err
+
+    for name, words in {
+        "folder.html": "is no page that musiq-ref follow wrote",
+        "mine.html": "is no page that musiq-ref follow wrote",
+        "photo.png": "does not end in .html",
+        "none/page.html": "there is no folder",
+        "report.html": "would replace the page",
+    }.items():
+        done, said = explain(tmp_path / name)
+        assert (done, said.count("\n")) == (2, 1)
+        assert words in said
+        assert not (tmp_path / "report.html").exists()
+    done, said = explain(tmp_path / "later.html")
+    assert done == 0
+    assert f"musiq-ref follow {tmp_path / 'photo.png'} -o {tmp_path / 'later.html'} writes it" in said
+    for followed in (html, "https://example.org/page"):
+        done, said = explain(followed)
+        assert (done, "writes it" in said) == (0, False)
 
 
 def test_names_are_text_not_markup(demo):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import runpy
 import tarfile
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
+from PIL import Image
 
 from musiq_ref.pictures.flaws import amount
 from musiq_ref.pictures.photographs import Photograph
@@ -94,17 +95,48 @@ def test_packages_are_read(fetch, tmp_path):
 
 
 def test_a_package_that_was_changed_is_refused(fetch, tmp_path):
-    source = fetch["SOURCES"][0]
+    source = fetch["sources"]()[0]
     (tmp_path / source.url.rpartition("/")[2]).write_bytes(b"another")
     with pytest.raises(SystemExit, match=r"SHA-256 .* remove it and start again"):
         fetch["fetched"](source, tmp_path)
 
 
+def test_a_package_that_is_gone_is_named_and_left_out(fetch, tmp_path, monkeypatch, capsys):
+    (tmp_path / "packages").mkdir()
+    picture = io.BytesIO()
+    Image.fromarray(scene(3, 100, 130, "leaves")).save(picture, "PNG")
+    wheel = tmp_path / "packages" / "x.whl"
+    with zipfile.ZipFile(wheel, "w") as file:
+        for name in ("data/a/one.png", "data/b/one.png", "other/one.png"):
+            file.writestr(name, picture.getvalue())
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    there = fetch["Source"]("training", "x/x.whl", digest, "CC0", ("data/*", "data/b/*"))
+    gone = there._replace(url="https://example.org/pool/y_1_all.deb")
+
+    def unreachable(url):
+        raise OSError("404")
+
+    inside = fetch["main"].__globals__
+    monkeypatch.setitem(inside, "content", unreachable)
+    monkeypatch.setitem(inside, "sources", lambda: (gone, there))
+    monkeypatch.setattr("sys.argv", ["fetch", str(tmp_path)])
+    fetch["main"]()
+    assert f"{gone.url} cannot be fetched (404) and is left out" in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / "training").iterdir()} == {"x.whl_one.png", "x.whl_one_2.png"}
+    licences = (tmp_path / "LICENCES.md").read_text()
+    assert "- x.whl_one_2.png: data/b/one.png\n" in licences
+    assert "y_1_all" not in licences
+    monkeypatch.setitem(inside, "sources", lambda: (gone,))
+    with pytest.raises(SystemExit, match="no package could be fetched"):
+        fetch["main"]()
+
+
 def test_no_package_is_in_two_parts(fetch):
-    packages = {}
-    for source in fetch["SOURCES"]:
-        packages.setdefault(source.part, set()).add(source.url.rpartition("/")[2].split("_")[0])
+    packages, sources = {}, fetch["sources"]()
+    for source in sources:
+        name = source.url.rpartition("/")[2]
+        packages.setdefault(source.part, set()).add(name.split("-" if name.endswith(".whl") else "_")[0])
     assert set(packages) == {"training", "validation", "blind"}
     assert not packages["blind"] & (packages["training"] | packages["validation"])
     assert not packages["training"] & packages["validation"]
-    assert np.all([len(source.digest) == 64 and source.licence for source in fetch["SOURCES"]])
+    assert all(len(source.sha256) == 64 and source.licence and source.wanted for source in sources)

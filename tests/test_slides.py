@@ -75,6 +75,11 @@ def test_nothing_is_cut_off_or_fetched(path, names, tmp_path):
         assert browser.run("document.querySelectorAll('merror, [data-mjx-error]').length") == 0
         browser.run("show(3)")
         assert browser.run("document.querySelectorAll('section.now').length") == 1
+        browser.resize(390, 844)  # a phone: one below the other, large enough to read, nothing to the side
+        assert browser.run("document.documentElement.scrollWidth") == 390
+        tops = "slides.map((slide) => slide.getBoundingClientRect().top)"
+        assert browser.run(f"{tops}.every((top, i, all) => !i || top > all[i - 1] + 100)")
+        assert browser.run("parseFloat(getComputedStyle(slides[1].querySelector('h2 + *')).fontSize)") >= 16
         assert [url for url in browser.requests if not url.startswith(("file:", "data:", "about:"))] == []
         assert browser.complaints == []
     finally:

@@ -18,6 +18,8 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +32,6 @@ from verdicts import Silent, in_own_process, names_of, run
 SECONDS = 60.0  # that an answer may take, check included
 EXERCISE = re.compile(r"^### Exercise (\d+)\b", re.MULTILINE)
 VERDICTS = ("right", "open", "wrong", "unreadable")
-COLUMNS = ("student", "notebook", "chapter", "exercise", "verdict", "sentence")
 
 
 class Submission(NamedTuple):
@@ -83,11 +84,14 @@ def submissions(folder: Path) -> tuple[dict[Path, list[Submission]], list[Row]]:
     chapters = {path: notebooks.read(path) for path in notebooks.chapters()}
     titles = {path: chapter.cells[0].source.split("\n")[0] for path, chapter in chapters.items()}
     found: dict[Path, list[Submission]] = {}
-    unreadable = [
-        Row(place.name, place.name, "", "", "unreadable", "this folder holds no notebook (.ipynb)")
-        for place in sorted(folder.iterdir())
-        if place.is_dir() and place.name[0] not in "._" and not any(place.rglob("*.ipynb"))
-    ]
+    unreadable: list[Row] = []
+
+    def refuse(student: str, place: object, sentence: str) -> None:
+        unreadable.append(Row(student, str(place), "", "", "unreadable", sentence))
+
+    for place in sorted(folder.iterdir()):
+        if place.is_dir() and place.name[0] not in "._" and not any(place.rglob("*.ipynb")):
+            refuse(place.name, place.name, "this folder holds no notebook (.ipynb)")
     for path in sorted(folder.rglob("*.ipynb")):
         place = path.relative_to(folder)
         if ".ipynb_checkpoints" in place.parts:
@@ -97,18 +101,15 @@ def submissions(folder: Path) -> tuple[dict[Path, list[Submission]], list[Row]]:
             notebook = nbformat.read(path, as_version=4)
             first = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
         except Exception as error:  # whatever a damaged file makes nbformat raise
-            sentence = f"it cannot be read as a notebook ({type(error).__name__})"
-            unreadable.append(Row(student, str(place), "", "", "unreadable", sentence))
+            refuse(student, place, f"it cannot be read as a notebook ({type(error).__name__})")
             continue
         numbers = re.findall(r"^# (\d\db?) · ", first, re.MULTILINE) or re.findall(
             r"(?:^|_)(\d\db?)_", path.stem
         )
         chapter = next((c for c in titles if notebooks.number(c) in numbers[:1]), None)
         if chapter is None:
-            sentence = (
-                "it is no chapter of the course; its title should be '# 05 · …', or its name 05_…"
-            )
-            unreadable.append(Row(student, str(place), "", "", "unreadable", sentence))
+            wanted = "its title should be '# 05 · …', or its name 05_…"
+            refuse(student, place, f"it is no chapter of the course; {wanted}")
             continue
         answers = answers_of(notebook, chapters[chapter])
         found.setdefault(chapter, []).append(Submission(student, str(place), answers))
@@ -171,7 +172,7 @@ def main() -> int:
     target = args.csv or args.folder / "grades.csv"
     if not target.parent.is_dir():
         parser.error(f"there is no folder {target.parent} to write {target.name} in")
-    head = ",".join(COLUMNS).encode()
+    head = ",".join(Row._fields).encode()
     if target.is_dir() or (target.exists() and not target.read_bytes().startswith(head)):
         parser.error(f"{target} is not a table of grades; name another with --csv")
     found, rows = submissions(args.folder)
@@ -188,45 +189,28 @@ def main() -> int:
         where = f"{row.chapter}/{row.exercise}" if row.chapter else row.notebook
         print(f"{row.student:20} {where:8} {row.verdict:10} {row.sentence[:200]}".rstrip())
     with target.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([COLUMNS, *([plain(text) for text in row] for row in rows)])
+        csv.writer(file).writerows([Row._fields, *([plain(text) for text in row] for row in rows)])
     counts = Counter(row.verdict for row in rows)
     print(", ".join(f"{counts[v]} {v}" for v in VERDICTS if counts[v]) + f"; {target}")
     return 0
 
 
+def _rows(chapter: Path, given: list[Submission], seconds: float) -> list[Row]:
+    os.chdir(notebooks.HERE)
+    warnings.simplefilter("ignore")  # of figures that nobody sees
+    with redirect_stdout(io.StringIO()):
+        return list(graded(chapter, given, seconds))
+
+
 def _in_chapter(chapter: Path, given: list[Submission], seconds: float) -> list[Row]:
     """The rows of a chapter, whose cells run in a process of their own, too."""
-    fork = multiprocessing.get_context("fork")
-    here, there = fork.Pipe(duplex=False)
-
-    def work() -> None:
-        os.chdir(notebooks.HERE)
-        warnings.simplefilter("ignore")  # of figures that nobody sees
-        with redirect_stdout(io.StringIO()):
-            try:
-                for row in graded(chapter, given, seconds):
-                    there.send(row)
-            except Exception as error:
-                there.send(str(error))
-
-    process = fork.Process(target=work)
-    process.start()
-    there.close()
-    rows: list[Row] = []
-    stopped = ""
     try:
-        while not stopped:
-            got = here.recv()
-            rows += [got] if isinstance(got, Row) else []
-            stopped = got if isinstance(got, str) else ""
-    except EOFError:
-        stopped = ""
-    process.join()
-    if stopped or process.exitcode:
-        sentence = f"the chapter itself does not run here: {stopped or 'it crashed'}"
-        number = notebooks.number(chapter)
-        rows += [Row(s.student, s.notebook, number, "", "unreadable", sentence) for s in given]
-    return rows
+        with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
+            return pool.submit(_rows, chapter, given, seconds).result()
+    except Exception as error:  # whatever the chapter raises
+        stopped = "it crashed" if isinstance(error, BrokenProcessPool) else str(error)
+    number, sentence = notebooks.number(chapter), f"the chapter itself does not run here: {stopped}"
+    return [Row(s.student, s.notebook, number, "", "unreadable", sentence) for s in given]
 
 
 if __name__ == "__main__":

@@ -42,21 +42,21 @@ GOALS = {  # learning goals of docs/teaching.md that a chapter serves; halves as
     "16": "2, 3",
 }
 WEEK = (  # a day's subject, its chapters
-    ("what quality is, and how a photograph becomes tokens", "00 01 02"),
-    ("gradients by hand, and the stem", "03 04"),
-    ("attention, and the whole model", "05 06"),
-    ("backward to the pixels, and what a map shows", "07 10"),
-    ("broken ports, and real weights", "11 15"),
+    ("what quality is, and how a photograph becomes tokens", "00 01 02 02b"),
+    ("gradients by hand, and the stem", "03 03b 04 04b"),
+    ("attention, and the whole model", "05 05b 06"),
+    ("backward to the pixels, and what a map shows", "07 07b 10"),
+    ("broken ports, and real weights", "11 11b 15"),
 )
-MONTH = (  # a session's subject, its chapters; two sessions a week
-    ("what quality is, and what MUSIQ sees", "00 01"),
-    ("places and scales; gradients by hand", "02 03"),
-    ("the stem", "04"),
-    ("attention, and the whole model", "05 06"),
-    ("backward to the pixels; rollout", "07 10"),
-    ("training, and ablations", "08 09"),
-    ("finding faults; numbers; the GPU", "11 13 14"),
-    ("a port of one's own; real weights; cheaper attention", "12 15 16"),
+MONTH = (  # a session's subject, its chapters, and those that are read at home; two sessions a week
+    ("what quality is, and what MUSIQ sees", "00 01", ""),
+    ("places and scales; gradients by hand", "02 03 03b", "02b"),
+    ("the stem", "04 04b", ""),
+    ("attention, and the whole model", "05 05b 06", ""),
+    ("backward to the pixels; rollout", "07 07b 10", ""),
+    ("training, and ablations", "08 08b 09", "09b"),
+    ("finding faults; a port of one's own", "11 11b 12", "12b"),
+    ("numbers; real weights; cheaper attention", "13 15 16", "14"),
 )
 
 
@@ -143,8 +143,8 @@ def short() -> str:
 
 
 def of(numbers: str) -> list[Chapter]:
-    """The chapters with some numbers, each with its halves: "05 06" may mean 05, 05b and 06."""
-    return [c for number in numbers.split() for c in chapters() if c.number[:2] == number]
+    """The chapters with some numbers, such as "05 05b"."""
+    return [c for number in numbers.split() for c in chapters() if c.number == number]
 
 
 def links(found: list[Chapter]) -> str:
@@ -168,14 +168,16 @@ def week() -> str:
 
 
 def month() -> str:
-    """The plan for four weeks: chapters in class, exercises at home."""
+    """The plan for four weeks: chapters in class; exercises, and what is read besides, at home."""
     rows = []
-    for i, (what, numbers) in enumerate(MONTH):
-        found = of(numbers)
-        home = sum(c.homework for c in found)
-        in_class = sum(c.minutes for c in found) - home
-        rows.append((i // 2 + 1, i % 2 + 1, what, links(found), time(in_class), time(home)))
-    return table("week|session|subject|chapters|in class|homework", rows)
+    for i, (what, in_class, at_home) in enumerate(MONTH):
+        found, read = of(in_class), of(at_home)
+        homework = sum(c.homework for c in found)
+        times = [time(sum(c.minutes for c in found) - homework)]
+        times += [time(homework + sum(c.minutes for c in read))]
+        home = "exercises" + (f", and {links(read)}" if read else "")
+        rows.append((i // 2 + 1, i % 2 + 1, what, links(found), times[0], home, times[1]))
+    return table("week|session|subject|in class|time|at home|time", rows)
 
 
 def exercises() -> str:

@@ -32,6 +32,7 @@ class Case(NamedTuple):
     layers: encoder blocks; 0 for the preset's
     recipe: of the training step; "" for the plain settings
     rivals: whether PyTorch and pyiqa take part
+    long: left out unless it is asked for
     """
 
     name: str
@@ -44,6 +45,7 @@ class Case(NamedTuple):
     layers: int = 0
     recipe: str = ""
     rivals: bool = True
+    long: bool = False
 
     @property
     def taken(self) -> int:
@@ -67,8 +69,10 @@ CASES = (
     Case("score-768x1024", "score", ((768, 1024),), rounds=15, quick=5),
     Case("score-16-mixed", "score", MIXED, rounds=5),
     Case("score-3000x4000", "score", ((3000, 4000),), rounds=3, rivals=False),  # PyTorch's port needs over 10 GiB
+    Case("score-6000x8000", "score", ((6000, 8000),), rounds=1, rivals=False, long=True),
     Case("score-folder-48", "folder", 3 * MIXED, rounds=3),
     Case("image-gradient-427x640", "image_gradient", ((427, 640),), rounds=9, quick=2),
+    Case("image-gradient-3000x4000", "image_gradient", ((3000, 4000),), rounds=1, rivals=False, long=True),
     Case("forward-backward-427x640", "forward_backward", ((427, 640),), rounds=7, quick=2),
     Case("forward-backward-768x1024", "forward_backward", ((768, 1024),), rounds=5),
     Case("training-step-4x343", "training_step", 4 * ((1024, 1024),), rounds=7, quick=2, native=150),
@@ -86,20 +90,21 @@ CASES = (
 
 
 def chosen(patterns: Iterable[str], quick: bool) -> list[Case]:
-    """The cases whose names fit one of the patterns, all if there is none; with quick, those that are.
+    """The cases whose names fit one of the patterns, all but the long if there is none; with quick, those that are.
 
-    >>> [case.name for case in chosen(["score-*x500", "image-*"], quick=False)]
+    >>> [case.name for case in chosen(["score-*x500", "image-*x640"], quick=False)]
     ['score-31x500', 'image-gradient-427x640']
     >>> chosen(["scor"], quick=False)
     Traceback (most recent call last):
     ValueError: no benchmark is called 'scor'; ...
     """
-    names, patterns = [case.name for case in CASES], list(patterns)
+    names = [case.name for case in CASES]
+    patterns = list(patterns) or [case.name for case in CASES if not case.long]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             meant = did_you_mean(pattern, names)
             raise ValueError(f"no benchmark is called {pattern!r}; there are {', '.join(names)}{meant}")
-    fit = [case for case in CASES if not patterns or any(fnmatchcase(case.name, pattern) for pattern in patterns)]
+    fit = [case for case in CASES if any(fnmatchcase(case.name, pattern) for pattern in patterns)]
     kept = [case for case in fit if case.quick or not quick]
     if not kept:
         raise ValueError(f"--quick leaves {', '.join(case.name for case in fit)} out; run it without --quick")

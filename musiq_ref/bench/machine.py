@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_info
 
+from musiq_ref.backend import NUMPY, Backend, namespace
 from musiq_ref.version import __version__
 
 OVERRIDES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
@@ -69,6 +70,25 @@ def blas() -> dict[str, str]:
     kernels = ", ".join(sorted({str(one.get("architecture") or "not known") for one in libraries}))
     names = ", ".join(sorted({f"{one['internal_api']} {one['version']}" for one in libraries}))
     return {"numpy": np.__version__, "blas": names or "not known to threadpoolctl", "kernel": kernels or "not known"}
+
+
+def card(device: Backend) -> dict[str, str]:
+    """The name of a backend's GPU and the versions of its library; of NumPy nothing.
+
+    >>> card(NUMPY)
+    {}
+    """
+    if device is NUMPY:
+        return {}
+    library = namespace(device.from_numpy(np.zeros(1)))
+    name = library.cuda.runtime.getDeviceProperties(library.cuda.Device().id)["name"].decode()
+    return {"card": name, "library": f"{device.name} {library.__version__}"}
+
+
+def pool_mib(device: Backend) -> float:
+    """What the pool of a backend's GPU holds, in MiB."""
+    library = namespace(device.from_numpy(np.zeros(1)))
+    return library.get_default_memory_pool().total_bytes() / 2**20
 
 
 def processor() -> str:

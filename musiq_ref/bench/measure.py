@@ -64,6 +64,7 @@ class Setup(NamedTuple):
     threads: of each contender
     quick: fewer rounds, and the memory of musiq_ref alone
     scratch: a folder for pictures and checkpoints
+    backend: on which everybody computes
     """
 
     makers: Mapping[str, Any]
@@ -71,10 +72,11 @@ class Setup(NamedTuple):
     threads: int
     quick: bool
     scratch: str
+    backend: str = "numpy"
 
     def start(self, name: str) -> Worker:
         """A new process of a contender."""
-        return Worker(name, self.makers[name], self.threads, self.preset, self.threads, self.scratch)
+        return Worker(name, self.makers[name], self.threads, self.preset, self.threads, self.scratch, self.backend)
 
     def rounds(self, case: Case) -> int:
         """How often each contender runs a case."""
@@ -88,7 +90,8 @@ def measure(setup: Setup, cases: Iterable[Case], report: dict[str, Any], say: Sa
     say: is told what is being done, once for each of `steps`
     """
     report |= {"made_by": "musiq_ref", "complete": False, "quick": setup.quick, "preset": setup.preset}
-    report |= {"machine": machine(setup.threads), "left_out": report.get("left_out", {}), "results": []}
+    report |= {"backend": setup.backend, "left_out": report.get("left_out", {})}
+    report |= {"machine": machine(setup.threads), "results": []}
     with ExitStack() as stack:
         workers: dict[str, Worker] = {}
         for name in setup.makers:

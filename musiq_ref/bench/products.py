@@ -12,11 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from musiq_ref.backend import NUMPY, to_host
 from musiq_ref.bench.cases import Case
 from musiq_ref.bench.contender import Contender, Run
 from musiq_ref.config import MusiqConfig
 from musiq_ref.image.tokenize import scales_of
 from musiq_ref.model.parameters import parameter_shapes
+from musiq_ref.ops import fused
 from musiq_ref.team import ONE_THREAD, share, together
 
 ROWS = (64, 256, 1024, 4096)  # that are tried at a time
@@ -96,8 +98,8 @@ def macs(case: Case, config: MusiqConfig) -> int:
 class Products(Contender):
     """A contender that does the products alone: a team of threads, each with its share of the rows."""
 
-    def __init__(self, preset: str, threads: int, scratch: str) -> None:
-        super().__init__(preset, threads, scratch)
+    def __init__(self, preset: str, threads: int, scratch: str, backend: str = "numpy") -> None:
+        super().__init__(preset, threads, scratch, backend)
         self.best: dict[tuple[int, int], int] = {}
 
     def prepare(self, case: Case) -> Run:
@@ -106,6 +108,8 @@ class Products(Contender):
         for product in products(case, case.config(self.preset)):  # those of equal pictures at once, many times
             key = product.rows, product.inner, product.columns
             wanted[key] = wanted.get(key, 0) + product.times
+        if self.device is not NUMPY:
+            return self._on_device(wanted)
         with ONE_THREAD as before:
             members = self.threads if before else 1  # a BLAS that cannot be limited has its own threads
             for rows, inner, columns in wanted:
@@ -126,6 +130,24 @@ class Products(Contender):
         @ONE_THREAD
         def run() -> list[float]:
             together(work, members)
+            return []
+
+        return run
+
+    def _on_device(self, wanted: dict[tuple[int, int, int], int]) -> Run:
+        """One product after another, by the backend's own routine, many rows at a time."""
+        tasks, last = [], []
+        for (rows, inner, columns), times in wanted.items():
+            most = min(rows, max(1, LARGEST // max(inner, columns)))
+            x, w = np.full((most, inner), 0.5, np.float32), np.full((inner, columns), 0.5, np.float32)
+            tasks.append((self.device.from_numpy(x), self.device.from_numpy(w), rows, times))
+
+        def run() -> list[float]:
+            for x, w, rows, times in tasks:
+                for start in times * list(range(0, rows, len(x))):
+                    y = fused.product(x[: rows - start], w)
+                    last[:] = [y[:1]]
+            to_host(last[0])  # the device is waited for
             return []
 
         return run

@@ -6,22 +6,38 @@ from typing import Any
 
 import numpy as np
 
+from musiq_ref.backend import NUMPY
 from musiq_ref.bench.cases import Case, pictures, training_batch, write_photographs
 from musiq_ref.bench.contender import MOMENTUM, RATE, SEED, Contender, Run
 from musiq_ref.checkpoint import to_pyiqa
 from musiq_ref.image.decode import decode
 from musiq_ref.verify import deterministic_params
 
+ROUNDED = (":tf32", ":float16")
+"""Backends beside which PyTorch's products may round their factors to TF32."""
+
 
 class Torch(Contender):
-    """The PyTorch port on the CPU, differentiated by autograd."""
+    """The PyTorch port, eager, differentiated by autograd; on the GPU beside a backend that is there."""
 
-    def __init__(self, preset: str, threads: int, scratch: str) -> None:
-        super().__init__(preset, threads, scratch)
+    def __init__(self, preset: str, threads: int, scratch: str, backend: str = "numpy") -> None:
+        super().__init__(preset, threads, scratch, backend)
         import torch
 
         torch.set_num_threads(threads)
+        self.where = torch.device("cpu" if self.device is NUMPY else "cuda")
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = backend.endswith(ROUNDED)
         self.about = {"pytorch": torch.__version__, "pytorch_cpu": torch.backends.cpu.get_cpu_capability()}
+
+    def peak(self) -> float | None:
+        """The most memory so far, in MiB; of a GPU that of its tensors."""
+        import torch
+
+        return super().peak() if self.device is NUMPY else torch.cuda.max_memory_allocated() / 2**20
+
+    def pixels(self, image: np.ndarray) -> Any:
+        """uint8 (H, W, 3) as the port takes it: (1, 3, H, W) in [0, 1]."""
+        return _pixels(image).to(self.where)
 
     def model(self, case: Case) -> Any:
         """The model of a case."""
@@ -33,7 +49,7 @@ class Torch(Contender):
         weights = to_pyiqa(deterministic_params(config, SEED))
         model = TorchMusiq(config)
         model.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
-        return model
+        return model.to(self.where)
 
     def score(self, case: Case) -> Run:
         import torch
@@ -42,7 +58,7 @@ class Torch(Contender):
 
         @torch.inference_mode()
         def run() -> list[float]:
-            return [model(_pixels(image)).item() for image in images]
+            return [model(self.pixels(image)).item() for image in images]
 
         return run
 
@@ -53,7 +69,7 @@ class Torch(Contender):
 
         @torch.inference_mode()
         def run() -> list[float]:
-            return [float(len(model.tokenize(_pixels(image)).mask)) for image in images]
+            return [float(len(model.tokenize(self.pixels(image)).mask)) for image in images]
 
         return run
 
@@ -64,7 +80,7 @@ class Torch(Contender):
 
         @torch.inference_mode()
         def run() -> list[float]:
-            return [model(_pixels(decode(path))).item() for path in sorted(folder.iterdir())]
+            return [model(self.pixels(decode(path))).item() for path in sorted(folder.iterdir())]
 
         return run
 
@@ -78,7 +94,7 @@ class Torch(Contender):
         [image], model = pictures(case), self.model(case).requires_grad_(parameters)
 
         def run() -> list[float]:
-            x = _pixels(image).requires_grad_()
+            x = self.pixels(image).requires_grad_()
             model.zero_grad()
             score = model(x).sum()
             score.backward()
@@ -95,8 +111,8 @@ class Torch(Contender):
         optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=MOMENTUM)
         size, first = 1 if case.recipe else case.taken, 0
         with torch.no_grad():
-            tokens = [model.tokenize(_pixels(image)) for image in batch]
-        targets = torch.linspace(0, 100, len(batch))
+            tokens = [model.tokenize(self.pixels(image)) for image in batch]
+        targets = torch.linspace(0, 100, len(batch), device=self.where)
 
         def run() -> list[float]:
             nonlocal first
@@ -110,6 +126,8 @@ class Torch(Contender):
                 loss.backward()
                 total += loss.item()
             optimizer.step()
+            if self.where.type == "cuda":
+                torch.cuda.synchronize()
             first = (first + case.taken) % len(batch)
             return [total]
 
@@ -119,8 +137,8 @@ class Torch(Contender):
 class Pyiqa(Contender):
     """pyiqa's MUSIQ on the CPU, with the weights that it fetches for itself; scores alone."""
 
-    def __init__(self, preset: str, threads: int, scratch: str) -> None:
-        super().__init__(preset, threads, scratch)
+    def __init__(self, preset: str, threads: int, scratch: str, backend: str = "numpy") -> None:
+        super().__init__(preset, threads, scratch, backend)
         import pyiqa  # type: ignore[reportMissingImports]
         import torch
 

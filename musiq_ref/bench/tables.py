@@ -20,11 +20,13 @@ def header(report: dict[str, Any]) -> list[str]:
         libraries.append(f"PyTorch {m['pytorch']} ({m['pytorch_cpu']})")
     if "pyiqa" in m:
         libraries.append(f"pyiqa {m['pyiqa']}")
+    card = f"{m['card']}, {m['library']}, beside " if "card" in m else ""
     busy = "" if m["load"] is None else f"; load {m['load']} when it began"
+    on = f" on {report['backend']}" if report.get("backend", "numpy") != "numpy" else ""
     lines = [
-        f"{m['processor']}, {m['threads']} of {m['cores']} cores{busy}",
+        f"{card}{m['processor']}, {m['threads']} of {m['cores']} cores{busy}",
         f"{'; '.join(libraries)}; Python {m['python']}, {m['system']}; musiq_ref {m['musiq_ref']}",
-        f"{report['preset']} model, float32" + ("; --quick: few rounds" if report["quick"] else ""),
+        f"{report['preset']} model, float32{on}" + ("; --quick: few rounds" if report["quick"] else ""),
     ]
     if m["load"] is not None and m["load"] > m["cores"] / 2:
         lines.append("WARNING: this machine had other work to do: all times are too long, and ratios not sure")

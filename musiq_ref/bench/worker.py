@@ -10,7 +10,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from musiq_ref.bench.machine import environment, peak_mib
+from musiq_ref.bench.machine import environment
 
 PATIENCE = 1.0  # seconds that a process has to end by itself
 
@@ -19,7 +19,7 @@ class Worker:
     """Starts a process and asks it, one question at a time.
 
     name: for messages
-    make: called in the process with `arguments`; its result has `prepare(case)`, which returns a function, and `about`
+    make: called in the process with `arguments`; its result is like a `Contender`
     threads: that the process's libraries are told to use
 
     Raises RuntimeError, from here and from every question, with what went wrong in the process.
@@ -103,7 +103,9 @@ def serve(connection: Connection, make: Callable[..., Any], arguments: tuple) ->
             start = time.perf_counter()
             result = run()  # type: ignore[misc]
             return time.perf_counter() - start, result
-        return peak_mib() if what == "peak" else given[0](contender, *given[1:])
+        if what == "peak":
+            return contender.peak()  # type: ignore[union-attr]
+        return given[0](contender, *given[1:])
 
     question: tuple = ("make", *arguments)
     while True:

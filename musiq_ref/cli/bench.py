@@ -12,13 +12,14 @@ from typing import Any
 
 from tqdm import tqdm
 
+from musiq_ref.backend import get_backend
 from musiq_ref.bench.cases import CASES, chosen
 from musiq_ref.bench.contenders import available
 from musiq_ref.bench.machine import processor
 from musiq_ref.bench.measure import Setup, measure, steps
 from musiq_ref.bench.plot import plot
 from musiq_ref.bench.tables import file_name, markdown, text
-from musiq_ref.cli.shared import add_force, add_threads
+from musiq_ref.cli.shared import add_backend, add_force, add_threads
 from musiq_ref.config import PRESETS
 from musiq_ref.evaluation.files import can_draw
 from musiq_ref.extras import needs
@@ -36,10 +37,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="GLOB",
-        help=f"may be repeated: {', '.join(case.name for case in CASES)} (default: all)",
+        help=f"may be repeated: {', '.join(case.name for case in CASES)} (default: all but the longest)",
     )
     parser.add_argument("--quick", action="store_true", help="a minute or two: small cases, few rounds")
     parser.add_argument("--preset", default="small", choices=PRESETS, help="variant of the model (default: small)")
+    add_backend(parser)
     add_threads(parser)
     parser.add_argument("--markdown", action="store_true", help="print the table in Markdown")
     parser.add_argument(
@@ -57,16 +59,17 @@ def run(args: argparse.Namespace) -> int:
     if threads > most:
         raise ValueError(f"--threads is {threads}, but this process may use {most} cores; name no more than those")
     if args.json and args.json.is_dir():
-        args.json = args.json / file_name(processor())
+        args.json = args.json / file_name(processor() if args.backend == "numpy" else f"{args.backend} {processor()}")
     for output, endings in ((args.json, (".json",)), (args.plot, PLOTS)):
         if output:
             check_output(output, [], args.force, endings)
     if args.plot and not can_draw():
         raise ImportError(f"--plot needs matplotlib; install it with: {needs('pictures')}")
-    makers, left_out = available(args.preset)
+    get_backend(args.backend)  # says what is missing before anything is measured
+    makers, left_out = available(args.preset, args.backend)
     report: dict[str, Any] = {"left_out": left_out}
     with tempfile.TemporaryDirectory() as scratch:
-        setup = Setup(makers, args.preset, threads, args.quick, scratch)
+        setup = Setup(makers, args.preset, threads, args.quick, scratch, args.backend)
         with tqdm(total=steps(setup, cases), disable=not sys.stderr.isatty(), bar_format=BAR) as bar:
             try:
                 measure(setup, cases, report, lambda what: _say(bar, what))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import sys
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,6 +14,7 @@ from musiq_ref.checkpoint import load_checkpoint
 from musiq_ref.cli.shared import add_backend, add_checkpoint, add_force, add_threads, say_which_model
 from musiq_ref.explain.picture import picture
 from musiq_ref.explain.report import report
+from musiq_ref.explorer import is_page
 from musiq_ref.outputs import METADATA, check_output, write_output
 
 EXAMPLE = "musiq-ref explain photo.jpg -o report.html"
@@ -36,6 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.follow and args.output.suffix.lower() != ".html":
         raise ValueError(f"--follow puts links into a page, and {args.output} is none; name a .html, or leave it out")
+    note = _check_followed(args)
     checkpoint = load_checkpoint(args.checkpoint)
     check_output(args.output, [args.image, *filter(None, [checkpoint.path])], args.force, ENDINGS)
     kind = args.output.suffix.lower().removeprefix(".")
@@ -49,7 +52,26 @@ def run(args: argparse.Namespace) -> int:
     write_output(args.output, made)
     say_which_model(checkpoint)
     print(f"{args.image}: the {'page' if kind == 'html' else 'picture'} is in {args.output}")
+    print(note, end="", file=sys.stderr)
     return 0
+
+
+def _check_followed(args: argparse.Namespace) -> str:
+    """Raises ValueError for what cannot be a page of `musiq-ref follow`; a note, if it is still to be written."""
+    page, path = args.follow, Path(args.follow)
+    if not page or "://" in page:
+        return ""
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"--follow {page} does not end in .html; name the page that musiq-ref follow writes")
+    if not path.parent.is_dir():
+        raise ValueError(f"--follow {page}: there is no folder {path.parent}; name a page of musiq-ref follow")
+    if os.path.realpath(path) == os.path.realpath(args.output):
+        raise ValueError(f"--follow and -o both name {page}, and the report would replace the page; name two files")
+    if not path.exists():
+        return f"{page} is not there yet, and links lead nowhere: musiq-ref follow {args.image} -o {page} writes it\n"
+    if not path.is_file() or not is_page(path):
+        raise ValueError(f"--follow {page} is no page that musiq-ref follow wrote; name one, or leave it out")
+    return ""
 
 
 def _address(args: argparse.Namespace) -> str:

@@ -11,6 +11,7 @@ import io
 import json
 import zlib
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ PAGE += ("questions", "predict", "doubt", "spoil", "export", "app", "frame", "be
 MOST_PIXELS, MOST_PATCHES = 240_000, 1000  # of larger photographs, a reduced one: a browser takes about a second for it
 ROOM = 2_200_000  # bytes of weights; compressed and as base64 they are a seventh more, and the page stays below 3 MB
 MOST_WEIGHTS = 60_000_000  # in float16 the page is 140 MB
+TITLE = "Follow a patch: "
 EXAMPLES = ("cat", "flower", "rocket")
 
 
@@ -115,7 +117,7 @@ def page(image: ImageLike, checkpoint: Checkpoint, name: str = "the photograph")
     rounded = f"{which} {len(weights)} arrays of weights are rounded to float16. " if halves else ""
     parts = {
         "<!-- generator -->": GENERATOR,
-        "<!-- title -->": html.escape(f"Follow a patch: {name}"),
+        "<!-- title -->": html.escape(f"{TITLE}{name}"),
         "<!-- model -->": html.escape(_model_words(checkpoint)),
         "<!-- about -->": _about(checkpoint, rounded),
         "/* style */": source("page", "style.css"),
@@ -129,6 +131,16 @@ def page(image: ImageLike, checkpoint: Checkpoint, name: str = "the photograph")
         before, after = text.split(place)
         text = before + part + after
     return text
+
+
+def is_page(path: Path) -> bool:
+    """Whether a file begins as a page of `page` does.
+
+    >>> is_page(Path(__file__))
+    False
+    """
+    with path.open("rb") as file:
+        return f"<title>{TITLE}".encode() in file.read(2**12)
 
 
 def computed_config(config: MusiqConfig) -> dict[str, Any]:

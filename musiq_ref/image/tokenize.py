@@ -198,7 +198,7 @@ def drop_padding(tokens: Tokens) -> Tokens:
 def batch(tokens: Sequence[Tokens]) -> Tokens:
     """Tokens of several images as one (B, N, …), shorter ones padded with masked zeros at the end.
 
-    Raises ValueError when there are none, or when they differ in patch size or dtype.
+    Raises ValueError when there are none, or when they differ in patch size, dtype or backend.
 
     >>> images = [np.zeros((40, 70, 3), np.uint8), np.zeros((90, 60, 3), np.uint8)]
     >>> batch([tokenize(image, MusiqConfig()) for image in images]).patches.shape
@@ -211,6 +211,8 @@ def batch(tokens: Sequence[Tokens]) -> Tokens:
     kinds = {(t.patches.shape[1:], t.patches.dtype.str) for t in tokens}
     if len(kinds) > 1:
         raise ValueError(f"tokens of one batch must share patch shape and dtype, not {sorted(kinds)}")
+    if len({namespace(t.patches) for t in tokens}) > 1:
+        raise ValueError("tokens of one batch must be on one device; make all of them with the same backend")
     length = max(len(t.mask) for t in tokens)
 
     def padded(arrays: Sequence[Array]) -> Array:

@@ -10,7 +10,7 @@ levels or stops (musiq_ref.pictures.effects says why).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -57,6 +57,9 @@ KINDS = (  # in the order in which a picture meets them
     ("oversharpening", "ringing", "banding"),
     ("jpeg", "webp"),
 )
+PERHAPS_MEANT = ("underexposure", "overexposure", "colour_cast")
+"""A photographer may have wanted them, and the pixels do not tell: drawn more rarely than the others."""
+RARELY = 1 / 3
 FLAWS: dict[str, Callable[[np.ndarray, float, np.random.Generator], np.ndarray]] = {
     name: getattr(effects, name) for kind in KINDS for name in kind
 }
@@ -116,8 +119,13 @@ def drawn_flaws(severity: float, rng: np.random.Generator, mixed: float) -> tupl
     (True, 0.75)
     """
     if rng.random() >= mixed:
-        return ((str(rng.choice(list(FLAWS))), severity),)
+        return ((_one_of(list(FLAWS), rng), severity),)
     kinds = [KINDS[kind] for kind in sorted(rng.choice(len(KINDS), 2, replace=False))]
-    names = [kind[rng.integers(len(kind))] for kind in kinds]
+    names = [_one_of(kind, rng) for kind in kinds]
     share = rng.uniform(0.25, 0.75)
     return (names[0], 1 - (1 - severity) ** share), (names[1], 1 - (1 - severity) ** (1 - share))
+
+
+def _one_of(names: Sequence[str], rng: np.random.Generator) -> str:
+    weights = np.array([RARELY if name in PERHAPS_MEANT else 1.0 for name in names])
+    return str(rng.choice(names, p=weights / weights.sum()))

@@ -21,7 +21,7 @@
 # %% [markdown]
 # ## What you need
 #
-# About 55 minutes, of which the exercises take 20; Python and NumPy. No knowledge of neural networks.
+# About 60 minutes, of which the exercises take 20; Python and NumPy. No knowledge of neural networks.
 
 # %%
 import matplotlib.pyplot as plt
@@ -253,8 +253,8 @@ assert 0.3 < np.quantile(by_luck, 0.95) < 0.6
 
 # %% [markdown]
 # So 0.4 on sixteen pictures means little, and even 0.9 is about *this* photograph only, one of those that the bundled
-# model was trained with. Across photographs that it has never seen it does worse: its card,
-# [docs/demo-model.md](../docs/demo-model.md), says how well. The published MUSIQ reaches 0.916 on two thousand
+# model was trained with. Across photographs that it has never seen it does worse: its
+# description, [docs/demo-model.md](../docs/demo-model.md), says how well. The published MUSIQ reaches 0.916 on two thousand
 # photographs with real flaws and real votes (KonIQ-10k; table 6 of the appendix). Chapter 08b trains a model here and
 # measures it properly, on pictures it has never seen.
 #
@@ -338,12 +338,16 @@ print(f"{len(shapes)} named intermediates; the logits: {logits}")
 # |---|---|---|
 # | photograph → scales → patches | resized without changing its shape, cut | 01 |
 # | + where, + which scale | two small tables, and what they learn | 02, 02b |
-# | the backward of simple layers | by hand, and checked | 03 |
-# | patch → vector | the stem, a small convolutional network | 04 |
-# | tokens look at each other | attention | 05 |
+# | the backward of simple layers | by hand, and checked | 03, 03b |
+# | patch → vector | the stem, a small convolutional network | 04, 04b |
+# | tokens look at each other | attention | 05, 05b |
 # | again and again | the encoder; counting its cost | 06 |
-# | from the score back to the pixels | the backward of the whole | 07 |
-# | learning | losses, metrics, a training run | 08 |
+# | from the score back to the pixels | the backward of the whole | 07, 07b |
+# | learning | losses, metrics, a training run | 08, 08b |
+#
+# That is the whole model. Chapters 09 to 16 ask what can be done with it: which of its parts it needs, what maps of
+# attention show, how to find the fault in somebody's port and to write your own, what rounding, a GPU and cheaper
+# attention do to it, and where to get the published weights.
 #
 # A preview of chapters 07 and 07b: every step can be run backwards, so one can ask of every pixel, *if you were a little brighter,
 # would the score rise?* A single score becomes a map.
@@ -446,7 +450,7 @@ def check(psnr):
 exercise(2, my_psnr, check)
 
 # %% [markdown]
-# ### Exercise 3: SRCC by hand (★★, 10 minutes)
+# ### Exercise 3: SRCC by hand (★, 10 minutes)
 #
 # Pearson's correlation *of the ranks*: replace each number by its rank, equal numbers sharing the mean of theirs, then
 # correlate. `ranks` is given.

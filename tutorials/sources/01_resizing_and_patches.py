@@ -364,9 +364,9 @@ assert (dx == 0).mean() == 0.5  # along each axis; of the pixels ¾
 # %% [markdown]
 # ## The answer
 #
-# What is lost when a photograph is shrunk? Its fine flaws: with a filter as in the textbook, nearly all that was left to
-# see of noise and blur; with the authors' filter, less than half of it. How can a model judge it all the same? It gets the photograph at its own size,
-# too, where nothing is lost. It pays for that in tokens, as exercise 3 will show.
+# What is lost when a photograph is shrunk? Its fine flaws. After a filter as in the textbook, little of noise and blur is
+# left to be seen; after the authors' filter, more than half. How can a model judge the photograph all the same? It gets
+# it at its own size, too, where nothing is lost, and pays for that in tokens, as exercise 3 will show.
 
 # %% [markdown]
 # ## Optional: do not mix filters

@@ -80,14 +80,14 @@ assert with_place.tolist() == [[11, 2], [13, 4], [1, 12]]
 # ## A model that cannot see where
 #
 # We run the bundled model once on one photograph, in double precision. `verify.trace` keeps every intermediate of a run
-# under its name, and the gradient of each.
+# under its name.
 
 # %%
 checkpoint = mq.load_checkpoint("demo", dtype="float64")
 params, config = checkpoint.params, checkpoint.config
 image = photograph("coffee", longer_side=256)
 tokens = mq.batch([drop_padding(mq.tokenize(image, config))])
-values, _ = verify.trace(params, tokens, config, dlogits=np.ones((1, config.outputs)))
+values, _ = verify.trace(params, tokens, config)
 
 # %%
 E_p = values["patch_embedding"]  # what the stem saw in each patch, and nothing else
@@ -337,10 +337,10 @@ plt.show()
 mean_length = {name: np.linalg.norm(rows, axis=1).mean() for name, rows in lengths.items()}
 print({name: f"{length:.2f}" for name, length in mean_length.items()})
 assert mean_length["E_p"] == max(mean_length.values())
-assert mean_length["E_p"] > 5 * mean_length["E_HSE"] > 0
+assert min(mean_length.values()) > 0
 
 # %% [markdown]
-# The content is the longest, and beside it the place is a whisper. Is it heard? Leave out one term at a time, and both:
+# The content is the longest. How loud is the place beside it, and is it heard? Leave out one term at a time, and both:
 
 # %%
 no_place, no_scale = np.zeros_like(T), np.zeros_like(Q)
@@ -529,7 +529,7 @@ def check(free_grid):
 exercise(2, my_free_grid, check)
 
 # %% [markdown]
-# ### Exercise 3: Eq. (2) for a batch (★★, 10 minutes)
+# ### Exercise 3: Eq. (2) for a batch (★, 10 minutes)
 #
 # Build $\mathbf{z}_0$, $(B, 1 + N, D)$. No loops. Everything arrives as arguments; `np.broadcast_to(x_class, …)`
 # repeats the class token for every image.

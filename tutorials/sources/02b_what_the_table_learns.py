@@ -17,7 +17,7 @@
 # %% [markdown]
 # ## What you need
 #
-# About 55 minutes, of which the exercises take 20; chapter 02; the idea of a gradient: $\mathrm{d}x$ is how one final number,
+# About 60 minutes, of which the exercises take 20; chapter 02; the idea of a gradient: $\mathrm{d}x$ is how one final number,
 # such as the score, changes with $x$ (chapter 03 explains it from the start).
 
 # %%
@@ -404,6 +404,10 @@ print("T_5:", T_5.shape)
 explain.similarity_grid(T_5)
 
 # %% [markdown]
+# Look again for spots that move with the cell and for spots that stay. A mean over several cells mixes islands with their
+# neighbours: if the table has a mesh, less of it is left here.
+
+# %% [markdown]
 # ## Optional: a table that needs no learning
 #
 # The paper also tried a **sinusoidal** table (appendix B.2). Position $p = t_r G + t_c$ becomes sines and cosines of $D/2$ frequencies:
@@ -438,7 +442,7 @@ for g in (5, 10, 15):
 # are in `tutorials/solutions/02b_what_the_table_learns.py`; try first.
 
 # %% [markdown]
-# ### Exercise 1: the backward of a table (★★, 10 minutes)
+# ### Exercise 1: the backward of a table (★, 10 minutes)
 #
 # Given `dy`, the gradient with respect to the rows that were looked up, return the gradient with respect to the table.
 # `cache` is what `lookup` kept: the indices,

@@ -133,7 +133,7 @@ assert best["float32, central"] > 1000 * best["float64, central"]
 # %% [markdown]
 # Each curve is a valley: bending on the right, rounding on the left. Central differences in `float64`, with $h$ between
 # $10^{-6}$ and $10^{-5}$, know nine digits or more. In `float32` the valley lies far higher. Its best step knows five, but nobody
-# tells you which it is, and with the steps that serve so well in `float64` two digits are left or fewer. A check there
+# tells you which it is, and with the steps that serve so well in `float64` only two or three are left. A check there
 # must be so tolerant that real faults slip through.
 
 # %% [markdown]
@@ -327,7 +327,7 @@ else:
 # are in `tutorials/solutions/03b_checking_gradients.py`; try first.
 
 # %% [markdown]
-# ### Exercise 1: fool the check (★★, 8 minutes)
+# ### Exercise 1: fool the check (★★★, 8 minutes)
 #
 # Write a backward for `layer_norm` that is *wrong*, and yet passes this chapter's `check` with `dy` = 1 on a fresh
 # layer ($\gamma = 1$). `check_vjp` must catch it.

@@ -406,8 +406,8 @@ print(f"around mid-grey the score moves by {moved[0.5]:.1e}, at most by {max(mov
 
 # %% [markdown]
 # **The answer to our question.** Only at 0.5 does the curve touch the line *by construction*: with pixels pulled
-# exactly towards mid-grey, the score cannot notice, whatever the model has learned. (Where the curve crosses the
-# line elsewhere, that is chance.) Everywhere else it can notice, and what it makes of that, haze or a flaw or
+# exactly towards mid-grey, the score cannot notice (but for $\varepsilon$), whatever the model has learned. (Where the
+# curve crosses the line elsewhere, that is chance.) Everywhere else it can notice, and what it makes of that, haze or a flaw or
 # nothing bad, is learned. The pixels are floating-point numbers here; 8-bit levels add their rounding, a noise
 # that the stem does see.
 

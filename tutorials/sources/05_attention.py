@@ -108,15 +108,18 @@ image = photograph("coffee", longer_side=256)
 tokens = mq.batch([drop_padding(mq.tokenize(image, config))])
 values, _ = verify.trace(params, tokens, config)
 
-last = f"block_{config.layers - 1:02d}"  # the score is read from its class token
-block = f"encoder/{last}"  # so the trace names it
-p = params["encoder"][last]["attention"]
+number = f"block_{max(config.layers - 2, 0):02d}"  # the last block but one
+block = f"encoder/{number}"  # so the trace names it
+p = params["encoder"][number]["attention"]
 z = values[f"{block}/norm1"][0]  # what enters the attention: the tokens after a LayerNorm
 N, D, H, D_h = len(z), config.width, config.heads, config.head_width
 print(f"z: {z.shape} = ({N} tokens, width {D});  {H} heads of width {D_h}")
 assert z.shape == (1 + tokens.mask.sum(), D)
 
 # %% [markdown]
+# Why not the last block? Of that only the class token's row is read (chapter 06); whatever a patch hears there is heard
+# by nobody. In the block before it, every row still counts.
+#
 # Row 0 is the class token. The others are patches of the same photograph at several sizes. In this chapter $N$
 # counts the class token, too (elsewhere, as in the glossary, that is $1 + N$), and $\mathbf{z}$ is what enters
 # the attention; chapter 06 says where the LayerNorm before it comes from. One patch will be traced; it is framed
@@ -317,7 +320,7 @@ for s, (label, hatch) in enumerate(zip(labels, ("", "//", "..", "xx", "++"), str
     axis.bar(range(H + 1), share, bottom=bottom, label=label, hatch=hatch, edgecolor="white")
     bottom += share
 axis.set_xticks(range(H + 1), [*range(H), "equal\nshares"])
-axis.set(xlabel="head", ylabel="share", title="Where the class token of the last block looks")
+axis.set(xlabel="head", ylabel="share", title="Where the class token looks in this block")
 axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
@@ -331,7 +334,7 @@ plt.show()
 
 # %%
 def draw(head):
-    """The class token's attention in one head of the last block."""
+    """The class token's attention in one head of this block."""
     label = f"head {head}: share"
     return explain.over_scales(image, weights[head, 0, 1:], config, label=label, share=True)
 
@@ -349,7 +352,7 @@ explore(draw, head=range(H))
 # Solutions are in `tutorials/solutions/05_attention.py`; try first.
 
 # %% [markdown]
-# ### Exercise 1: one head (★★, 8 minutes)
+# ### Exercise 1: one head (★, 8 minutes)
 #
 # From tokens `z` (N, D) and three matrices (D, D_h) to what each token receives, (N, D_h): Eq. (6) to (8),
 # without biases. No loops.

@@ -17,7 +17,7 @@
 # %% [markdown]
 # ## What you need
 #
-# About 60 minutes, exercises included; chapter 05; the backward of a product from chapter 03. $\mathrm{d}x$ is
+# About 55 minutes, exercises included; chapter 05; the backward of a product from chapter 03. $\mathrm{d}x$ is
 # the gradient of one final number, such as the score, with respect to $x$.
 
 # %%
@@ -310,7 +310,7 @@ if config.layers > 1:
 # Solutions are in `tutorials/solutions/05b_attention_backward.py`; try first.
 
 # %% [markdown]
-# ### Exercise 1: one head with a mask (★★, 8 minutes)
+# ### Exercise 1: one head with a mask (★, 8 minutes)
 #
 # From queries, keys and values of one head, and which pairs are allowed, to the head's output (Eq. 8 and 11). A
 # row in which nothing is allowed should give zeros.
@@ -349,7 +349,7 @@ def check(head):
 exercise(1, my_head, check)
 
 # %% [markdown]
-# ### Exercise 2: the backward of the softmax (★★, 8 minutes)
+# ### Exercise 2: the backward of the softmax (★, 8 minutes)
 #
 # `y` is the softmax's output, any shape; rows are the last axis. No loops.
 #
@@ -375,7 +375,7 @@ def check(backward):
 exercise(2, my_softmax_backward, check)
 
 # %% [markdown]
-# ### Exercise 3: one head, backward (★★★, 12 minutes)
+# ### Exercise 3: one head, backward (★★, 12 minutes)
 #
 # The gradients with respect to `q`, `k`, `v`, given the gradient `dy` with respect to the head's output. `cache`
 # holds what the forward below kept.

@@ -233,9 +233,10 @@ plt.show()
 #
 # $$\mathbf{y} = \text{LN}(\mathbf{z}_L^0) \tag{5}$$
 #
-# Why a token that is no patch? Any rule that picks a patch, or takes the mean of all, would decide beforehand
-# whose opinion counts. The class token is a learned question, "how good is this?", put to all patches through
-# attention, again in every block. The head turns $\mathbf{y}$ into the output: $\mathbf{y}\mathbf{W} +
+# Why a token that is no patch? A rule that picks a patch, or takes the mean of all, decides beforehand whose opinion
+# counts. The class token is a learned question, "how good is this?", put to all patches through attention, again in
+# every block. (It is a choice, though: the authors of the vision transformer found that the mean of all patches does
+# about as well, if the learning rate suits it.) The head turns $\mathbf{y}$ into the output: $\mathbf{y}\mathbf{W} +
 # \mathbf{b}$.
 
 # %%
@@ -402,32 +403,6 @@ assert abs(counts.macs / 8.86e9 - 1) < 0.005
 # multiplications separately gets twice as many.
 
 # %% [markdown]
-# ### Optional: the same from shapes alone
-#
-# For our photograph and the bundled model, every product that really happened, counted from the shape of its
-# result:
-
-
-# %%
-def product_macs(name, value):
-    """MACs of the product whose result an intermediate is (0 if it is none), from its shape."""
-    part = name.split("/")[-1]
-    if name == "patch_embedding":
-        return value.size * config.stem_side**2 * 256
-    if name.startswith("stem/conv") and part != "standardized":
-        return value.size * math.prod(params["stem"][part]["kernel"].shape[:3])
-    inner = {"query": D, "key": D, "value": D, "out": D, "logits": config.head_width}
-    inner |= {"heads": 1 + N, "fc1": D, "fc2": M}
-    return value.size * inner.get(part, 0)
-
-
-by_shape = sum(product_macs(name, value) for name, value in values.items() if "head/" not in name)
-by_shape += D * config.outputs
-exact = mq.complexity(config, image.shape[:2], padded=False)
-print(f"from shapes {by_shape:,}, by formula {exact.macs:,}")
-assert by_shape == exact.macs
-
-# %% [markdown]
 # ### Optional: where the parameters are, and where the work is
 #
 # These are two different questions. A parameter that is used for every token costs as many multiplications as
@@ -465,57 +440,10 @@ axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 assert left.min() > 0.98
 
-# %%
-for name in printed:
-    c = mq.complexity(mq.MusiqConfig.preset(name), (224, 224))
-    uses = {}  # multiplications per parameter
-    for group in groups:
-        macs = sum(v for k, v in c.macs_by_part.items() if k.startswith(group))
-        uses[group] = macs / sum(v for k, v in c.parameters_by_part.items() if k.startswith(group))
-    print(name, {group: round(use) for group, use in uses.items()})
-    assert uses["stem"] > 20 * uses["encoder/mlp"]
-    assert abs(uses["encoder/mlp"] / uses["patch_embedding"] - 1) < 0.02
-    assert uses["encoder/attention"] > uses["encoder/mlp"]
-
 # %% [markdown]
-# The numbers are multiplications per parameter. A matrix of the MLP or of the embedding is used once for each
-# token, and attention a little more, for its two products have no parameters at all. The stem is the odd one:
-# hardly any parameters, and each is used dozens of times more.
-
-# %% [markdown]
-# ### Optional: and with larger photographs?
-#
-# The resized scales stay the same; only the native one grows. Most of the work grows with the number of patches,
-# the two products of attention with its square.
-
-# %%
-megapixels = np.array([0.05, 0.1, 0.3, 1, 3, 12, 24, 48])
-lines = {"stem and embedding": [], "projections and MLP": [], "products of attention": []}
-for mp in megapixels:
-    height = round(math.sqrt(mp * 1e6 * 3 / 4))
-    macs = mq.complexity(published, (height, height * 4 // 3), padded=False).macs_by_part
-    products = macs["encoder/attention/products"]
-    local = sum(v for k, v in macs.items() if k.startswith(("stem", "patch")))
-    for label, count in zip(
-        lines, (local, sum(macs.values()) - local - products, products), strict=True
-    ):
-        lines[label].append(count)
-
-# %%
-figure, axis = plt.subplots(figsize=(6.5, 3.3))
-for (label, line), style in zip(lines.items(), ("o-", "s--", "^:"), strict=True):
-    axis.loglog(megapixels, line, style, label=label)
-axis.set(xlabel="megapixels (4:3)", ylabel="multiply–accumulates", title="The published model")
-axis.set_xticks(megapixels, [f"{mp:g}" for mp in megapixels], minor=False)
-axis.set_xticks([], minor=True)
-axis.legend()
-plt.show()
-assert lines["products of attention"][0] < lines["projections and MLP"][0]
-assert lines["products of attention"][-1] > lines["projections and MLP"][-1]
-
-# %% [markdown]
-# On the left the products are the smallest part, on the right the largest: a straight line twice as steep
-# overtakes every other, sooner or later.
+# Compare the two bars of a model: the stem holds hardly any of the parameters, and in the small model it does about a
+# fifth of the work. Each of its kernels is used at every position of every patch, a matrix of the MLP or of the
+# embedding once a token, and attention's two products have no parameters at all.
 
 # %% [markdown]
 # ## Exercises
@@ -561,7 +489,7 @@ def check(my_block):
 exercise(1, my_block, check)
 
 # %% [markdown]
-# ### Exercise 2: the parameters of the encoder (★★, 8 minutes)
+# ### Exercise 2: the parameters of the encoder (★, 8 minutes)
 #
 # For $L$ blocks of width $D$ with an MLP of width $M$, including the last LayerNorm. It is not a question of
 # memory: write down the layers, and count.
@@ -595,7 +523,7 @@ def check(count):
 exercise(2, my_encoder_parameters, check)
 
 # %% [markdown]
-# ### Exercise 3: the work that nobody reads (★★★, 10 minutes)
+# ### Exercise 3: the work that nobody reads (★★, 10 minutes)
 #
 # Of the last block only the class token's row is read; you saw above what is needed for it. How many
 # multiply–accumulates of a block of width $D$, with an MLP of width $M$, are saved for $N$ patches (and the class
@@ -654,7 +582,7 @@ quiz("06")
 #
 # - J. Ke, Q. Wang, Y. Wang, P. Milanfar, F. Yang: *MUSIQ: Multi-scale Image Quality Transformer*, ICCV 2021,
 #   appendix A.1, A.4 and G.
-# - A. Dosovitskiy et al.: *An image is worth 16x16 words*, ICLR 2021.
+# - A. Dosovitskiy et al.: *An image is worth 16x16 words*, ICLR 2021; appendix D.3 on the class token and the mean.
 # - R. Xiong et al.: *On layer normalization in the Transformer architecture*, ICML 2020: pre-norm and post-norm.
 # - N. Elhage et al.: *A mathematical framework for Transformer circuits*, 2021: the stream and what is written to
 #   it.

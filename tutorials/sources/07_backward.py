@@ -298,8 +298,8 @@ plt.show()
 # %% [markdown]
 # "As it is" is the residual path, the other two are what the branches add. Do not expect them to be smaller:
 # where they lie *above* it, look at the LayerNorm that each branch begins with. Its backward divides by the
-# token's standard deviation $\sigma$ (chapter 03: $\rho = 1/\sigma$), so a short token is turned by little, and
-# gets a large gradient. The class token is the one to look at:
+# token's standard deviation $\sigma$ (chapter 03: $\rho = 1/\sigma$), so a small push
+# turns a short token far, and its gradient is large. The class token is the one to look at:
 
 # %%
 print("before                class token: σ    times 1/σ      mean patch: σ")
@@ -322,8 +322,8 @@ assert brought[1] > 5 * brought[0]
 
 # %% [markdown]
 # If the class token begins near 0, that is not a fault: what is short is turned easily, and the first block is to
-# turn it towards the photograph at hand. But then its gradient before the first block is by far the largest, as
-# in the curves above.
+# turn it towards the photograph at hand. But then its gradient before the first block is large: in the figure of the
+# answer, look at the star on the far left.
 
 # %% [markdown]
 # One parameter of every block has **no** gradient. A bias of the keys adds the same number, $\mathbf{q}_i \cdot
@@ -346,7 +346,7 @@ print(f"block_00: largest gradient of the query's bias {query:.1e}, of the key's
 # Solutions are in `tutorials/solutions/07_backward.py`; try first.
 
 # %% [markdown]
-# ### Exercise 1: the mean opinion score, backward (★★, 10 minutes)
+# ### Exercise 1: the mean opinion score, backward (★, 10 minutes)
 #
 # `p` holds one distribution per row, (B, C); the score of a row is $\sum_k k\,p_k$ with $k = 1 \dots C$. `dscore`
 # (B,) is the gradient of a loss with respect to the scores. Return the gradient with respect to the logits, (B,
@@ -377,7 +377,7 @@ def check(backward):
 exercise(1, my_score_backward, check)
 
 # %% [markdown]
-# ### Exercise 2: a residual branch, backward (★★★, 12 minutes)
+# ### Exercise 2: a residual branch, backward (★★, 12 minutes)
 #
 # Below is a small half of a block, $\mathbf{y} = \mathbf{z} + \text{LN}(\mathbf{z})\,\mathbf{W} + \mathbf{b}$.
 # Write its backward. It returns the gradients with respect to `z`, `gamma`, `beta`, `kernel` and `bias`, in this

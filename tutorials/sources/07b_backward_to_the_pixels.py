@@ -17,7 +17,7 @@
 # %% [markdown]
 # ## What you need
 #
-# About 55 minutes, exercises included; chapter 07, and the stem's backward (04b). $\mathrm{d}x$ means the
+# About 50 minutes, exercises included; chapter 07, and the stem's backward (04b). $\mathrm{d}x$ means the
 # gradient of the score with respect to $x$: it has the shape of $x$.
 
 # %%
@@ -85,7 +85,8 @@ plt.show()
 #
 # We run forward and backward of the whole model, keeping every intermediate and every gradient through taps, and
 # begin with $\mathrm{d}\mathbf{z}_0$. The image is made of floating-point numbers, a little paler than the
-# photograph, to leave room for changes: 0 … 1 is all that the model takes.
+# photograph, to leave room for changes: 0 … 1 is all that the model takes. (Paler *around mid-grey*. Compare the score
+# with the one in chapter 07: it is chapter 04's blind spot.)
 
 # %%
 checkpoint = mq.load_checkpoint("demo", dtype="float64")
@@ -365,7 +366,7 @@ assert inputs_only < 0.5 * sum(groups.values())
 # Solutions are in `tutorials/solutions/07b_backward_to_the_pixels.py`; try first.
 
 # %% [markdown]
-# ### Exercise 1: two tables, backward (★★, 8 minutes)
+# ### Exercise 1: two tables, backward (★, 8 minutes)
 #
 # `y = spatial[place] + scale[which]`: the two look-ups of Eq. (2). `place` and `which` are integer arrays (N,),
 # `dy` is (N, D). Return the gradients with respect to the two tables, of `rows_spatial` and `rows_scale` rows.

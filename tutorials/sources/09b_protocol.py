@@ -16,7 +16,7 @@
 # %% [markdown]
 # ## What you need
 #
-# About 60 minutes. Chapter 08 (metrics and intervals); chapter 09 helps.
+# About 55 minutes. Chapter 08 (metrics and intervals); chapter 09 helps.
 
 # %%
 import itertools
@@ -165,8 +165,8 @@ assert spread < 2.5 * np.std(ava)
 # | MUSIQ | 0.924 | 0.937 |
 #
 # Why a second number for MUSIQ? Because Koncept512 was tested on *one* split, which its authors published. To compare with it
-# one must use that split. The model went from 0.916 to 0.924 by changing nothing but the photographs (and the number of
-# trainings). Is that surprising?
+# one must use that split. As far as the appendix says, the model went from 0.916 to 0.924 by changing nothing but the
+# photographs (and the number of trainings). Is that surprising?
 
 # %%
 away = (0.924 - 0.916) / once.std()
@@ -360,7 +360,7 @@ assert 0.0008 < deviations.mean() / math.sqrt(10) < 0.002
 # Each cell to fill in is followed by one that checks it. Solutions are in `tutorials/solutions/09b_protocol.py`; try first.
 
 # %% [markdown]
-# ### Exercise 1: is model A better than model B? (★★★, 10 minutes)
+# ### Exercise 1: is model A better than model B? (★★, 10 minutes)
 #
 # Both scored the same images, so their luck with easy and hard images is shared. Return the middle 95 % of
 # $\text{SRCC}_A - \text{SRCC}_B$ over `resamples` bootstrap draws, as `(low, high)`.
@@ -431,7 +431,7 @@ def check(honest):
 exercise(2, my_split, check)
 
 # %% [markdown]
-# ### Exercise 3: the error of a mean over splits that overlap (★★, 6 minutes)
+# ### Exercise 3: the error of a mean over splits that overlap (★, 6 minutes)
 #
 # Nadeau and Bengio propose, for $J$ random splits with $n_{\text{test}}$ and $n_{\text{train}}$ images, the standard error
 # $\hat\sigma\sqrt{1/J + n_{\text{test}}/n_{\text{train}}}$, where $\hat\sigma$ is the standard deviation of the $J$ values (with $J - 1$ in the

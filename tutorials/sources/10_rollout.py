@@ -492,7 +492,7 @@ def check(my):
 exercise(1, my_rollout, check)
 
 # %% [markdown]
-# ### Exercise 2: a rollout that sees the head (★★★, 10 minutes)
+# ### Exercise 2: a rollout that sees the head (★★, 10 minutes)
 #
 # Chefer et al. weight attention with its gradient: $\bar{\mathbf{A}} = \tfrac1H\sum_h \max(0,\ \mathrm{d}\mathbf{A}^{(h)} \odot \mathbf{A}^{(h)})$, and from the first layer on
 # $\mathbf{R} \leftarrow \mathbf{R} + \bar{\mathbf{A}}\mathbf{R}$, starting with $\mathbf{I}$. Return row 0 without the class token. (For the real model `verify.trace`, chapter 05, gives

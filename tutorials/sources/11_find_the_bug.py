@@ -414,7 +414,7 @@ assert first_difference(fixture, lost) == "layout"
 # are in `tutorials/solutions/11_find_the_bug.py`; try first.
 
 # %% [markdown]
-# ### Exercise 1: an anonymous port (★★, 10 minutes)
+# ### Exercise 1: an anonymous port (★★★, 10 minutes)
 #
 # `mine` below holds the intermediates of a port, traced in float64 like A, B and C; `values` are the right ones. Which
 # is the first stage that differs, and which entry of the catalogue is the fault? Work by hand: no `verify.compare`, no

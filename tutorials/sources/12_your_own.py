@@ -17,7 +17,7 @@
 # %% [markdown]
 # ## What you need
 #
-# About 55 minutes; the stem (chapter 04), the ladder (chapter 11), and a little PyTorch: what an `nn.Module` is.
+# About 50 minutes; the stem (chapter 04), the ladder (chapter 11), and a little PyTorch: what an `nn.Module` is.
 #
 # **PyTorch is not part of the course's normal installation.** It comes with the extra `verify`. Run this in a cell,
 # then restart the kernel:

@@ -310,32 +310,26 @@ assert 10 < apart / u < 20
 # %% [markdown]
 # ## Optional: how negative is minus infinity?
 #
-# The mask (Eq. 10 and 11) puts something very negative in the way of padding. The paper adds $-\infty$, the authors add
-# $-10^{10}$, pyiqa puts $-10^3$ in the place of the logit. What is left of a share of padding, if the logits of real
-# tokens reach down to −20?
+# The mask (Eq. 10 and 11) makes the logits of padding very negative, by $-\infty$ (the paper), $-10^{10}$ (the authors) or
+# $-10^3$ (pyiqa; chapter 05b). What is left of the share of padding beside two real tokens with the logit 0?
 
 # %%
-with np.errstate(under="ignore"):
+with np.errstate(under="ignore", invalid="ignore", over="ignore"):
     for value in (-10.0, -50.0, -100.0, -1e3, -1e10, -math.inf):
-        row = np.array([-20.0, -20.0, value - 20], "float32")
-        print(f"{value:>8}: share of padding {softmax(row)[0][2]:.1e}")
-hidden = softmax(np.array([-20.0, -20.0, -1e3 - 20], "float32"))[0]
-assert hidden.tolist() == [0.5, 0.5, 0.0]
-
-# %% [markdown]
-# From about $-104$ on, $e^{x}$ is 0 in float32, exactly: all three programs hide padding perfectly, as long as real logits do not come near
-# $-10^3$ themselves. In float16 take care: $-10^{10}$ overflows to $-\infty$, and in a row of nothing but $-\infty$ the softmax subtracts the maximum, $-\infty - (-\infty)$, which is NaN,
-# unless it looks after that case (the library's gives zeros).
-
-# %%
-with np.errstate(over="ignore"):
-    print("−1e10 in float16:", np.float16(-1e10))
-nothing = np.full((1, 3), -math.inf, "float32")
-with np.errstate(invalid="ignore"):
-    careless = np.exp(nothing - nothing.max(axis=1, keepdims=True))
+        row = np.array([0, 0, value], "float32")
+        print(f"{value:>8g}: share of padding {softmax(row)[0][2]:.1e}")
+    nothing = np.full(3, np.float16(-1e10))  # a row of padding, in half precision
+    careless = np.exp(nothing - nothing.max())
+print("a row of −1e10 in float16:", nothing)
 print("careless:", careless, " library:", softmax(nothing)[0])
+assert softmax(np.array([0, 0, -1e3], "float32"))[0].tolist() == [0.5, 0.5, 0.0]
 assert np.isnan(careless).all()
 assert not softmax(nothing)[0].any()
+
+# %% [markdown]
+# From about $-104$ on, $e^{x}$ is 0 in float32, exactly: all three programs hide padding perfectly, as long as real logits
+# do not come near $-10^3$ themselves. In float16 $-10^{10}$ overflows to $-\infty$. Then a row of nothing but padding
+# subtracts its maximum, $-\infty - (-\infty)$, which is NaN, unless the softmax looks after that case.
 
 # %% [markdown]
 # ## Padding changes the last digit

@@ -17,7 +17,7 @@
 # %% [markdown]
 # ## What you need
 #
-# About 55 minutes; LayerNorm (chapter 03), attention (chapter 05). To run the kernel yourself you need g++ (on
+# About 60 minutes; LayerNorm (chapter 03), attention (chapter 05). To run the kernel yourself you need g++ (on
 # Ubuntu, `sudo apt install g++`); without it the chapter says so and stops at its first cell.
 
 # %%
@@ -75,7 +75,7 @@ axis.set(xlabel="lane", ylabel="step", yticks=[0, -1, -2], yticklabels=[0, 1, 2]
 plt.show()
 
 # %% [markdown]
-# What you see: after two steps every lane holds 10. Everybody ends with the sum, not only one of them. A GPU's **warp** is 32 such people, called lanes, who go in step;
+# What you see: after two steps every lane holds 10. Everybody ends with the sum, not only one of them. A GPU's **warp** is 32 such people, called lanes, who start together and are brought into step by every shuffle;
 # asking another lane is a *shuffle*. Five steps add 32 numbers, and a row of any length is first shared out: lane 0
 # takes the numbers 0, 32, 64, …, lane 1 takes 1, 33, 65, …
 
@@ -265,7 +265,7 @@ print("one launch, largest difference:", abs(y - layer_norm(x, gamma, beta)[0]).
 # %% [markdown]
 # ## Barriers
 #
-# Lanes of a warp go in step; the warps of a block do not. When one warp reads what another has written to their common
+# Shuffles keep the lanes of a warp in step; nothing does so for the warps of a block. When one warp reads what another has written to their common
 # fast memory, all must have written before: `__syncthreads()` waits for the whole block. Here four warps add up a
 # gradient, and we take the barrier away.
 
@@ -335,12 +335,13 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from gpu import table
 
 text = table(json.loads((ROOT / "docs" / "gpu.json").read_text("utf-8")))
-display(Markdown(text[text.index("NVIDIA") : text.index("| step |")]))
+display(Markdown(text[text.index("NVIDIA") :].split("| target |")[0].split("| step |")[0]))
 
 # %% [markdown]
-# Read the table with the question of the beginning in mind. Where one launch has much to do, or a graph starts them all,
-# the card shows what it can. Where Python starts a thousand kernels for a few small pictures, it waits: training the bundled
-# model, whose pictures all differ in size, is far from a hundred times as fast. A fast card is slow when it waits: for
+# Read the table with the question of the beginning in mind. Look for "score 1 photograph", and at what stands in its last
+# column: the same launches without a graph. Then look for the training of the bundled model, and for NumPy's time beside it.
+# Where one launch has much to do, or a graph starts them all, the card shows what it can. Where Python starts a thousand
+# kernels for a few small pictures that all differ in size, it waits, and is far from a hundred times as fast. A fast card is slow when it waits: for
 # launches that do too little, for a processor that wants to see a number, for memory. Nothing of it shows in the
 # formulas.
 
@@ -381,7 +382,7 @@ def check(grid):
 exercise(1, my_grid, check)
 
 # %% [markdown]
-# ### Exercise 2: the largest of 32 (★★, 10 minutes)
+# ### Exercise 2: the largest of 32 (★, 10 minutes)
 #
 # Softmax needs the maximum of a row. Given what 32 lanes hold, (32,), return what they hold after five shuffles, (32,):
 # the maximum, in every lane. Use no function that looks at more than two numbers at a time, such as `np.max`.
@@ -411,7 +412,7 @@ def check(warp_max):
 exercise(2, my_warp_max, check)
 
 # %% [markdown]
-# ### Exercise 3: a kernel of your own (★★★, 15 minutes)
+# ### Exercise 3: a kernel of your own (★★, 15 minutes)
 #
 # Write the body of a kernel that makes `y[i] = max(x[i], 0)` for all i < n; a thread an element, in blocks of
 # `blockDim.x` threads. It is compiled and run on the processor, with more threads than elements.

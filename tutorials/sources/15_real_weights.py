@@ -291,8 +291,8 @@ plt.show()
 assert moved["mask"] == moved["memory layout"] == 0
 
 # %% [markdown]
-# Two of them have no bar, and never have one: the mask, because padding is dropped before the model when a single image is scored (and hidden just as well when
-# it is not, chapter 05b), and the layout in memory, which is a matter of exchange. The sides differ for few image sizes. The divisor of the
+# Two of them never have a bar: the mask, because padding is dropped before the model when a single image is scored (and hidden just as well when
+# it is not, chapter 05b), and the layout in memory, which is a matter of exchange. The sides differ for few image sizes, and not for this one. The divisor of the
 # weights' standard deviation multiplies all filters of a layer by one factor, which the GroupNorm behind it divides out again, but for its
 # ε: hardly anything is left. GELU's two forms differ a little everywhere, and the resize filter changes the pictures themselves.
 #
@@ -366,7 +366,7 @@ assert max(OFFICIAL_SCORES["AVA"]) < 10
 # Each cell to fill in is followed by one that checks it. Solutions are in `tutorials/solutions/15_real_weights.py`; try first.
 
 # %% [markdown]
-# ### Exercise 1: convert a projection (★★, 6 minutes)
+# ### Exercise 1: convert a projection (★, 6 minutes)
 #
 # From PyTorch's weight $(D_{out}, D_{in})$ of the query layer to the kernel $(D, H, D_h)$ of this library.
 #
@@ -396,7 +396,7 @@ def check(convert):
 exercise(1, my_kernel, check)
 
 # %% [markdown]
-# ### Exercise 2: the detective (★★, 8 minutes)
+# ### Exercise 2: the detective (★, 8 minutes)
 #
 # Somebody scored an image with your weights and one convention that is not the authors'. Which one? Return its name, `"resize"`,
 # `"gelu"` or `"weight_std_ddof"`.

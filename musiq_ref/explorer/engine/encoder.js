@@ -9,11 +9,11 @@ function head_of(x, h) {
   return matrix(x.data, N, D_h, D_h, 1, h * N * D_h);
 }
 
-/** (1, H, N, N) of the products of every head: one(h) gives the N·N numbers of head h. */
-function by_head(shape, one) {
+/** A product for every head, (1, H, N, …); factors(h): the two matrices of head h. */
+function by_head(shape, factors) {
   const y = array(shape),
     values = size_of(shape.slice(2));
-  for (let h = 0; h < shape[1]; h++) y.data.set(one(h), h * values);
+  for (let h = 0; h < shape[1]; h++) product(...factors(h), y.data.subarray(h * values, (h + 1) * values));
   return y;
 }
 
@@ -63,14 +63,16 @@ function merge_backward(dy, { cache, shape: [H, D_h, D] }, want_params) {
 /** y = x + M, M = 0 where both tokens are valid, else the mask's value      (Eq. 10 and 11);  valid: (N,)
  *  mask "fill": that value instead of x. Backward, both hand dy on: the softmax has made it 0 where nobody may look. */
 function mask_logits(x, valid, { mask, mask_value }) {
-  if (valid.every(Boolean)) return x;
   const N = valid.length,
-    value = mask_value === "-inf" ? -Infinity : mask_value,
-    hide = mask === "fill" ? () => value : (logit) => logit + value;
-  return array(
-    x.shape,
-    x.data.map((logit, at) => (valid[at % N] && valid[Math.floor(at / N) % N] ? logit : hide(logit))),
-  );
+    hidden = [...valid.keys()].filter((n) => !valid[n]),
+    value = mask_value === "-inf" ? -Infinity : mask_value;
+  if (!hidden.length) return x;
+  const y = x.data.slice(),
+    hide = (at) => (y[at] = mask === "fill" ? value : x.data[at] + value);
+  for (let row = 0; row < y.length; row += N)
+    if (!valid[(row / N) % N]) for (let k = 0; k < N; k++) hide(row + k);
+    else for (const k of hidden) hide(row + k);
+  return array(x.shape, y);
 }
 
 /** MSA(z) = [SA_1(z); …; SA_H(z)]·U_m,  SA = A·V,  A = softmax((Q·Kᵀ)/√D_h + M)              (Eq. 6–11) */
@@ -84,10 +86,10 @@ function attention(z, valid, params, conventions, tap) {
   const [, H, N, D_h] = q.shape,
     scale = 1 / Math.sqrt(D_h),
     scaled = array(q.shape, q.data.map((value) => value * scale));
-  const logits = tap("logits", by_head([1, H, N, N], (h) => product(head_of(scaled, h), transposed(head_of(k, h)))));
+  const logits = tap("logits", by_head([1, H, N, N], (h) => [head_of(scaled, h), transposed(head_of(k, h))]));
   let [weights, cache_softmax] = softmax(mask_logits(logits, valid, conventions));
   weights = tap("weights", weights);
-  const heads = tap("heads", by_head(q.shape, (h) => product(head_of(weights, h), head_of(v, h))));
+  const heads = tap("heads", by_head(q.shape, (h) => [head_of(weights, h), head_of(v, h)]));
   [y, cache.out] = merge(heads, params.out);
   Object.assign(cache, { softmax: cache_softmax, factors: { scaled, k, v, weights, scale } });
   return [tap("out", y), cache];
@@ -100,14 +102,14 @@ function attention_backward(dy, cache, tap, want_params) {
   let dheads, dz_v, dz_k, dz_q;
   [dheads, dparams.out] = merge_backward(tap("out", dy), cache.out, want_params);
   dheads = tap("heads", dheads);
-  const dv = by_head(v.shape, (h) => product(transposed(head_of(weights, h)), head_of(dheads, h)));
+  const dv = by_head(v.shape, (h) => [transposed(head_of(weights, h)), head_of(dheads, h)]);
   const dweights = tap(
     "weights",
-    by_head(weights.shape, (h) => product(head_of(dheads, h), transposed(head_of(v, h)))),
+    by_head(weights.shape, (h) => [head_of(dheads, h), transposed(head_of(v, h))]),
   );
   const dlogits = tap("logits", softmax_backward(dweights, cache.softmax));
-  const dk = by_head(k.shape, (h) => product(transposed(head_of(dlogits, h)), head_of(scaled, h)));
-  const dscaled = by_head(k.shape, (h) => product(head_of(dlogits, h), head_of(k, h)));
+  const dk = by_head(k.shape, (h) => [transposed(head_of(dlogits, h)), head_of(scaled, h)]);
+  const dscaled = by_head(k.shape, (h) => [head_of(dlogits, h), head_of(k, h)]);
   const dq = array(k.shape, dscaled.data.map((value) => value * scale));
   [dz_v, dparams.value] = project_backward(tap("value", dv), cache.value, want_params);
   [dz_k, dparams.key] = project_backward(tap("key", dk), cache.key, want_params);

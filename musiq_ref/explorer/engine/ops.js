@@ -4,18 +4,37 @@
 "use strict";
 
 const size_of = (shape) => shape.reduce((a, b) => a * b, 1);
-const array = (shape, data = new Float32Array(size_of(shape))) => ({ shape, data });
+const array = (shape, data = zeros(size_of(shape))) => ({ shape, data });
 const reshape = (x, ...shape) => ({ shape, data: x.data });
 const last = (x) => x.shape[x.shape.length - 1];
 const zip = (x, y, f) =>
   array(x.shape, x.data.map((value, i) => f(value, y.data[i])));
 
+const brief = { floats: new Float32Array(2 ** 22), used: 0, open: false };
+
+/** The result of run(), whose arrays lie in memory that the next run overwrites: what is to stay must be copied.
+ *  To ask the browser for memory costs more than to compute what is written into it. */
+function briefly(run) {
+  Object.assign(brief, { used: 0, open: true });
+  try {
+    return run();
+  } finally {
+    brief.open = false;
+  }
+}
+
+function zeros(count) {
+  const from = brief.used;
+  if (!brief.open || from + count > brief.floats.length) return new Float32Array(count);
+  brief.used += count;
+  return brief.floats.subarray(from, from + count).fill(0);
+}
+
 /** x + y */
 function add(x, y) {
-  const sum = x.data.slice(),
-    more = y.data;
-  for (let i = 0; i < sum.length; i++) sum[i] += more[i];
-  return array(x.shape, sum);
+  const sum = array(x.shape);
+  for (let i = 0; i < sum.data.length; i++) sum.data[i] = x.data[i] + y.data[i];
+  return sum;
 }
 
 /** y = x·W + b                                                              (Eq. 6 and 9, the MLP of Eq. 4) */
@@ -89,32 +108,32 @@ function group_norm(x, gamma, beta, eps, groups = 32) {
   const [N, h, w, C] = x.shape,
     one = h * w * C,
     from = x.data,
-    y = new Float32Array(N * one);
+    y = zeros(N * one);
   const mu = new Float64Array(N * C),
     rho = new Float64Array(N * C),
-    sum = new Float64Array(C),
+    sums = new Float64Array(C),
     squares = new Float64Array(C);
-  const slope = new Float64Array(C),
-    shift = new Float64Array(C);
   for (let n = 0, start = 0; n < N; n++, start += one) {
-    sum.fill(0);
-    squares.fill(0);
-    for (let at = start; at < start + one; at += C)
-      for (let c = 0; c < C; c++) {
-        const value = from[at + c];
-        sum[c] += value;
-        squares[c] += value * value; // in float64, so that σ² = mean(x²) − μ² loses nothing
+    for (let c = 0; c < C; c++) {
+      let sum = 0,
+        square = 0; // in float64, so that σ² = mean(x²) − μ² loses nothing
+      for (let at = start + c; at < start + one; at += C) {
+        sum += from[at];
+        square += from[at] * from[at];
       }
-    const mean = group_mean(sum, h * w, groups),
+      sums[c] = sum;
+      squares[c] = square;
+    }
+    const mean = group_mean(sums, h * w, groups),
       mean_square = group_mean(squares, h * w, groups);
     for (let c = 0; c < C; c++) {
+      const scale = 1 / Math.sqrt(Math.max(mean_square[c] - mean[c] * mean[c], 0) + eps),
+        slope = gamma.data[c] * scale,
+        shift = beta.data[c] - slope * mean[c];
       mu[n * C + c] = mean[c];
-      rho[n * C + c] = 1 / Math.sqrt(Math.max(mean_square[c] - mean[c] * mean[c], 0) + eps);
-      slope[c] = gamma.data[c] * rho[n * C + c];
-      shift[c] = beta.data[c] - slope[c] * mean[c];
+      rho[n * C + c] = scale;
+      for (let at = start + c; at < start + one; at += C) y[at] = slope * from[at] + shift;
     }
-    for (let at = start; at < start + one; at += C)
-      for (let c = 0; c < C; c++) y[at + c] = slope[c] * from[at + c] + shift[c];
   }
   return [array(x.shape, y), { x, mu, rho, gamma, groups }];
 }
@@ -125,33 +144,34 @@ function group_norm_backward(dy, { x, mu, rho, gamma, groups }) {
     one = h * w * C,
     d = dy.data,
     from = x.data,
-    dx = new Float32Array(N * one);
+    dx = zeros(N * one);
   const dgamma = new Float64Array(C),
     dbeta = new Float64Array(C),
-    sum = new Float64Array(C),
-    dot = new Float64Array(C);
+    sums = new Float64Array(C), // Σ dx̂ and Σ dx̂·x̂ of a channel
+    dots = new Float64Array(C);
   for (let n = 0, start = 0; n < N; n++, start += one) {
-    const centre = mu.subarray(n * C, (n + 1) * C),
-      scale = rho.subarray(n * C, (n + 1) * C);
-    sum.fill(0);
-    dot.fill(0);
-    for (let at = start; at < start + one; at += C)
-      for (let c = 0; c < C; c++) {
-        sum[c] += d[at + c];
-        dot[c] += d[at + c] * (from[at + c] - centre[c]);
-      }
     for (let c = 0; c < C; c++) {
-      dot[c] *= scale[c]; // Σ dy·x̂
-      dbeta[c] += sum[c];
-      dgamma[c] += dot[c];
+      let sum = 0,
+        dot = 0;
+      for (let at = start + c; at < start + one; at += C) {
+        sum += d[at];
+        dot += d[at] * (from[at] - mu[n * C + c]);
+      }
+      dot *= rho[n * C + c]; // Σ dy·x̂
+      dbeta[c] += sum;
+      dgamma[c] += dot;
+      sums[c] = sum * gamma.data[c];
+      dots[c] = dot * gamma.data[c];
     }
-    const mean = group_mean(sum.map((s, c) => s * gamma.data[c]), h * w, groups);
-    const along = group_mean(dot.map((s, c) => s * gamma.data[c]), h * w, groups);
-    const slope = scale.map((s, c) => s * gamma.data[c]),
-      tilt = scale.map((s, c) => s * s * along[c]);
-    const shift = scale.map((s, c) => s * mean[c] - tilt[c] * centre[c]);
-    for (let at = start; at < start + one; at += C)
-      for (let c = 0; c < C; c++) dx[at + c] = slope[c] * d[at + c] - tilt[c] * from[at + c] - shift[c];
+    const mean = group_mean(sums, h * w, groups),
+      along = group_mean(dots, h * w, groups);
+    for (let c = 0; c < C; c++) {
+      const scale = rho[n * C + c],
+        slope = scale * gamma.data[c],
+        tilt = scale * scale * along[c],
+        shift = scale * mean[c] - tilt * mu[n * C + c];
+      for (let at = start + c; at < start + one; at += C) dx[at] = slope * d[at] - tilt * from[at] - shift;
+    }
   }
   return [array(dy.shape, dx), array([C], Float32Array.from(dgamma)), array([C], Float32Array.from(dbeta))];
 }

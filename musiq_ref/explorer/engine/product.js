@@ -33,8 +33,10 @@ function plain_kernel(memory) {
  *
  *    for j in 0, 8, … N:  for i in 0, 4, … M:
  *      sums = 0;  for k in 0 … K:  for r in 0 … 4:  sums[r] += splat(A[i+r, k]) · B[k, j … j+8]
- *      C[i … i+4, j … j+8] += sums */
-function assemble() {
+ *      C[i … i+4, j … j+8] += sums
+ *
+ *  fused: multiply and add in one step, which not every browser knows */
+function assemble(fused) {
   const leb = (n) => (n < 128 ? [n] : [(n & 127) | 128, ...leb(n >> 7)]);
   const vector = (items) => [...leb(items.length), ...items.flat()];
   const section = (id, content) => [id, ...vector(content)];
@@ -53,7 +55,8 @@ function assemble() {
   const store = (offset) => simd(11, ...memory_at(offset)),
     zero = simd(12, ...Array(16).fill(0));
   const vector_add = simd(...leb(228)),
-    vector_multiply = simd(...leb(230));
+    vector_multiply = simd(...leb(230)),
+    vector_fused = simd(...leb(261));
   const [a, b, c, M, K, N, row, step, j, i, k, p0, p1, p2, p3, panel, place] = Array(17).keys();
   const sum = (r, half) => 17 + 2 * r + half,
     left = 25,
@@ -91,7 +94,9 @@ function assemble() {
         set(one),
         add_to(pointer[r], get(step)),
         ...[left, right].map((part, half) =>
-          [get(sum(r, half)), get(one), get(part), vector_multiply, vector_add, set(sum(r, half))].flat(),
+          fused
+            ? [get(one), get(part), get(sum(r, half)), vector_fused, set(sum(r, half))].flat()
+            : [get(sum(r, half)), get(one), get(part), vector_multiply, vector_add, set(sum(r, half))].flat(),
         ),
       ].flat(),
     ),
@@ -137,13 +142,23 @@ function assemble() {
 
 const PANEL = 8,
   ROWS = 4,
-  DEPTH = 512; // DEPTH: terms that are summed in float32 before they are added to the rest
+  DEPTH = 512, // DEPTH: terms that are summed in float32 before they are added to the rest
+  LONG = 1024; // longer sums are made in parts, so that what a part needs stays in the processor's cache
+
+/** The module, with or without fused steps; what a browser does not know it refuses. */
+function compiled() {
+  try {
+    return new WebAssembly.Module(assemble(true));
+  } catch {
+    return new WebAssembly.Module(assemble(false));
+  }
+}
 
 /** The memory that products are computed in, and the function that does it. */
 const scratch = (() => {
   try {
     const memory = new WebAssembly.Memory({ initial: 64 });
-    const { kernel } = new WebAssembly.Instance(new WebAssembly.Module(assemble()), { js: { memory } }).exports;
+    const { kernel } = new WebAssembly.Instance(compiled(), { js: { memory } }).exports;
     const self = { floats: new Float32Array(memory.buffer), kernel, how: "WebAssembly" };
     self.reserve = (count) => {
       if (count <= self.floats.length) return;
@@ -161,14 +176,17 @@ const scratch = (() => {
   }
 })();
 
-/** A·B as a Float32Array (M·N); with `out`, added to that.
+/** A·B as a Float32Array (M·N), added to `out`.
  *  A: a matrix, or { rows, columns, gather(floats, at, first, count) } that writes some of its rows when asked */
-function product(A, B, out = null) {
+function product(A, B, out = zeros(A.rows * B.columns)) {
   const M = A.rows,
     K = A.columns,
     N = B.columns,
     wide = Math.ceil(N / PANEL) * PANEL;
-  const result = out ?? new Float32Array(M * N);
+  if (K > LONG && !A.gather) {
+    for (let k = 0; k < K; k += LONG) product(columns_of(A, k), transposed(columns_of(transposed(B), k)), out);
+    return out;
+  }
   const most = Math.max(ROWS, Math.min(Math.ceil(M / ROWS) * ROWS, (2 ** 17 / K) & ~(ROWS - 1)));
   const b_at = 0,
     a_at = K * wide,
@@ -180,7 +198,7 @@ function product(A, B, out = null) {
       padded = Math.ceil(count / ROWS) * ROWS,
       floats = scratch.floats;
     const [row, step] = put_rows(A, floats, a_at, first, count, padded);
-    floats.fill(0, c_at, c_at + padded * wide);
+    each_row((there, here, length) => floats.set(out.subarray(there, there + length), here), c_at, first, count, N, wide);
     for (let k = 0; k < K; k += DEPTH)
       scratch.kernel(
         4 * (a_at + k * step),
@@ -192,14 +210,20 @@ function product(A, B, out = null) {
         4 * row,
         4 * step,
       );
-    for (let i = 0; i < count; i++) {
-      const from = c_at + i * wide,
-        to = (first + i) * N;
-      if (!out) result.set(floats.subarray(from, from + N), to);
-      else for (let j = 0; j < N; j++) result[to + j] += floats[from + j];
-    }
+    each_row((there, here, length) => out.set(floats.subarray(here, here + length), there), c_at, first, count, N, wide);
   }
-  return result;
+  return out;
+}
+
+/** Calls copy(place in the result, place in the memory, how many) for rows of C; for all at once, if they are not padded. */
+function each_row(copy, at, first, count, N, wide) {
+  if (N === wide) return copy(first * N, at, count * N);
+  for (let i = 0; i < count; i++) copy((first + i) * N, at + i * wide, N);
+}
+
+/** At most LONG columns of a matrix, from one on. */
+function columns_of(m, first) {
+  return { ...m, columns: Math.min(LONG, m.columns - first), offset: m.offset + first * m.column };
 }
 
 /** B into panels of 8 columns: for each DEPTH rows, for each panel, row by row. */
@@ -224,6 +248,10 @@ function put_rows(A, floats, at, first, count, padded) {
     return [K, 1];
   }
   const { data, row, column, offset } = A;
+  if (column === 1 && row === K) {
+    floats.set(data.subarray(offset + first * K, offset + (first + count) * K), at);
+    return [K, 1];
+  }
   if (column === 1) {
     for (let i = 0, from = offset + first * row; i < count; i++, from += row)
       floats.set(data.subarray(from, from + K), at + i * K);

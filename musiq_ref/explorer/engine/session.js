@@ -23,7 +23,7 @@ function keep(store, wanted) {
   return (name, x, first = 0, all = 0) => {
     const one = all ? size_of(x.shape.slice(1)) : 0;
     if (!wanted(name, all ? all * one : x.data.length)) return x;
-    if (first === 0) store.set(name, all ? array([all, ...x.shape.slice(1)]) : x);
+    if (first === 0) store.set(name, all ? array([all, ...x.shape.slice(1)], new Float32Array(all * one)) : x); // to stay
     if (all) store.get(name).data.set(x.data, first * one);
     return x;
   };

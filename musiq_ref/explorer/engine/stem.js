@@ -3,7 +3,7 @@
 
 const ROOT_EPS = 1e-6,
   BLOCK_EPS = 1e-4,
-  CHUNK = 32; // CHUNK: patches whose features fit into the processor's cache
+  CHUNK = 8; // CHUNK: patches whose features fit into the processor's cache
 const CONVOLUTIONS = ["conv_root", "conv_proj", "conv1", "conv2", "conv3"];
 
 /** Root convolution, pooling and one bottleneck with a projected shortcut.  (N, P, P, 3) -> (N, P/4, P/4, 256) */
@@ -87,8 +87,9 @@ function features(patches, params, config, tap) {
   const P = config.patch_size / 4,
     y = array([N, P, P, 256]);
   for (let first = 0; first < N; first += CHUNK) {
-    const part = some(patches, first, Math.min(CHUNK, N - first));
-    y.data.set(stem(part, kernels, params, (name, x) => tap(name, x, first, N))[0].data, first * P * P * 256);
+    const part = some(patches, first, Math.min(CHUNK, N - first)),
+      tap_part = (name, x) => tap(name, x, first, N);
+    y.data.set(briefly(() => stem(part, kernels, params, tap_part))[0].data, first * P * P * 256);
   }
   return [y, { patches, params, kernels, caches }];
 }
@@ -102,10 +103,12 @@ function features_backward(dy, cache, tap, want_params) {
   const dparams = want_params ? {} : null,
     values = size_of(patches.shape.slice(1));
   for (let first = 0; first < N; first += CHUNK) {
-    const count = Math.min(CHUNK, N - first),
-      [, cache_part] = stem(some(patches, first, count), kernels, params, (name, x) => x);
-    const dpart = stem_backward(some(dy, first, count), cache_part, dparams, (name, x) => tap(name, x, first, N));
-    dpatches.data.set(dpart.data, first * values);
+    const count = Math.min(CHUNK, N - first);
+    const back = () => {
+      const [, cache_part] = stem(some(patches, first, count), kernels, params, (name, x) => x);
+      return stem_backward(some(dy, first, count), cache_part, dparams, (name, x) => tap(name, x, first, N));
+    };
+    dpatches.data.set((want_params ? back() : briefly(back)).data, first * values); // gradients of parameters stay
   }
   if (dparams)
     for (const name of CONVOLUTIONS)

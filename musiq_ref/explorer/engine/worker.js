@@ -5,8 +5,12 @@
  *  bytes of all values, then the second ones, …; compressed, as base64.  index: {name: [shape, bytes a value]} */
 async function read_weights(index, base64) {
   const letters = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0)),
-    unpacked = new Blob([letters]).stream().pipeThrough(new DecompressionStream("deflate")),
-    packed = new Uint8Array(await new Response(unpacked).arrayBuffer()),
+    unpacking = new DecompressionStream("deflate"),
+    written = new Response(unpacking.readable).arrayBuffer(), // read before all is written, or the writer would wait
+    writer = unpacking.writable.getWriter();
+  writer.write(letters);
+  writer.close();
+  const packed = new Uint8Array(await written),
     of_half = Float32Array.from({ length: 2 ** 16 }, (_, bits) => from_half(bits)),
     weights = {};
   let at = 0;

@@ -210,6 +210,7 @@ async function render() {
 
 /** The card tells of something at once: of the largest number of the last strip, or of the middle of the patch. */
 function show_first() {
+  pointed = null;
   const strips = find("panel").querySelectorAll(".strip");
   const [maps] = find("panel").querySelectorAll(".maps");
   if (maps) return maps.show_largest();

@@ -40,10 +40,10 @@ function head_choice(i) {
     "span",
     { class: "head-choice" },
     pill(`head ${i + 1}`, () => go({ head: i, all_heads: false }), { "aria-pressed": !state.all_heads && state.head === i }),
-    pill(silent ? "✕" : "mute", mute, {
+    pill("mute", mute, {
       class: "mute",
       "aria-pressed": silent,
-      "aria-label": silent ? `let head ${i + 1} speak again` : `silence head ${i + 1}`,
+      "aria-label": `mute head ${i + 1}`,
     }),
   );
 }

@@ -33,7 +33,7 @@ async function open_file(file) {
   }
 }
 
-const say = (words) => (find("says").textContent = words);
+const say = (words) => tell("says", words);
 
 /** The photographs that the page carries, as buttons. */
 function render_photographs() {
@@ -107,7 +107,8 @@ function listen() {
     const [file] = event.dataTransfer.files;
     if (file) open_file(file);
   });
-  find("file").addEventListener("change", ({ target }) => target.files[0] && open_file(target.files[0]));
+  for (const id of ["file", "camera"])
+    find(id).addEventListener("change", ({ target }) => target.files[0] && open_file(target.files[0]));
   find("svg").addEventListener("click", save_svg);
   find("png").addEventListener("click", save_png);
   find("npy").addEventListener("click", save_npy);
@@ -134,7 +135,7 @@ async function begin() {
 /** For tests, and for the curious. */
 window.musiq = {
   ready: begin().catch((error) => {
-    say(`This page cannot compute here: ${error.message}`);
+    find("panel").textContent = `This page cannot compute here: ${error.message}`;
     throw error;
   }),
   get score() {

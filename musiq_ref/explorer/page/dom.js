@@ -25,6 +25,14 @@ function fill(element, attributes, children) {
 }
 
 const find = (id) => document.getElementById(id);
+
+/** Words for a part of the page that screen readers listen to; nothing where they stand there already, or they would
+ *  be read again. */
+function tell(id, ...children) {
+  const told = h("p", {}, ...children);
+  if (find(id).textContent !== told.textContent) find(id).replaceChildren(...told.childNodes);
+}
+
 const { config, index, about, photographs } = JSON.parse(find("model").textContent);
 const minus = (text) => text.replaceAll("-", "−");
 
@@ -58,6 +66,7 @@ const ask = (() => {
     open.delete(id);
     error === undefined ? resolve(result) : reject(new Error(error));
   };
+  thread.onerror = ({ message }) => open.forEach(({ reject }) => reject(new Error(message)));
   return (call, args, say) =>
     new Promise((resolve, reject) => {
       open.set(++last, { resolve, reject, say });

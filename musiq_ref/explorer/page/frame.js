@@ -67,7 +67,8 @@ function render_frame() {
   if (rail.scrollWidth > rail.clientWidth) rail.scrollLeft = stop.parentElement.offsetLeft - rail.clientWidth / 2; // on a phone it is a row
   const score = state.score.toFixed(2),
     moved = state.score - state.base;
-  find("score").replaceChildren(
+  tell(
+    "score",
     h("span", { class: "small" }, "score"),
     h("span", { class: "big" }, score.replace("-", "−")),
     about.of ? h("span", { class: "small" }, about.of) : "",
@@ -102,11 +103,11 @@ function render_actions(shown_now) {
   );
   const own = token === CLASS ? null : scale_of(token),
     i = own ? token - own.start : 0;
-  find("where").textContent = state.pick
+  tell("where", state.pick
     ? `Choose the patch to ${state.pick === "swap" ? "swap with" : "move it to"}.`
     : own
       ? `Token ${token}: row ${Math.floor(i / own.columns)}, column ${i % own.columns} of ${own.width}×${own.height}`
-      : "The class token, which collects the verdict";
+      : "The class token, which collects the verdict");
   const at = station();
-  find("announce").textContent = shown_now ? (state.back ? at.back_title : at.title) : VIEWS[state.view];
+  tell("announce", shown_now ? (state.back ? at.back_title : at.title) : VIEWS[state.view]);
 }

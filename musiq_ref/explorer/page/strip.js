@@ -1,6 +1,10 @@
 // Numbers as cells, each of which tells where it comes from; and the card in which it does.
 
-const CELL = 16;
+const CELL = 16,
+  NARROW = matchMedia("(max-width: 56rem)"); // as in style.css
+
+/** Moves the mark of the latest cells: {to(step), columns}; null where there is none. */
+let pointed = null;
 
 /** A grid of coloured cells, which pointer, finger and arrow keys reach.
  *  zoom: pixels a cell;  every: cells between the lines (0: none);  words(i): what a screen reader says of a cell
@@ -21,12 +25,14 @@ function cells({ columns, count, zoom, every = 0, kind, label, paint, words, tol
   const point = (i, now) => {
     if (i < 0 || i >= count || (i === at && !now)) return;
     at = i;
+    pointed = { to, columns };
     mark.hidden = false;
     mark.style = `left:${(100 * (i % columns)) / columns}%;top:${(100 * Math.floor(i / columns)) / rows}%;width:${100 / columns}%;height:${100 / rows}%`;
     box.setAttribute("aria-valuenow", i);
     box.setAttribute("aria-valuetext", words(i));
     told(i, now);
   };
+  const to = (step) => point(Math.min(count - 1, Math.max(0, at + step)), true);
   const under = ({ clientX, clientY }) => {
     const { left, top, width, height } = canvas.getBoundingClientRect(),
       column = Math.floor(((clientX - left) / width) * columns);
@@ -37,7 +43,7 @@ function cells({ columns, count, zoom, every = 0, kind, label, paint, words, tol
     "div",
     {
       class: `cells ${kind}`,
-      style: kind === "strip" ? `max-width:${17 * columns}px` : null,
+      style: kind === "strip" ? `max-width:${(NARROW.matches ? 24 : 17) * columns}px` : null,
       role: "slider",
       tabindex: 0,
       "aria-label": label,
@@ -51,20 +57,20 @@ function cells({ columns, count, zoom, every = 0, kind, label, paint, words, tol
         if (!(event.key in steps)) return;
         event.preventDefault();
         event.stopPropagation();
-        point(Math.min(count - 1, Math.max(0, at + steps[event.key])), true);
+        to(steps[event.key]);
       },
     },
     canvas,
     mark,
   );
-  return box;
+  return Object.assign(box, { point });
 }
 
 /** A vector as a strip.  about: {name of the stage, start: flat index of its first number, back, label, note} */
 function strip(values, about) {
   const largest = largest_of(values);
   const box = cells({
-    columns: Math.min(values.length, 32),
+    columns: Math.min(values.length, NARROW.matches ? 16 : 32),
     count: values.length,
     zoom: CELL,
     every: 1,
@@ -74,11 +80,21 @@ function strip(values, about) {
     words: (i) => `cell ${i} of ${values.length}: ${shown(values[i])}`,
     told: (i, now) => (now ? show_sum : show_sum_calmly)(about, i, values[i]),
   });
-  box.show_largest = () => show_sum(about, values.findIndex((value) => Math.abs(value) === largest), 0);
+  box.show_largest = () => box.point(values.findIndex((value) => Math.abs(value) === largest), true);
   return h("figure", { class: "vector" }, h("figcaption", {}, h("b", {}, about.label), ` ${about.note ?? ""}`), box);
 }
 
-let asked = 0;
+let asked = 0,
+  unfolded = !NARROW.matches; // on a phone the card is a line at the bottom, until it is tapped
+
+/** The same cell's neighbours, for fingers. */
+function neighbours_of({ to, columns }) {
+  const steps = { "←": ["left", -1], "→": ["right", 1], "↑": ["above", -columns], "↓": ["below", columns] };
+  const buttons = Object.entries(steps).map(([arrow, [where, step]]) =>
+    pill(arrow, () => to(step), { "aria-label": `the number ${where}` }),
+  );
+  return h("div", { class: "row beside", role: "group", "aria-label": "the numbers beside it" }, ...buttons);
+}
 
 /** The card "Where this number comes from" for number i of a strip. */
 async function show_sum(about, i, value) {
@@ -90,9 +106,19 @@ async function show_sum(about, i, value) {
   if (mine !== asked) return;
   const cell = about.place ?? `${about.label}, cell ${i}`,
     number = h("b", {}, shown(found?.value ?? value, 4));
-  const what = h("p", { class: "what" }, about.back ? `gradient of the score to “${cell}”: ` : `${cell}: `, number);
+  const what = h("span", { class: "what" }, about.back ? `gradient of the score to “${cell}”: ` : `${cell}: `, number);
   const title = h("h3", {}, "Where this number comes from");
-  if (!found?.formula) return card.replaceChildren(title, what, h("p", {}, about.why ?? ""));
+  const show = (...parts) =>
+    card.replaceChildren(
+      h(
+        "details",
+        { open: unfolded, ontoggle: (event) => (unfolded = event.target.open) },
+        h("summary", {}, title, what),
+        pointed && neighbours_of(pointed),
+        ...parts,
+      ),
+    );
+  if (!found?.formula) return show(h("p", {}, about.why ?? ""));
   const largest = largest_of(found.terms.map((one) => one.value));
   const row = (label, number, factors = "", kind = "") =>
     h(
@@ -106,9 +132,7 @@ async function show_sum(about, i, value) {
       }),
     );
   const [file, line] = found.source;
-  card.replaceChildren(
-    title,
-    what,
+  show(
     h("p", { class: "formula" }, found.formula, " ", h("span", { class: "equation" }, found.equation)),
     h(
       "ol",

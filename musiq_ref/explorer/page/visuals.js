@@ -82,7 +82,7 @@ async function feature_map(name, label) {
     told: show_at,
   });
   const strongest = [...data.keys()].reduce((best, i) => (Math.abs(data[flat(i)]) > Math.abs(data[flat(best)]) ? i : best), 0);
-  box.show_largest = () => show_at(strongest, true);
+  box.show_largest = () => box.point(strongest, true);
   return h("figure", { class: "vector" }, h("figcaption", {}, h("b", {}, label), ` ${C} filters, ${side}×${side}`), box);
 }
 
