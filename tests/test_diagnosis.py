@@ -15,6 +15,7 @@ from musiq_ref import verify
 from musiq_ref.config import MusiqConfig
 from musiq_ref.model.parameters import map_params
 from musiq_ref.verify import build_fixture, compare
+from musiq_ref.verify.ladder.fixture import measured_fixture, stored
 from musiq_ref.verify.ladder.stages import run_stages
 from musiq_ref.verify.mistakes.catalogue import LISTS, MISTAKES
 from musiq_ref.verify.mistakes.patterns import patterns
@@ -213,6 +214,18 @@ def test_right_numbers_have_no_kind_of_error():
         [],
         ["it is 1 times what it should be, everywhere"],
     )
+
+
+@pytest.mark.parametrize("stage", ["stem/gn_root", "encoder/block_00/norm1", "encoder/block_01/output"])
+def test_of_a_stage_that_is_kept_in_part_the_port_may_give_that_part(stage, rng):
+    fixture = measured_fixture(FIXTURE.config, FIXTURE.params, FIXTURE.image, {}, whole=300, sample=101)
+    taken = {name: kept.sample for name, kept in fixture.stages.items() if kept.sample}
+    mine = {name: stored(a, 300, 101)[0] if name in taken else a for name, a in PLAIN.items()}
+    assert stage in taken
+    assert not fingerprint(fixture, mine).findings
+    mine[stage] = mine[stage] + 0.3 * rng.standard_normal(mine[stage].shape)
+    [finding] = fingerprint(fixture, mine).findings
+    assert (finding.kind, finding.stage) == ("unexplained", stage)
 
 
 def test_names_are_many_and_each_means_one_thing():

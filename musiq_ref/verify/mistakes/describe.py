@@ -70,7 +70,10 @@ def described(examined: Evidence, here: str) -> list[str]:
         hints = hints or ["what is added is no row of the table"] * here.endswith(
             ("spatial_embedding", "scale_embedding")
         )
-    if not hints and (affine := scale_and_bias(here, examined.fixture.params)):
+    affine = (
+        scale_and_bias(here, examined.fixture.params) if right.ndim > 1 else None
+    )  # of a sample no channel is known
+    if not hints and affine:
         gamma, beta = affine
         found = patterns((x - beta) / gamma, (y - beta) / gamma, {}, 10 * near, axes, numbers)
         found = (words for words in found if "rotated" not in words)  # a norm's vectors always have one length
