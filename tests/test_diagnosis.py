@@ -15,6 +15,7 @@ from musiq_ref import verify
 from musiq_ref.config import MusiqConfig
 from musiq_ref.model.parameters import map_params
 from musiq_ref.verify import build_fixture, compare
+from musiq_ref.verify.comparison.self_test import self_test
 from musiq_ref.verify.ladder.fixture import measured_fixture, stored
 from musiq_ref.verify.ladder.stages import run_stages
 from musiq_ref.verify.mistakes.catalogue import LISTS, MISTAKES
@@ -226,6 +227,14 @@ def test_of_a_stage_that_is_kept_in_part_the_port_may_give_that_part(stage, rng)
     mine[stage] = mine[stage] + 0.3 * rng.standard_normal(mine[stage].shape)
     [finding] = fingerprint(fixture, mine).findings
     assert (finding.kind, finding.stage) == ("unexplained", stage)
+
+
+@pytest.mark.parametrize("fmt", ["bfloat16", "float16", "TF32"])
+def test_a_format_is_named_once_for_all_stages(fmt):
+    """TF32 and float16 share numbers, and the ten logits are few: neither is another finding."""
+    [row] = self_test(FIXTURE, [f"kept in {fmt}"])
+    assert row.named
+    assert row.names == (f"kept in {fmt}",)
 
 
 def test_names_are_many_and_each_means_one_thing():

@@ -86,8 +86,8 @@ class Examination(Evidence):
         possible = [(far, m) for far, m in self.candidates(here) if not (weak and far)]
         end = self.clock.share(here == [n for n in self.order if n in self.mine][-1])
         chance = [m for far, m in possible if m.recognise and not far and self.by_chance(m, here)]
-        if any(m in self.recognised for m in chance):
-            return [[Match(False, 0, 0, 0.0, chance[0])]]
+        if known := [m for m in chance if m in self.recognised]:
+            return [[Match(False, 0, 0, 0.0, known[0])]]
         possible = [f for f in possible if not f[1].recognise]
         matches = self.matches(possible, here, end)
         near = [f for f in possible if not f[0]]
