@@ -104,6 +104,7 @@ def torture(
         found[worker.name][verdict] += 1
         place = folder / f"{worker.name}-{worker.cases.pop(0)}"
         if verdict not in FINE:
+            place.mkdir(parents=True, exist_ok=True)  # a process may be killed before it has written anything
             tell(Failure(worker.name, int(place.name.rpartition("-")[2]), verdict, words, place))
         worker.begun = time.monotonic()
 
