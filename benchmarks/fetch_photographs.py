@@ -136,11 +136,16 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
     (folder / "packages").mkdir(parents=True, exist_ok=True)
+    licences = folder / "LICENCES.md"
+    before = licences.read_text(encoding="utf-8").split("## ")[1:] if licences.exists() else []
+    sections = {section.partition("\n")[0]: section.rstrip() for section in before}  # by part and package
     lines, missing = ["# Where these photographs come from\n"], []
     for source in sources():
         package = fetched(source, folder / "packages")
-        if package is None:
+        if package is None:  # what was taken from it before is still there
             missing.append(source.url)
+            heading = f"{source.part}: {source.url.rpartition('/')[2]}"
+            lines += [f"## {sections[heading]}", ""] if heading in sections else []
             continue
         taken = written(source, package, folder / source.part)
         rows = [f"- {name}: {path}" for name, path in taken.items()]
@@ -148,7 +153,11 @@ def main() -> None:
         print(f"{source.part:10} {len(taken):3} of {package.name}", flush=True)
     if len(lines) == 1:
         raise SystemExit(f"no package could be fetched; put them into {folder / 'packages'} and start again")
-    (folder / "LICENCES.md").write_text("\n".join(lines), encoding="utf-8")
+    licences.write_text("\n".join(lines), encoding="utf-8")
+    parts = sorted({source.part for source in sources()})
+    found = [one for part in parts for one in sorted((folder / part).glob("*.png"))]
+    if strange := [one for one in found if f"- {one.name}: " not in "\n".join(lines)]:
+        print(f"{len(strange)} files are of no package in the list, such as {strange[0]}; remove them", file=sys.stderr)
     if missing:
         print(f"without {', '.join(missing)}", file=sys.stderr)
 

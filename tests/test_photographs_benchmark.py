@@ -126,6 +126,13 @@ def test_a_package_that_is_gone_is_named_and_left_out(fetch, tmp_path, monkeypat
     licences = (tmp_path / "LICENCES.md").read_text()
     assert "- x.whl_one_2.png: data/b/one.png\n" in licences
     assert "y_1_all" not in licences
+    wheel.unlink()  # gone since: its pictures are there, and keep their licence
+    fetch["main"]()
+    assert (tmp_path / "LICENCES.md").read_text().split() == licences.split()
+    assert "no package in the list" not in capsys.readouterr().err
+    (tmp_path / "training" / "mine.png").touch()
+    fetch["main"]()
+    assert f"1 files are of no package in the list, such as {tmp_path}/training/mine.png" in capsys.readouterr().err
     monkeypatch.setitem(inside, "sources", lambda: (gone,))
     with pytest.raises(SystemExit, match="no package could be fetched"):
         fetch["main"]()
