@@ -490,8 +490,9 @@ def test_a_page_to_link_to_is_one_or_will_be(html, tmp_path, capsys):
         "photo.png": "does not end in .html",
         "none/page.html": "there is no folder",
         "report.html": "would replace the page",
+        "": "does not end in .html",
     }.items():
-        done, said = explain(tmp_path / name)
+        done, said = explain(name and tmp_path / name)
         assert (done, said.count("\n")) == (2, 1)
         assert words in said
         assert not (tmp_path / "report.html").exists()

@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", metavar="FILE", type=Path, default=Path("report.html"), help=".html or .png to write"
     )
     parser.add_argument(
-        "--follow", metavar="PAGE", default="", help="the page that musiq-ref follow wrote, for links to its stations"
+        "--follow", metavar="PAGE", help="the page that musiq-ref follow wrote, for links to its stations"
     )
     add_force(parser, "-o")
     add_checkpoint(parser)
@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.follow and args.output.suffix.lower() != ".html":
+    if args.follow is not None and args.output.suffix.lower() != ".html":
         raise ValueError(f"--follow puts links into a page, and {args.output} is none; name a .html, or leave it out")
     note = _check_followed(args)
     checkpoint = load_checkpoint(args.checkpoint)
@@ -58,9 +58,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_followed(args: argparse.Namespace) -> str:
     """Raises ValueError for what cannot be a page of `musiq-ref follow`; a note, if it is still to be written."""
-    page, path = args.follow, Path(args.follow)
-    if not page or "://" in page:
+    page = args.follow
+    if page is None or "://" in page:
         return ""
+    path = Path(page)
     if path.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--follow {page} does not end in .html; name the page that musiq-ref follow writes")
     if not path.parent.is_dir():
@@ -76,6 +77,6 @@ def _check_followed(args: argparse.Namespace) -> str:
 
 def _address(args: argparse.Namespace) -> str:
     """The page to link to, as the report will find it from where it lies."""
-    if not args.follow or "://" in args.follow:
-        return args.follow
+    if args.follow is None or "://" in args.follow:
+        return args.follow or ""
     return quote(Path(os.path.relpath(args.follow, args.output.parent)).as_posix())
