@@ -161,6 +161,13 @@ def test_unknown_checkpoints_and_missing_files(folder, checkpoint, run):
     assert "far.jpg does not exist; check the path" in run("score", "no/far.jpg", "--checkpoint", checkpoint)[1]
 
 
+@pytest.mark.parametrize("command", ["score a.png", "explain a.png -o x.html", "train --recipe demo -o x", "bench"])
+def test_a_gpu_is_not_chosen_for_the_processor(command, folder, run):
+    code, out, err = run(*command.split(), "--device", 1)
+    assert (code, out) == (2, "")
+    assert "--device names a GPU, and NumPy uses none; add --backend cupy, or leave it out" in err
+
+
 # ---- output
 
 

@@ -60,6 +60,8 @@ def main(argv: list[str] | None = None) -> int:
             if getattr(args, "device", None) is not None:
                 from musiq_ref.backend import use_device
 
+                if args.backend == "numpy":
+                    raise ValueError("--device names a GPU, and NumPy uses none; add --backend cupy, or leave it out")
                 use_device(args.device)
             with _limited(getattr(args, "threads", None)):
                 return args.run(args)
