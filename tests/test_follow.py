@@ -474,7 +474,7 @@ def test_the_report_of_explain_links_to_stations(tmp_path):
         assert set(station.split("/")) & set(STATIONS)
 
 
-def test_a_page_to_link_to_is_one_or_will_be(html, tmp_path, capsys):
+def test_a_page_to_link_to_is_one_or_will_be(tmp_path, capsys):
     Image.fromarray(PICTURES["tiny"]).save(tmp_path / "photo.png")
     (tmp_path / "folder.html").mkdir()
     (tmp_path / "mine.html").write_text("<title>My diary</title>")
@@ -496,12 +496,38 @@ def test_a_page_to_link_to_is_one_or_will_be(html, tmp_path, capsys):
         assert (done, said.count("\n")) == (2, 1)
         assert words in said
         assert not (tmp_path / "report.html").exists()
+    assert "writes it" in explain(f"{tmp_path / 'later.html'}#attention/head_2")[1]
     done, said = explain(tmp_path / "later.html")
     assert done == 0
     assert f"musiq-ref follow {tmp_path / 'photo.png'} -o {tmp_path / 'later.html'} writes it" in said
-    for followed in (html, "https://example.org/page"):
-        done, said = explain(followed)
-        assert (done, "writes it" in said) == (0, False)
+    done, said = explain("https://example.org/page#score/class")
+    assert (done, "writes it" in said) == (0, False)
+    assert 'href="https://example.org/page#scales"' in (tmp_path / "report.html").read_text(encoding="utf-8")
+    done, said = explain("javascript://page.html")
+    assert (done, "is no address of a page" in said) == (2, True)
+
+
+def test_a_report_links_to_a_page_about_the_same(html, tmp_path, capsys):
+    photo, other = html.parent / "photo.png", tmp_path / "other.png"
+    Image.fromarray(PICTURES["landscape"][::-1]).save(other)
+    musiq = model(1, 96)
+    mq.save_checkpoint(tmp_path / "other.safetensors", musiq.params, musiq.config)
+    (tmp_path / "half.html").write_bytes(html.read_bytes()[:-100])
+
+    def explain(photo, page, *more):
+        done = main(["explain", str(photo), "--follow", str(page), "-o", str(tmp_path / "report.html"), *more])
+        return done, capsys.readouterr().err
+
+    for refused, words in (
+        (explain(other, html), "follows another photograph"),
+        (explain(photo, html, "--checkpoint", str(tmp_path / "other.safetensors")), "runs another model"),
+        (explain(photo, tmp_path / "half.html"), "is cut short"),
+    ):
+        assert (refused[0], refused[1].count("\n")) == (2, 1)
+        assert words in refused[1]
+    assert not (tmp_path / "report.html").exists()
+    Image.open(photo).save(tmp_path / "copy.png", compress_level=1)  # the same pixels in another file
+    assert explain(tmp_path / "copy.png", f"{html.as_uri()}#scales")[0] == 0
 
 
 def test_names_are_text_not_markup(demo):
