@@ -19,7 +19,7 @@ from PIL import Image
 from musiq_ref.checkpoint import Checkpoint
 from musiq_ref.checkpoint.native import config_to_json
 from musiq_ref.config import MusiqConfig
-from musiq_ref.explorer.origin import origin
+from musiq_ref.explorer.origin import origin_tag
 from musiq_ref.image.decode import ImageLike, decode
 from musiq_ref.image.tokenize import scales_of
 from musiq_ref.model.parameters import Params, flatten, nest
@@ -128,7 +128,7 @@ def page(image: ImageLike, checkpoint: Checkpoint, name: str = "the photograph")
     which = "All" if len(halves) == len(weights) else f"The largest {len(halves)} of"
     rounded = f"{which} {len(weights)} arrays of weights are rounded to float16. " if halves else ""
     parts = {
-        "<!-- generator -->": f"{GENERATOR}\n{origin(photograph, checkpoint)}",
+        "<!-- generator -->": f"{GENERATOR}\n{origin_tag(photograph, checkpoint)}",
         "<!-- title -->": html.escape(f"Follow a patch: {name}"),
         "<!-- model -->": html.escape(_model_words(checkpoint)),
         "<!-- about -->": _about(checkpoint, rounded),

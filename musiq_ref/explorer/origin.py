@@ -16,14 +16,14 @@ from musiq_ref.model.parameters import flatten
 END = "</html>\n"
 
 
-def origin(image: ImageLike, checkpoint: Checkpoint) -> str:
+def origin_tag(image: ImageLike, checkpoint: Checkpoint) -> str:
     """A tag for the head of a page: digests of the photograph's pixels and of the model.
 
     image: whatever `decode` reads
     checkpoint: the model
 
     >>> import musiq_ref as mq
-    >>> origin(np.zeros((2, 3, 3), np.uint8), mq.Checkpoint({}, mq.MusiqConfig(), "native", None))
+    >>> origin_tag(np.zeros((2, 3, 3), np.uint8), mq.Checkpoint({}, mq.MusiqConfig(), "native", None))
     '<meta name="origin" content="...">'
     """
     pixels = decode(image)
@@ -61,12 +61,12 @@ def check_origin(path: Path, image: ImageLike, checkpoint: Checkpoint) -> None:
     >>> import tempfile, musiq_ref as mq
     >>> black, model = np.zeros((2, 3, 3), np.uint8), mq.Checkpoint({}, mq.MusiqConfig(), "native", None)
     >>> with tempfile.NamedTemporaryFile() as file:
-    ...     _ = Path(file.name).write_text(origin(black, model))
+    ...     _ = Path(file.name).write_text(origin_tag(black, model))
     ...     check_origin(Path(file.name), black + 1, model)
     Traceback (most recent call last):
     ValueError: ... follows another photograph than this report is about; ...
     """
-    found, wanted = _origin_of(path), _words(origin(image, checkpoint).encode())
+    found, wanted = _origin_of(path), _words(origin_tag(image, checkpoint).encode())
     remedy = "name the page that was made of the same, or write one with musiq-ref follow"
     for one, what in enumerate(("follows another photograph", "runs another model")):
         if found[one] != wanted[one]:
