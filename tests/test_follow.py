@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import io
 import json
 import re
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import CHROMIUM, Browser
-from PIL import Image
+from PIL import Image, ImageCms
 
 import musiq_ref as mq
 from musiq_ref.cli import main
@@ -310,6 +311,134 @@ def test_doubt_and_spoil(browser, html):
     assert browser.complaints == []
 
 
+def open_files(browser, *files):
+    """Drops files onto the page, one right after the other, and waits until it says something of the last."""
+    given = json.dumps([[name, base64.b64encode(data).decode()] for name, data in files])
+    browser.run(
+        f"""for (const [name, text] of {given}) {{
+        const dataTransfer = new DataTransfer();
+        dataTransfer.items.add(new File([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))], name));
+        document.dispatchEvent(new DragEvent("drop", {{ dataTransfer, cancelable: true }}));
+        }}"""
+    )
+    wait(browser, "!document.querySelector('#says').textContent.startsWith('Opening')")
+    wait(browser, SETTLED)
+    return browser.run("document.querySelector('#says').textContent")
+
+
+def as_file(image, kind, **more):
+    file = io.BytesIO()
+    image.save(file, kind, **more)
+    return file.getvalue()
+
+
+@in_a_browser
+def test_what_is_no_picture_is_refused_and_nothing_is_lost(browser, html):
+    browser.open(html, "#pixels/token_4")
+    browser.complaints.clear()
+    click(browser, "#actions button:nth-child(1)")
+    before = browser.run("[musiq.score, musiq.changes]")
+    no_picture = "notes.txt cannot be used: this browser does not know it as a picture; save it as"
+    for file, words in (
+        (("notes.txt", b"no picture"), no_picture),
+        (("line.png", as_file(Image.new("RGB", (5000, 1)), "PNG")), "too elongated; crop it"),
+    ):
+        assert words in open_files(browser, file)
+        assert browser.run("[musiq.score, musiq.changes]") == before
+        assert browser.array("musiq.stage('pixels/scale_0')").size > 0
+    for pixels in ("null", "{ width: 2, height: 2, data: [1, 2, 3] }", "{ width: 1, height: 1, data: [0.5, 0, 0, 1] }"):
+        with pytest.raises(RuntimeError, match="as an ImageData has them"):
+            browser.run(f"musiq.load({pixels})")
+    for name in ("nothing", "toString"):
+        with pytest.raises(RuntimeError, match=f"is called “{name}”; names are such as patches"):
+            browser.run(f"musiq.gradient('{name}')")
+    assert browser.run("[musiq.score, musiq.changes]") == before
+    go_to(browser, "toString/constructor")
+    assert browser.run("location.hash").startswith("#")
+    assert browser.complaints == []
+
+
+@in_a_browser
+def test_the_picture_opened_last_stays(browser, html):
+    browser.open(html, "#pixels/class")
+    small, large = crop("cat", 40, 60), Image.new("RGB", (5000, 4000), "red")
+    said = open_files(
+        browser, ("large.jpg", as_file(large, "JPEG")), ("small.png", as_file(Image.fromarray(small), "PNG"))
+    )
+    assert said == "60×40 pixels."
+    assert browser.run("musiq.score") == pytest.approx(browser.run(f"musiq.load({as_pixels(small)})"), abs=1e-6)
+
+
+def swapping_profile():
+    """sRGB's profile, its red and blue exchanged: who applies it sees other colours."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return profile.replace(b"rXYZ", b"?").replace(b"bXYZ", b"rXYZ").replace(b"?", b"bXYZ")
+
+
+TURNED = Image.Exif()
+TURNED[274] = 6
+FILES = {
+    "turned.jpg": as_file(Image.fromarray(PICTURES["portrait"]), "JPEG", exif=TURNED, quality=95, subsampling=0),
+    "print.jpg": as_file(Image.fromarray(PICTURES["landscape"]).convert("CMYK"), "JPEG", quality=95),
+    "clear.png": as_file(Image.fromarray(np.dstack([PICTURES["landscape"], PICTURES["landscape"][..., :1]])), "PNG"),
+    "moving.gif": as_file(
+        Image.fromarray(PICTURES["tiny"]).quantize(64), "GIF", save_all=True, append_images=[Image.new("P", (23, 20))]
+    ),
+    "deep.png": as_file(Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40) * 50), "PNG"),
+    "wide.png": as_file(Image.fromarray(PICTURES["landscape"]), "PNG", icc_profile=swapping_profile()),
+    "dot.png": as_file(Image.new("RGB", (1, 1), "blue"), "PNG"),
+}
+
+
+@in_a_browser
+@pytest.mark.parametrize("name", FILES)
+def test_pictures_of_all_kinds_are_those_of_musiq_ref(name, browser, html):
+    browser.open(html, "#pixels")
+    assert open_files(browser, (name, FILES[name])).endswith("pixels.")
+    seen = browser.array("musiq.stage('pixels/scale_2')")
+    wanted = mq.image.decode.decode(io.BytesIO(FILES[name])) / 127.5 - 1
+    assert seen.shape == wanted.shape
+    assert np.abs(seen - wanted).max() < 3 / 127.5
+    assert browser.complaints == []
+
+
+@in_a_browser
+def test_a_question_does_not_disturb_another(browser, html):
+    """Two that are answered at once: one on the photograph blurred, one on shares of attention."""
+    browser.complaints.clear()
+    done, verdicts = "document.querySelector('.verdict')?.textContent.includes('%')", []
+    for first in (5, 9):
+        browser.open(html, f"#predict/{first}")
+        browser.run(
+            """(async () => {
+            const answer = () => document.querySelector(".option").click();
+            answer();
+            document.querySelector(".dots button:nth-child(5)").click();
+            while (!document.querySelector(".question").textContent.startsWith("5.")) await new Promise(setTimeout);
+            answer();
+            })()"""
+        )
+        wait(browser, f"{done} && {SETTLED}")
+        verdicts.append(browser.run("document.querySelector('.verdict').textContent"))
+    assert verdicts[0] == verdicts[1]
+    assert browser.complaints == []
+
+
+@in_a_browser
+def test_what_was_brushed_on_is_there_after_a_look_elsewhere(browser, html):
+    browser.open(html, "#spoil")
+    before, browser.complaints[:] = browser.run("musiq.score"), []
+    press(browser, ".brushable", "Enter")
+    browser.run("document.querySelector('#view-reverse').click()")
+    wait(browser, f"document.body.dataset.view === 'reverse' && {SETTLED}")
+    assert browser.array("musiq.stage('score')") == pytest.approx(before)
+    browser.run("document.querySelector('#view-spoil').focus(); document.querySelector('#view-spoil').click()")
+    wait(browser, "document.querySelector('.verdict')?.textContent.includes('noticed')")
+    wait(browser, f"musiq.score !== {before} && {SETTLED}")
+    assert browser.run("document.activeElement.id") == "view-spoil"
+    assert browser.complaints == []
+
+
 @in_a_browser
 def test_what_is_changed_is_computed_as_numpy_does(browser, html, demo):
     browser.open(html, "#pixels/token_4")
@@ -474,7 +603,7 @@ def test_the_report_of_explain_links_to_stations(tmp_path):
         assert set(station.split("/")) & set(STATIONS)
 
 
-def test_a_page_to_link_to_is_one_or_will_be(html, tmp_path, capsys):
+def test_a_page_to_link_to_is_one_or_will_be(tmp_path, capsys):
     Image.fromarray(PICTURES["tiny"]).save(tmp_path / "photo.png")
     (tmp_path / "folder.html").mkdir()
     (tmp_path / "mine.html").write_text("<title>My diary</title>")
@@ -496,12 +625,38 @@ def test_a_page_to_link_to_is_one_or_will_be(html, tmp_path, capsys):
         assert (done, said.count("\n")) == (2, 1)
         assert words in said
         assert not (tmp_path / "report.html").exists()
+    assert "writes it" in explain(f"{tmp_path / 'later.html'}#attention/head_2")[1]
     done, said = explain(tmp_path / "later.html")
     assert done == 0
     assert f"musiq-ref follow {tmp_path / 'photo.png'} -o {tmp_path / 'later.html'} writes it" in said
-    for followed in (html, "https://example.org/page"):
-        done, said = explain(followed)
-        assert (done, "writes it" in said) == (0, False)
+    done, said = explain("https://example.org/page#score/class")
+    assert (done, "writes it" in said) == (0, False)
+    assert 'href="https://example.org/page#scales"' in (tmp_path / "report.html").read_text(encoding="utf-8")
+    done, said = explain("javascript://page.html")
+    assert (done, "is no address of a page" in said) == (2, True)
+
+
+def test_a_report_links_to_a_page_about_the_same(html, tmp_path, capsys):
+    photo, other = html.parent / "photo.png", tmp_path / "other.png"
+    Image.fromarray(PICTURES["landscape"][::-1]).save(other)
+    musiq = model(1, 96)
+    mq.save_checkpoint(tmp_path / "other.safetensors", musiq.params, musiq.config)
+    (tmp_path / "half.html").write_bytes(html.read_bytes()[:-100])
+
+    def explain(photo, page, *more):
+        done = main(["explain", str(photo), "--follow", str(page), "-o", str(tmp_path / "report.html"), *more])
+        return done, capsys.readouterr().err
+
+    for refused, words in (
+        (explain(other, html), "follows another photograph"),
+        (explain(photo, html, "--checkpoint", str(tmp_path / "other.safetensors")), "runs another model"),
+        (explain(photo, tmp_path / "half.html"), "is cut short"),
+    ):
+        assert (refused[0], refused[1].count("\n")) == (2, 1)
+        assert words in refused[1]
+    assert not (tmp_path / "report.html").exists()
+    Image.open(photo).save(tmp_path / "copy.png", compress_level=1)  # the same pixels in another file
+    assert explain(tmp_path / "copy.png", f"{html.as_uri()}#scales")[0] == 0
 
 
 def test_names_are_text_not_markup(demo):

@@ -7,14 +7,15 @@ import io
 import os
 import sys
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
+from urllib.request import url2pathname
 
 from musiq_ref.backend import get_backend
 from musiq_ref.checkpoint import load_checkpoint
 from musiq_ref.cli.shared import add_backend, add_checkpoint, add_force, add_threads, say_which_model
 from musiq_ref.explain.picture import picture
 from musiq_ref.explain.report import report
-from musiq_ref.explorer import is_page
+from musiq_ref.explorer.origin import check_origin, check_page
 from musiq_ref.outputs import METADATA, check_output, write_output
 
 EXAMPLE = "musiq-ref explain photo.jpg -o report.html"
@@ -38,13 +39,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.follow is not None and args.output.suffix.lower() != ".html":
         raise ValueError(f"--follow puts links into a page, and {args.output} is none; name a .html, or leave it out")
-    note = _check_followed(args)
+    page, note = _followed(args), ""
     checkpoint = load_checkpoint(args.checkpoint)
+    if isinstance(page, Path) and page.exists():
+        check_origin(page, args.image, checkpoint)
+    elif isinstance(page, Path):
+        note = f"{page} is not there yet, and links lead nowhere: musiq-ref follow {args.image} -o {page} writes it\n"
     check_output(args.output, [args.image, *filter(None, [checkpoint.path])], args.force, ENDINGS)
     kind = args.output.suffix.lower().removeprefix(".")
     with get_backend(args.backend).guard():
         if kind == "html":
-            made = report(args.image, checkpoint, Path(args.image).name, _address(args), args.backend)
+            made = report(args.image, checkpoint, Path(args.image).name, _address(page, args.output), args.backend)
         else:
             file = io.BytesIO()
             picture(args.image, checkpoint, args.backend).savefig(file, format=kind, dpi=110, metadata=METADATA[kind])
@@ -56,27 +61,37 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_followed(args: argparse.Namespace) -> str:
-    """Raises ValueError for what cannot be a page of `musiq-ref follow`; a note, if it is still to be written."""
+def _followed(args: argparse.Namespace) -> str | Path | None:
+    """`--follow` as an address on the web, or as a file; a station that it ends with is left out.
+
+    Raises ValueError for what cannot be a page of `musiq-ref follow`.
+    """
     page = args.follow
-    if page is None or "://" in page:
-        return ""
+    if page is None:
+        return None
+    if not os.path.exists(page):
+        page = page.partition("#")[0]
+    if "://" in page:
+        parts = urlsplit(page)
+        if parts.scheme not in ("http", "https", "file") or not (parts.netloc or parts.scheme == "file"):
+            raise ValueError(f"--follow {page} is no address of a page; name a file, or what begins with https://")
+        if parts.scheme != "file":
+            return page
+        page = url2pathname(parts.path)
     path = Path(page)
     if path.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"--follow {page} does not end in .html; name the page that musiq-ref follow writes")
+        raise ValueError(f"--follow {args.follow} does not end in .html; name the page that musiq-ref follow writes")
     if not path.parent.is_dir():
         raise ValueError(f"--follow {page}: there is no folder {path.parent}; name a page of musiq-ref follow")
     if os.path.realpath(path) == os.path.realpath(args.output):
         raise ValueError(f"--follow and -o both name {page}, and the report would replace the page; name two files")
-    if not path.exists():
-        return f"{page} is not there yet, and links lead nowhere: musiq-ref follow {args.image} -o {page} writes it\n"
-    if not path.is_file() or not is_page(path):
-        raise ValueError(f"--follow {page} is no page that musiq-ref follow wrote; name one, or leave it out")
-    return ""
+    if path.exists():
+        check_page(path)
+    return path
 
 
-def _address(args: argparse.Namespace) -> str:
+def _address(page: str | Path | None, output: Path) -> str:
     """The page to link to, as the report will find it from where it lies."""
-    if args.follow is None or "://" in args.follow:
-        return args.follow or ""
-    return quote(Path(os.path.relpath(args.follow, args.output.parent)).as_posix())
+    if isinstance(page, Path):
+        return quote(Path(os.path.relpath(page, output.parent)).as_posix())
+    return page or ""

@@ -11,7 +11,6 @@ import io
 import json
 import zlib
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,12 +19,25 @@ from PIL import Image
 from musiq_ref.checkpoint import Checkpoint
 from musiq_ref.checkpoint.native import config_to_json
 from musiq_ref.config import MusiqConfig
+from musiq_ref.explorer.origin import origin_tag
 from musiq_ref.image.decode import ImageLike, decode
 from musiq_ref.image.tokenize import scales_of
 from musiq_ref.model.parameters import Params, flatten, nest
 from musiq_ref.outputs import GENERATOR
 
-ENGINE = ("config", "product", "ops", "activation", "convolution", "image", "stem", "encoder", "musiq", "session")
+ENGINE = (
+    "config",
+    "kernel",
+    "product",
+    "ops",
+    "activation",
+    "convolution",
+    "image",
+    "stem",
+    "encoder",
+    "musiq",
+    "session",
+)
 ENGINE += ("terms", "terms_forward", "terms_stem", "terms_back", "explain", "maps", "worker")
 PAGE = ("dom", "picture", "strip", "magnifier", "visuals", "attention", "stations", "station_view")
 PAGE += ("questions", "predict", "doubt", "spoil", "export", "app", "frame", "begin")
@@ -34,7 +46,6 @@ PAGE += ("questions", "predict", "doubt", "spoil", "export", "app", "frame", "be
 MOST_PIXELS, MOST_PATCHES = 240_000, 1000  # of larger photographs, a reduced one: a browser takes about a second for it
 ROOM = 2_200_000  # bytes of weights; compressed and as base64 they are a seventh more, and the page stays below 3 MB
 MOST_WEIGHTS = 60_000_000  # in float16 the page is 140 MB
-TITLE = "Follow a patch: "
 EXAMPLES = ("cat", "flower", "rocket")
 
 
@@ -101,7 +112,8 @@ def page(image: ImageLike, checkpoint: Checkpoint, name: str = "the photograph")
     config = computed_config(checkpoint.config)
     _check_size(checkpoint)
     most = min(MOST_PIXELS, MOST_PATCHES * checkpoint.config.patch_size**2)
-    pixels, note = _reduced(decode(image), most)
+    photograph = decode(image)
+    pixels, note = _reduced(photograph, most)
     scales_of(pixels.shape[0], pixels.shape[1], checkpoint.config)  # refuses what is too elongated
     weights = _packed(checkpoint.params)
     photographs = [{"name": name, "source": _address(pixels, "PNG")}]
@@ -116,8 +128,8 @@ def page(image: ImageLike, checkpoint: Checkpoint, name: str = "the photograph")
     which = "All" if len(halves) == len(weights) else f"The largest {len(halves)} of"
     rounded = f"{which} {len(weights)} arrays of weights are rounded to float16. " if halves else ""
     parts = {
-        "<!-- generator -->": GENERATOR,
-        "<!-- title -->": html.escape(f"{TITLE}{name}"),
+        "<!-- generator -->": f"{GENERATOR}\n{origin_tag(photograph, checkpoint)}",
+        "<!-- title -->": html.escape(f"Follow a patch: {name}"),
         "<!-- model -->": html.escape(_model_words(checkpoint)),
         "<!-- about -->": _about(checkpoint, rounded),
         "/* style */": source("page", "style.css"),
@@ -131,16 +143,6 @@ def page(image: ImageLike, checkpoint: Checkpoint, name: str = "the photograph")
         before, after = text.split(place)
         text = before + part + after
     return text
-
-
-def is_page(path: Path) -> bool:
-    """Whether a file begins as a page of `page` does.
-
-    >>> is_page(Path(__file__))
-    False
-    """
-    with path.open("rb") as file:
-        return f"<title>{TITLE}".encode() in file.read(2**12)
 
 
 def computed_config(config: MusiqConfig) -> dict[str, Any]:

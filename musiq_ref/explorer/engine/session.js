@@ -64,17 +64,20 @@ function changing({ heads, logits }, tap) {
   };
 }
 
+const unknown = (name, what) =>
+  new Error(`no ${what} is called “${name}”; names are such as patches, encoder/block_00/attention/weights, head/logits`);
+
 /** Opens a model for one photograph at a time.  params: nested;  config: as in the checkpoint */
 function session(params, config) {
   check_config(config);
   let pixels, tokens, embedded, run, gradients, token_sources;
-  const values = new Map();
+  let values = new Map();
 
   /** Tokenises and embeds the pixels, and runs the rest. Returns the score. */
   function load(new_pixels) {
-    pixels = new_pixels;
-    values.clear();
-    tokens = tokenize(pixels, config, keep(values, () => true));
+    const kept = new Map(),
+      new_tokens = tokenize(new_pixels, config, keep(kept, () => true)); // refuses what is too elongated
+    [pixels, tokens, values] = [new_pixels, new_tokens, kept];
     const [x, cache] = embed_patches(params, tokens, config, keep(values, is_small));
     embedded = { x, cache };
     return score(NONE);
@@ -119,7 +122,7 @@ function session(params, config) {
       tap = keep(found, (other) => other === name);
     if (name.startsWith("stem/")) embed_patches(params, tokens, config, tap);
     else forward_from_embedding(run.x, params, run.tokens, config, changing(run.changes, tap));
-    if (!found.has(name)) throw new Error(`no stage is called ${name}`);
+    if (!found.has(name)) throw unknown(name, "stage");
     return found.get(name);
   }
 
@@ -130,7 +133,7 @@ function session(params, config) {
       gradients.set(name, tokenize_backward(gradients.get("patches"), pixels, tokens.scales, config));
     if (gradients.has(name)) return gradients.get(name);
     const { found } = go_back((other) => other === name, name.endsWith("/standardized"));
-    if (!found.has(name)) throw new Error(`nothing has a gradient called ${name}`);
+    if (!found.has(name)) throw unknown(name, "gradient");
     return found.get(name);
   }
 
@@ -153,7 +156,7 @@ function session(params, config) {
       if (name === "stem/output") return dy;
       stem_backward(dy, cache, null, tap);
     }
-    if (!found.has(name)) throw new Error(`no stage is called ${name}`);
+    if (!found.has(name)) throw unknown(name, "stage");
     return found.get(name);
   }
 

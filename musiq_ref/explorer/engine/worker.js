@@ -95,11 +95,13 @@ function facts({ tokens: { scales, hash_index, scale_index }, expected: { distri
   return { scales, hash_index, scale_index, distribution: distribution && [...distribution.data] };
 }
 
-if (typeof onmessage !== "undefined")
-  onmessage = async ({ data: { id, call, args } }) => {
-    try {
-      postMessage({ id, result: await CALLS[call](args, (share) => postMessage({ id, progress: share })) });
-    } catch (error) {
-      postMessage({ id, error: error.message });
-    }
-  };
+async function answer({ data: { id, call, args } }) {
+  try {
+    postMessage({ id, result: await CALLS[call](args, (share) => postMessage({ id, progress: share })) });
+  } catch (error) {
+    postMessage({ id, error: error.message });
+  }
+}
+
+let earlier = Promise.resolve(); // one question after the other: what is asked while weights are unpacked waits for them
+if (typeof onmessage !== "undefined") onmessage = (message) => (earlier = earlier.then(() => answer(message)));

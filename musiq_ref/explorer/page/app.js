@@ -68,12 +68,12 @@ function read_address() {
   for (const part of parts) {
     const [, word, number] = /^([a-z]+)_?(\d+)?$/.exec(part) ?? [],
       n = Number(number);
-    if (part in VIEWS) Object.assign(found, { view: part, back: part === "reverse" });
+    if (Object.hasOwn(VIEWS, part)) Object.assign(found, { view: part, back: part === "reverse" });
     else if (word === "block" && number) found.block = Math.min(n, config.layers - 1);
     else if (word === "head" && number) Object.assign(found, { head: Math.min(n, config.heads - 1), all_heads: false });
     else if (word === "token" && number) found.token = Math.min(n, picture.tokens - 1);
     else if (part === "class") found.token = CLASS;
-    else if (part in STEM_STEPS) Object.assign(found, { step: part, steps: true });
+    else if (Object.hasOwn(STEM_STEPS, part)) Object.assign(found, { step: part, steps: true });
     else if (/^\d+$/.test(part) && found.view === "predict")
       found.question = Math.min(Math.max(Number(part), 1), QUESTIONS.length) - 1;
     else if (STATIONS.some(({ id }) => id === part)) found.station = part;
@@ -84,6 +84,7 @@ function read_address() {
 
 /** Goes where the address says; what it leaves open is written into it. */
 function follow_address() {
+  if (!facts) return;
   Object.assign(state, read_address());
   only_patches();
   history.replaceState(null, "", `#${address_of()}`);
@@ -92,21 +93,33 @@ function follow_address() {
 
 /** Makes the reader's changes, and the score follows. */
 async function change(changes) {
-  state.changes = { ...state.changes, ...changes };
+  const wanted = (state.changes = { ...state.changes, ...changes });
+  await alone(() => wanted === state.changes && compute_changed()); // unless there is a later change, or photograph
+  return go({});
+}
+
+async function compute_changed() {
   const result = await ask("score", state.changes);
   state.score = result.score;
   Object.assign(facts, result);
-  return go({});
 }
 
 const is_changed = () => JSON.stringify(state.changes) !== JSON.stringify(changes_none());
 
-/** A photograph for the model, {width, height, data}. */
+/** A photograph for the model, {width, height, data}. One that cannot be used leaves all as it was. */
 async function load(pixels) {
+  const photograph = checked(pixels),
+    score = await alone(() => take(photograph));
+  await render();
+  return score;
+}
+
+async function take(pixels) {
+  const result = await ask("load", pixels);
   doubts = noticed = painted = clean_output = null;
+  spoilt_now = touched = false;
   given.length = 0;
-  current = { width: pixels.width, height: pixels.height, data: new Uint8ClampedArray(pixels.data) };
-  const result = await ask("load", current);
+  current = pixels;
   facts = result;
   Object.assign(state, { changes: changes_none(), score: result.score, base: result.score, key: null, pick: null });
   const images = await Promise.all(
@@ -114,11 +127,10 @@ async function load(pixels) {
   );
   lay_out(result.scales, config.patch_size, images);
   const big = picture.scales.reduce((a, b) => (a.kept > b.kept ? a : b));
-  if (state.token >= picture.tokens || state.fresh !== false)
+  if (Math.max(state.token, state.last_patch) >= picture.tokens || state.fresh !== false)
     state.token = state.last_patch = big.start + Math.floor(big.rows / 2) * big.columns + Math.floor(big.columns / 2);
   state.fresh = false;
   find("time").textContent = `${Math.round(result.milliseconds)} ms, ${picture.tokens + 1} tokens`;
-  await render();
   return result.score;
 }
 
@@ -178,14 +190,19 @@ async function look_now() {
 let drawn = 0;
 
 /** Draws the page anew; a later call overtakes an earlier one. */
-async function render() {
+function render() {
   const mine = ++drawn;
   if (!facts) return;
+  const slow = setTimeout(() => document.body.classList.add("busy"), 250);
+  return alone(() => mine === drawn && draw(mine)).finally(() => {
+    clearTimeout(slow);
+    if (mine === drawn) document.body.classList.remove("busy");
+  });
+}
+
+async function draw(mine) {
   if (state.view !== "spoil") await leave_spoil();
-  if (mine !== drawn) return;
-  render_frame();
-  const at = station(),
-    slow = setTimeout(() => document.body.classList.add("busy"), 250);
+  const at = station();
   const panel =
     state.view === "predict"
       ? predict_view()
@@ -195,15 +212,12 @@ async function render() {
           ? spoil_view()
           : await station_view(at);
   const look = await look_now();
-  clearTimeout(slow);
   if (mine !== drawn) return;
-  document.body.classList.remove("busy");
   draw_picture(look);
-  const focused = find("panel").contains(document.activeElement) && document.activeElement,
-    named = (element) => element.id || element.textContent;
-  find("panel").replaceChildren(...panel);
-  if (focused)
-    ([...find("panel").querySelectorAll("button, input")].find((one) => named(one) === named(focused)) ?? find("title"))?.focus();
+  keeping_focus(() => {
+    render_frame();
+    find("panel").replaceChildren(...panel);
+  });
   if (["follow", "reverse"].includes(state.view)) show_first();
   Object.assign(document.body.dataset, { ready: location.hash, drawn: mine });
 }

@@ -5,33 +5,50 @@ async function choose(token) {
   const { pick, token: chosen, changes } = state;
   if (pick && token !== CLASS && chosen !== CLASS) {
     state.pick = null;
+    if (token === chosen) return go({});
     if (pick === "swap") return change({ swapped: [...changes.swapped, [chosen, token]] });
     return change({ places: { ...changes.places, [chosen]: facts.hash_index[token] } });
   }
-  return go({ token, key: null });
+  return go({ token, key: null, pick: null });
 }
 
-/** A picture from a file, reduced to what this page computes in a second. */
-async function open_file(file) {
+let opened = 0;
+
+/** Opens a picture, and says something about it; one that is opened later overtakes it. */
+async function open(name, read) {
+  const mine = ++opened;
+  say(`Opening ${name} …`);
   try {
-    const bitmap = await createImageBitmap(file),
-      share = Math.min(1, Math.sqrt(about.most_pixels / (bitmap.width * bitmap.height)));
-    const width = Math.max(1, Math.round(bitmap.width * share)),
-      height = Math.max(1, Math.round(bitmap.height * share));
+    const [pixels, words] = await read();
+    if (mine === opened) await load(pixels);
+    if (mine === opened) say(words);
+  } catch (error) {
+    if (mine === opened) say(`${name} cannot be used: ${error.message}`);
+  }
+}
+
+/** A picture from a file, reduced to what this page computes in a second. Colours are those in the file, without its
+ *  profile, as `musiq-ref score` takes them. */
+const open_file = (file) =>
+  open(file.name || "The picture", async () => {
+    const bitmap = await createImageBitmap(file, { colorSpaceConversion: "none" }).catch(() => {
+      throw new Error("this browser does not know it as a picture; save it as JPEG or PNG, and open that");
+    });
+    const share = Math.min(1, Math.sqrt(about.most_pixels / (bitmap.width * bitmap.height)));
+    const width = Math.max(1, Math.floor(bitmap.width * share)),
+      height = Math.max(1, Math.floor(bitmap.height * share));
     const context = h("canvas", { width, height }).getContext("2d");
     Object.assign(context, { fillStyle: "#fff", imageSmoothingQuality: "high" });
     context.fillRect(0, 0, width, height);
     context.drawImage(bitmap, 0, 0, width, height);
-    await load(context.getImageData(0, 0, width, height));
-    say(
+    bitmap.close();
+    return [
+      context.getImageData(0, 0, width, height),
       share < 1
         ? `Reduced to ${width}×${height}; the score is that of the reduced picture.`
         : `${width}×${height} pixels.`,
-    );
-  } catch (error) {
-    say(`This picture cannot be used: ${error.message}`);
-  }
-}
+    ];
+  });
 
 const say = (words) => tell("says", words);
 
@@ -45,10 +62,7 @@ function render_photographs() {
           class: "thumb",
           "aria-label": `photograph ${name}`,
           title: name,
-          onclick: () =>
-            from_source(source)
-              .then(load)
-              .then(() => say(i ? "" : about.note)),
+          onclick: () => open(name, async () => [await from_source(source), i ? "" : about.note]),
         },
         h("img", { src: source, alt: "" }),
       ),
@@ -77,10 +91,12 @@ function listen() {
       );
     };
   drawing.addEventListener("click", (event) => {
+    if (!facts) return;
     const token = spot(event);
     if (token !== null) choose(token);
   });
   drawing.addEventListener("keydown", (event) => {
+    if (!facts) return;
     const { token } = state,
       step = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] }[event.key];
     const to = step ? neighbour(token, ...step) : { s: token === CLASS ? 0 : same_spot(token)[0], c: CLASS }[event.key];
@@ -106,12 +122,15 @@ function listen() {
     event.preventDefault();
     const [file] = event.dataTransfer.files;
     if (file) open_file(file);
+    else say("That was no file; save the picture first, then drop the file here.");
   });
   for (const id of ["file", "camera"])
-    find(id).addEventListener("change", ({ target }) => target.files[0] && open_file(target.files[0]));
-  find("svg").addEventListener("click", save_svg);
-  find("png").addEventListener("click", save_png);
-  find("npy").addEventListener("click", save_npy);
+    find(id).addEventListener("change", ({ target }) => {
+      if (target.files[0]) open_file(target.files[0]);
+      target.value = ""; // so that the same file may be chosen again
+    });
+  for (const [id, save_it] of Object.entries({ svg: save_svg, png: save_png, npy: save_npy }))
+    find(id).addEventListener("click", () => facts && save_it());
   find("theme").addEventListener("click", () => {
     const dark =
       (document.documentElement.dataset.theme ??
@@ -120,14 +139,17 @@ function listen() {
     render();
   });
   addEventListener("popstate", follow_address);
+  addEventListener("unhandledrejection", ({ reason }) => say(`Something went wrong here (${reason?.message ?? reason}); reload the page.`));
 }
 
 async function begin() {
   render_photographs();
   listen();
-  await ask("open", { index, base64: find("weights").textContent.trim(), config });
-  const score = await load(await from_source(photographs[0].source));
-  say(about.note);
+  const score = await alone(async () => {
+    await ask("open", { index, base64: find("weights").textContent.trim(), config });
+    return take(checked(await from_source(photographs[0].source)));
+  });
+  if (!opened) say(about.note);
   await follow_address();
   return score;
 }
@@ -144,7 +166,11 @@ window.musiq = {
   get changes() {
     return state.changes;
   },
-  load,
-  stage: (name) => ask("stage", name),
-  gradient: (name) => ask("gradient", name),
+  load: async (pixels) => {
+    const photograph = checked(pixels);
+    opened++; // of what is being opened, nothing will come
+    return load(photograph);
+  },
+  stage: (name) => alone(() => ask("stage", String(name))),
+  gradient: (name) => alone(() => ask("gradient", String(name))),
 };

@@ -74,7 +74,34 @@ const ask = (() => {
     });
 })();
 
+/** Runs one conversation of several questions after the other, so that none sees the model as another has changed it.
+ *  What it runs must not call `alone` itself, and wait. */
+const alone = (() => {
+  let before = Promise.resolve();
+  return (run) => {
+    const mine = before.then(run);
+    before = mine.catch(() => {});
+    return mine;
+  };
+})();
+
 const slice = (name, start, count, back = false) => ask("slice", { name, start, count, back }).then(({ data }) => data);
+
+/** A copy of pixels as an ImageData has them, on white; an Error, in one sentence, for anything else. */
+function checked(pixels) {
+  const { width, height, data } = pixels ?? {},
+    whole = (n) => Number.isInteger(n) && n > 0,
+    byte = (v) => Number.isInteger(v) && v >= 0 && v <= 255;
+  if (!whole(width) || !whole(height) || data?.length !== 4 * width * height || !Array.prototype.every.call(data, byte))
+    throw new Error("give {width, height, data} as an ImageData has them: red, green, blue and alpha of each pixel, 0 to 255");
+  if (width * height > about.most_pixels)
+    throw new Error(`${width}×${height} pixels are too many; this page takes ${about.most_pixels.toLocaleString("en")}`);
+  const copy = new Uint8ClampedArray(data);
+  for (let i = 0; i < copy.length; i += 4)
+    if (copy[i + 3] < 255)
+      for (let c = 0; c < 3; c++) copy[i + c] = 255 + ((copy[i + c] - 255) * copy[i + 3]) / 255;
+  return { width, height, data: copy };
+}
 
 /** Pixels in −1 … 1 (H, W, 3) as an address that an <image> can show. */
 function as_picture({ shape: [height, width], data }) {
@@ -97,6 +124,19 @@ function as_heat(values, rows, columns, paint) {
     context.fillRect(i % columns, Math.floor(i / columns), 1, 1);
   });
   return canvas.toDataURL();
+}
+
+/** Draws, and gives the focus to what now stands for what had it. */
+function keeping_focus(draw) {
+  const had = document.activeElement,
+    part = had.closest("#panel, #views, #rail, #actions"),
+    reached = () => [...(part?.querySelectorAll("button, input, canvas, summary, [role=slider]") ?? [])],
+    named = (element) => element.id || element.getAttribute("aria-label") || element.textContent,
+    place = reached().indexOf(had);
+  draw();
+  if (place < 0 || had.isConnected) return;
+  const there = part.id === "panel" ? find("title") : reached()[place];
+  (reached().find((one) => named(one) === named(had)) ?? there)?.focus();
 }
 
 /** Waits until nobody has called for a moment. */

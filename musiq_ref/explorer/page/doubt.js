@@ -29,9 +29,10 @@ function rank_correlation(a, b) {
 const MAPS = [
   ["rollout", "Attention rollout", "where it looked"],
   ["gradient", "Gradient", "where a small change matters"],
-  ["occlusion", "Occlusion", "by how much the score falls when it is hidden"],
+  ["occlusion", "Occlusion", "how far the score falls when it is hidden"],
 ];
-let doubts = null;
+let doubts = null,
+  drawing_maps = false;
 
 /** One map over the largest scale of the photograph. */
 function map_picture(values, label) {
@@ -65,16 +66,19 @@ function doubt_view() {
     {
       class: "pill strong",
       onclick: async () => {
-        start.disabled = true;
+        start.disabled = drawing_maps = true;
         const bar = h("progress", { max: 2, value: 0, "aria-label": "hiding one region after the other" });
         start.after(bar);
         const side = picture.tokens > 500 ? 4 : 6;
-        const trained = await ask("doubt", { which: "trained", side }, (share) => (bar.value = share));
-        const shuffled = await ask("doubt", { which: "shuffled", side }, (share) => (bar.value = 1 + share));
-        await ask("score", state.changes);
-        doubts = { trained, shuffled };
-        go({});
+        await alone(async () => {
+          const trained = await ask("doubt", { which: "trained", side }, (share) => (bar.value = share));
+          const shuffled = await ask("doubt", { which: "shuffled", side }, (share) => (bar.value = 1 + share));
+          await ask("score", state.changes);
+          doubts = { trained, shuffled };
+        }).finally(() => (drawing_maps = false));
+        if (state.view === "doubt") go({});
       },
+      disabled: drawing_maps,
     },
     doubts ? "Draw them again" : "Draw the six maps",
   );
@@ -122,7 +126,7 @@ function doubt_view() {
           h(
             "p",
             {},
-            "Where a map is evenly orange, it says: everywhere. One that looks much the same in both rows says little about what was learned. Attention says where information was taken from, not whether it was liked; the gradient speaks of tiny changes only; hiding a region makes a picture the model has never seen.",
+            "A map that is evenly orange says: everywhere. One that looks much the same in both rows says little about what was learned. Attention says where information was taken from, not whether it was liked; the gradient speaks of tiny changes only; hiding a region makes a picture the model has never seen.",
           ),
         ]
       : []),

@@ -83,7 +83,7 @@ const main_stage = () =>
 async function save_npy() {
   const name = state.back && state.station === "pixels" ? "image" : main_stage();
   save(
-    as_npy(await ask(state.back ? "gradient" : "stage", name)),
+    as_npy(await alone(() => ask(state.back ? "gradient" : "stage", name))),
     `${state.back ? "gradient_" : ""}${name.replaceAll("/", "_")}.npy`,
   );
 }

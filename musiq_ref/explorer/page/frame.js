@@ -104,7 +104,7 @@ function render_actions(shown_now) {
   const own = token === CLASS ? null : scale_of(token),
     i = own ? token - own.start : 0;
   tell("where", state.pick
-    ? `Choose the patch to ${state.pick === "swap" ? "swap with" : "move it to"}.`
+    ? `Choose ${state.pick === "swap" ? "the patch to swap with" : "a patch in whose place to put it"}; Escape leaves all as it is.`
     : own
       ? `Token ${token}: row ${Math.floor(i / own.columns)}, column ${i % own.columns} of ${own.width}×${own.height}`
       : "The class token, which collects the verdict");

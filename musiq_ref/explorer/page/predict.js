@@ -7,8 +7,9 @@ function predict_view() {
   const i = Math.min(state.question ?? 0, QUESTIONS.length - 1),
     { text, options, answer, at } = QUESTIONS[i],
     past = given[i];
-  const right = given.filter((one) => one && one.choice === one.right).length,
-    done = given.filter(Boolean).length;
+  const answered = given.filter((one) => one?.because),
+    right = answered.filter((one) => one.choice === one.right).length,
+    done = answered.length;
   const dots = h(
     "div",
     { class: "row dots", role: "group", "aria-label": "questions" },
@@ -16,7 +17,7 @@ function predict_view() {
       h(
         "button",
         {
-          class: given[k] ? (given[k].choice === given[k].right ? "dot right" : "dot wrong") : "dot",
+          class: given[k]?.because ? (given[k].choice === given[k].right ? "dot right" : "dot wrong") : "dot",
           "aria-current": k === i && "true",
           "aria-label": `question ${k + 1}`,
           onclick: () => go({ question: k }),
@@ -33,7 +34,7 @@ function predict_view() {
       else if (k === choice) button.classList.add("wrong");
     });
     result.replaceChildren(
-      h("p", { class: "verdict" }, choice === right ? "Right. " : "Not so. ", because),
+      h("p", { class: "verdict" }, choice === right ? "Right. " : "Not quite. ", because),
       h(
         "p",
         { class: "row" },
@@ -44,6 +45,26 @@ function predict_view() {
       ),
     );
   };
+  const wait = (words) => {
+    [...list.children].forEach((button) => (button.disabled = true));
+    result.replaceChildren(h("p", {}, words));
+  };
+  const commit = async (choice) => {
+    if (given[i]) return;
+    given[i] = { choice };
+    wait("The model computes …");
+    await alone(async () => {
+      try {
+        Object.assign(given[i] ?? {}, await answer((share) => wait(`The model computes … ${Math.round(100 * share)} %`)));
+      } catch (error) {
+        delete given[i];
+        throw error;
+      } finally {
+        await ask("score", state.changes);
+      }
+    });
+    if (state.view === "predict") go({});
+  };
   const list = h(
     "div",
     { class: "options" },
@@ -52,31 +73,20 @@ function predict_view() {
         "button",
         {
           class: "option",
-          onclick: async () => {
-            if (given[i]) return;
-            [...list.children].forEach((button) => (button.disabled = true));
-            result.replaceChildren(h("p", {}, "The model computes …"));
-            given[i] = {
-              choice,
-              ...(await answer((share) =>
-                result.replaceChildren(h("p", {}, `The model computes … ${Math.round(100 * share)} %`)),
-              )),
-            };
-            await ask("score", state.changes);
-            go({});
-          },
+          onclick: () => commit(choice),
         },
         words,
       ),
     ),
   );
-  if (past) reveal(past);
+  if (past?.because) reveal(past);
+  else if (past) wait("The model computes …");
   return [
     h("h2", {}, "Predict first"),
     h(
       "p",
       {},
-      "Commit to an answer; then the model computes it on this photograph. Being wrong is how one learns most.",
+      "Commit to an answer; then the model computes it on this photograph. Being wrong is how you learn most.",
     ),
     dots,
     h("p", { class: "question" }, `${i + 1}. ${text()}`),

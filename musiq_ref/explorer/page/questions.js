@@ -17,7 +17,6 @@ async function with_photograph(run) {
     return await run(photograph());
   } finally {
     await ask("load", photograph());
-    await ask("score", state.changes);
   }
 }
 
@@ -44,14 +43,14 @@ const QUESTIONS = [
     }),
   },
   {
-    text: () => "All the shares that one token hands out in one head: what do they add up to?",
+    text: () => "In one head, a token divides its attention among all tokens. What do the shares add up to?",
     at: "attention",
     options: () => ["1", `${picture.tokens + 1}, one for each token`, "it depends on the photograph"],
     answer: async () => ({ right: 0, because: "The softmax divides by the sum, so every row of A sums to 1." }),
   },
   {
     text: () =>
-      "Over all blocks, there is one patch at which the class token looks most. If nobody may look at it any more, what does the score do?",
+      "Taken over all blocks, one patch gets more of the class token’s attention than any other. If no token may look at it any more, what happens to the score?",
     at: "attention",
     options: () => MOVES,
     answer: () =>
@@ -61,7 +60,7 @@ const QUESTIONS = [
       }),
   },
   {
-    text: () => "In which size of the photograph does the class token look most, over all blocks?",
+    text: () => "Which size of the photograph does the class token look at most, over all blocks?",
     at: "attention",
     options: scale_names,
     answer: async () => {
@@ -74,7 +73,7 @@ const QUESTIONS = [
     },
   },
   {
-    text: () => "And by token, not in sum: which size gets the largest share for each of its tokens?",
+    text: () => "And per token, rather than in total: which size gets the largest share for each of its tokens?",
     at: "attention",
     options: scale_names,
     answer: async () => {
@@ -87,14 +86,14 @@ const QUESTIONS = [
     },
   },
   {
-    text: () => "All patches are given one and the same place. What does the score do?",
+    text: () => "All patches are told that they are in the same place. What happens to the score?",
     at: "place",
     options: () => MOVES,
     answer: () =>
       move_question(() => score_if({ places: Object.fromEntries(facts.hash_index.map((_, token) => [token, 0])) })),
   },
   {
-    text: () => "Of the size with the most patches, the first and the last swap what they show. What does the score do?",
+    text: () => "In the size with the most patches, the first and the last exchange what they show. What happens to the score?",
     at: "place",
     options: () => MOVES,
     answer: () =>
@@ -119,25 +118,25 @@ const QUESTIONS = [
     },
   },
   {
-    text: () => "The photograph is blurred: every pixel becomes the mean of the 5×5 around it. What does the score do?",
+    text: () => "The photograph is blurred: every pixel becomes the mean of the 5×5 around it. What happens to the score?",
     at: "spoil",
     options: () => MOVES,
     answer: () => with_photograph((p) => move_question(() => score_of(spoilt(p, "blur", 0.5)))),
   },
   {
-    text: () => "Noise is strewn over it, at most 35 of 255 up or down. What does the score do?",
+    text: () => "Noise is sprinkled over the photograph: every number moves up or down by at most 35 of 255. What happens to the score?",
     at: "spoil",
     options: () => MOVES,
     answer: () => with_photograph((p) => move_question(() => score_of(spoilt(p, "noise", 0.5)))),
   },
   {
-    text: () => "It is mirrored, left to right. What does the score do?",
+    text: () => "The photograph is mirrored, left to right. What happens to the score?",
     at: "pixels",
     options: () => MOVES,
     answer: () => with_photograph((p) => move_question(() => score_of(mirrored(p)))),
   },
   {
-    text: () => "It is made darker by a third. What does the score do?",
+    text: () => "The photograph is darkened by a third. What happens to the score?",
     at: "spoil",
     options: () => MOVES,
     answer: () => with_photograph((p) => move_question(() => score_of(spoilt(p, "darkness", 0.4)))),
@@ -166,7 +165,7 @@ const QUESTIONS = [
       const norms = await ask("norms", { name: "encoder/norm", back: true });
       return {
         right: 2,
-        because: `Their lengths sum to ${shown(norms.slice(1).reduce((a, b) => a + b, 0))}. Before the last attention it is no longer so.`,
+        because: `Their lengths add up to ${shown(norms.slice(1).reduce((a, b) => a + b, 0))}. Before the last attention that is no longer so.`,
       };
     },
   },

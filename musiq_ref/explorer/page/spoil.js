@@ -67,7 +67,10 @@ function mirrored(pixels) {
   return other;
 }
 
-let painted = null,
+let painted = null, // stays when the reader looks at another view, and comes back with her
+  touched = false, // whether it differs from the photograph
+  spoilt_now = false, // whether the model holds it
+  brushing = false,
   clean_output = null;
 
 function spoil_view() {
@@ -94,17 +97,17 @@ function spoil_view() {
   };
   const stroke = (spot) => {
     spoilt(photograph(), brush.kind, brush.strength, spot, painted);
+    touched = true;
     paint();
   };
-  let drawing = false;
   canvas.addEventListener("pointerdown", (event) => {
-    drawing = true;
+    brushing = true;
     canvas.setPointerCapture(event.pointerId);
     stroke(at(event));
   });
-  canvas.addEventListener("pointermove", (event) => drawing && stroke(at(event)));
-  canvas.addEventListener("pointerup", () => {
-    drawing = false;
+  canvas.addEventListener("pointermove", (event) => brushing && stroke(at(event)));
+  canvas.addEventListener("lostpointercapture", () => {
+    brushing = false;
     notice();
   });
   canvas.addEventListener("keydown", (event) => {
@@ -117,24 +120,25 @@ function spoil_view() {
     pill(kind, () => ((brush.kind = kind), go({})), { "aria-pressed": brush.kind === kind });
   const slide = (label, key, min, max, step) => {
     const oninput = (event) => (brush[key] = Number(event.target.value));
-    return h("label", { class: "slider" }, label, h("input", { type: "range", min, max, step, value: brush[key], oninput }));
+    return h("label", { class: "slider" }, label, h("input", { id: `brush-${key}`, type: "range", min, max, step, value: brush[key], oninput }));
   };
   const everywhere = () => {
-    spoilt(photograph(), brush.kind, brush.strength, null, painted);
-    paint();
+    stroke(null);
     notice();
   };
   const clean = () => {
     painted = noticed = null;
-    leave_spoil().then(() => go({}));
+    touched = false;
+    alone(leave_spoil).then(() => go({}));
   };
   paint();
+  if (touched && !spoilt_now && !brushing) notice();
   return [
     h("h2", {}, "Spoil"),
     h(
       "p",
       {},
-      "Choose a damage, brush it onto the photograph, and watch the score. In the picture, the tokens that noticed light up: by how much the last block's output changed.",
+      "Choose a kind of damage, brush it onto the photograph, and watch the score. In the picture, the tokens that noticed light up: the more their output of the last block changed, the brighter.",
     ),
     h("div", { class: "row", role: "group", "aria-label": "kinds of damage" }, ...Object.keys(SPOIL).map(choice)),
     slide("size of the brush", "radius", 8, 160, 4),
@@ -157,20 +161,30 @@ function middle_of(token) {
   };
 }
 
-/** Runs the model on the spoilt pixels, and compares the last block's output token by token. */
+let noticing = 0;
+
+/** Runs the model on the spoilt pixels, and shows it; a later stroke overtakes an earlier one. */
 async function notice() {
+  const mine = ++noticing;
+  await alone(() => mine === noticing && touched && state.view === "spoil" && compare_with_clean());
+  if (mine === noticing && state.view === "spoil" && !brushing) go({});
+}
+
+/** Compares the last block's output of spoilt and clean pixels token by token. */
+async function compare_with_clean() {
   const name = `encoder/block_${two(config.layers - 1)}/output`;
   if (!clean_output) {
     await ask("load", photograph());
     clean_output = { score: state.base, data: (await ask("stage", name)).data };
   }
+  spoilt_now = true;
   const after = await ask("load", painted),
     { data } = await ask("stage", name),
     D = config.width;
   const change = Float32Array.from({ length: picture.tokens + 1 }, (_, n) =>
     Math.hypot(...data.subarray(n * D, (n + 1) * D).map((value, i) => value - clean_output.data[n * D + i])),
   );
-  const most = largest_of(change),
+  const most = largest_of(change) || 1,
     lit = change.slice(1).filter((value) => value > 0.3 * most).length;
   noticed = {
     heat: change.slice(1).map((value) => value / most),
@@ -178,13 +192,12 @@ async function notice() {
     words: `${from_to(clean_output.score, after.score)} ${lit} of ${picture.tokens} tokens noticed it clearly.`,
   };
   state.score = after.score;
-  go({});
 }
 
-/** Puts the clean photograph back. */
+/** Puts the clean photograph back into the model; what was painted stays for the next visit. */
 async function leave_spoil() {
-  if (!clean_output) return;
-  clean_output = noticed = painted = null;
+  if (!spoilt_now) return;
+  spoilt_now = false;
   await ask("load", photograph());
   state.score = (await ask("score", state.changes)).score;
 }

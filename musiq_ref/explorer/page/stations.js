@@ -35,21 +35,21 @@ const STATIONS = [
     title: "A photograph is numbers",
     back_title: "At the pixels",
     words: () => [
-      `A neural network looks at this photograph and gives it a score: ${state.score.toFixed(2)}. How does it arrive at that number? It runs in this page; follow one small square on its way, through ten stations.`,
-      "Every pixel is three numbers from 0 to 255: how much red, green and blue. The model stretches them to −1 … 1, so that a middle grey is 0.",
+      `A neural network looks at this photograph and gives it a score: ${state.score.toFixed(2)}. How does it arrive at that number? It runs right here, in this page: follow one small square on its way through ten stations.`,
+      "Every pixel is three numbers from 0 to 255: how much red, green and blue. The model stretches them to −1 … 1, so that mid-grey is 0.",
       "Here is one square, enlarged. Point at its pixels, or choose another square in the photograph.",
     ],
     reverse: () => [
-      "The journey ends here: for every pixel, by how fast the score would move if that pixel became a little brighter. Enlarged, orange means that it would rise, blue that it would fall.",
-      "Nothing was tried out for this: it is the backward pass, the same steps that you have just followed.",
+      "The journey ends here: for every pixel, how fast the score would change if that pixel became a little brighter. In the enlarged square, orange means that the score would rise, blue that it would fall.",
+      "No pixel was really changed for this: it is the backward pass, the same steps that you have just followed.",
     ],
     visual: () => (state.back ? pixel_gradient() : magnifier()),
   },
   {
     id: "scales",
     rail: "scales",
-    title: "Seen from near and from afar",
-    back_title: "Every size sends its own back",
+    title: "Seen from near and far",
+    back_title: "Every size sends its share back",
     words: () => [
       picture.scales.length === 1
         ? "This model is shown the photograph in one size only. Others see several: in a small one, a square may hold a whole face or a tree; in a large one, grain, sharpness, traces of compression."
@@ -132,16 +132,16 @@ const STATIONS = [
   {
     id: "scale",
     rail: "+ scale",
-    title: "… plus from how near",
+    title: "… plus how close up",
     back_title: "Out of the encoder",
     words: () => [
       config.scale_embedding
-        ? "Another row says from which size of the photograph the square was cut. Now the token is complete."
-        : "This model is not told from which size a square was cut: the token is complete as it is.",
-      "In front of the queue goes one more token that belongs to no square: the class token. It starts the same for every photograph, and collects the verdict.",
+        ? "Another row says which size of the photograph the square was cut from. Now the token is complete."
+        : "This model is not told which size a square was cut from: the token is complete as it is.",
+      "At the head of the queue stands one more token, which belongs to no square: the class token. It starts the same for every photograph, and collects the verdict.",
     ],
     reverse: () => [
-      "The gradients of all tokens come out of the first block here. That of the class token ends: no pixel made it.",
+      "The gradients of all tokens come out of the first block here. The class token’s own ends here: no pixel made it.",
     ],
     strips: () => [
       ...(state.token === CLASS
@@ -186,7 +186,7 @@ const STATIONS = [
     back_title: "Back through each token",
     block: true,
     words: () => [
-      `No looking around here. Every token is stretched to ${config.mlp_width} numbers, small and negative ones are quieted (GELU), and what is left is pressed back to ${config.width} and added.`,
+      `No looking around here. Every token is stretched to ${config.mlp_width} numbers, small and negative ones are quieted (GELU), and what is left is squeezed back to ${config.width} and added.`,
       ...(state.block < config.layers - 1
         ? [`That was block ${state.block + 1} of ${config.layers}: tokens look around, then think. The next one does the same with weights of its own.`]
         : []),
@@ -198,7 +198,7 @@ const STATIONS = [
       of_token(in_block("norm2"), "evened out", "LN"),
       of_token(in_block("mlp/fc1"), "stretched", "W₁", config.mlp_width),
       of_token(in_block("mlp/gelu"), "quieted", "GELU", config.mlp_width),
-      of_token(in_block("mlp/fc2"), "pressed back", "W₂"),
+      of_token(in_block("mlp/fc2"), "squeezed back", "W₂"),
       of_token(in_block("output"), "added to what it was", "z″ = z′ + MLP"),
     ],
     visual: () => (state.back ? residual_split("output", state.block, "MLP") : []),
@@ -218,7 +218,7 @@ const STATIONS = [
             `Every cell pushes it up (orange) or down (blue); all of them and a constant make ${state.score.toFixed(2)}.`,
           ],
     reverse: () => [
-      "A gradient says: if this number grew a little, how much would the score grow, for each unit?",
+      "A gradient says: if this number grew a little, how much would the score grow, per unit?",
       `${config.outputs === 1 ? "For the class token’s cells it is simply their weight in the last sum." : "Each logit’s gradient is its share, times how far its score lies above the mean; the weights of the last sum carry that to the class token’s cells."} The other tokens were not read: their gradient is zero here, and comes only through attention.`,
     ],
     strips: () => [

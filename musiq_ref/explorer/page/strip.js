@@ -101,7 +101,7 @@ async function show_sum(about, i, value) {
   const mine = ++asked,
     card = find("sum");
   const found = about.name
-    ? await ask("explain", { name: about.name, flat: about.start + i, back: about.back }).catch(() => null)
+    ? await alone(() => mine === asked && ask("explain", { name: about.name, flat: about.start + i, back: about.back })).catch(() => null)
     : null;
   if (mine !== asked) return;
   const cell = about.place ?? `${about.label}, cell ${i}`,

@@ -140,7 +140,7 @@ async function residual_split(after, block, branch) {
       h(
         "figcaption",
         {},
-        `Lengths of the gradient of ${token_label(state.token)}. The two ways add as vectors, so the sum may be longer or shorter than either.`,
+        `Lengths of the gradient of ${token_label(state.token)}. The two paths add as vectors, so the sum may be longer or shorter than either.`,
       ),
     ),
   ];
