@@ -95,3 +95,9 @@ def test_what_cannot_be_planted_is_refused(op, where, says):
     mine = Mistake("mine", "", op, lambda *x: x, where=where)
     with pytest.raises(ValueError, match=says):
         run_planted([mine], SINGLE, FIXTURE.image, FIXTURE.config)
+
+
+def test_a_native_image_blurred_as_the_scale_of_its_size_is_no_mix_up_of_the_two():
+    stages = planted()
+    pixels = {f"pixels/scale_{k}": stages[f"pixels/scale_{min(k, 1)}"] for k in range(3)}
+    assert fingerprint(FIXTURE, pixels).names == ["native image blurred"]
