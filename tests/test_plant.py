@@ -16,6 +16,7 @@ from musiq_ref.verify.mistakes.plant import PrivateLibrary, run_planted
 from musiq_ref.verify.mistakes.reference import Reference
 
 FIXTURE = build_fixture()
+EXACT = run_stages(FIXTURE.params, FIXTURE.image, FIXTURE.config, gradients=False)
 SINGLE = map_params(lambda a: a.astype(np.float32), FIXTURE.params)
 
 
@@ -95,3 +96,21 @@ def test_what_cannot_be_planted_is_refused(op, where, says):
     mine = Mistake("mine", "", op, lambda *x: x, where=where)
     with pytest.raises(ValueError, match=says):
         run_planted([mine], SINGLE, FIXTURE.image, FIXTURE.config)
+
+
+def test_a_native_image_blurred_as_the_scale_of_its_size_is_no_mix_up_of_the_two():
+    stages = planted()
+    pixels = {f"pixels/scale_{k}": stages[f"pixels/scale_{min(k, 1)}"] for k in range(3)}
+    assert fingerprint(FIXTURE, pixels).names == ["native image blurred"]
+
+
+def test_fused_query_key_and_value_that_are_right_and_split_wrongly_are_told_from_the_output_on():
+    name = "output of the fused query, key and value split as (heads, three, head width)"
+    stages = planted(name)
+    q, k, v = (EXACT[f"encoder/block_00/attention/{n}"] for n in ("query", "key", "value"))
+    flat = np.stack([q, k, v], -2).transpose(0, 2, 3, 1, 4).reshape(*q.shape[:1], q.shape[2], -1)
+    q, k, _ = np.moveaxis(flat.reshape(*flat.shape[:2], q.shape[1], 3, q.shape[3]), 3, 0).swapaxes(2, 3)
+    logits = stages["encoder/block_00/attention/logits"]
+    np.testing.assert_allclose(logits, q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1]), rtol=1e-3, atol=1e-4)
+    unseen = ("/logits", "/weights", "/heads", "/residual1")
+    assert fingerprint(FIXTURE, {n: a for n, a in stages.items() if not n.endswith(unseen)}).names == [name]

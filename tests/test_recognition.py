@@ -78,6 +78,15 @@ def test_what_belongs_to_a_submodule_tells_after_a_mistake():
     assert not propose([("a", theirs)], FIXTURE, {"a": {"spatial_embedding/table"}})
 
 
+def test_of_what_is_wrong_everywhere_the_class_token_stays_where_it_was_before():
+    out, norm = f"{BLOCK}/attention/out", EXACT[f"{BLOCK}/norm1"]
+    theirs = 0.2 * np.roll(EXACT[out], -1, 1) + np.random.default_rng(0).normal(size=norm.shape)
+    paths = {f"{BLOCK}/attention/out/{part}" for part in ("kernel", "bias")}
+    for before, layout in ((norm, ""), (np.roll(norm, -1, 1), "class last")):
+        hooks = propose([("a", before), ("b", theirs)], FIXTURE, {"b": paths})
+        assert hooks == {"a": (f"{BLOCK}/norm1", layout), "b": (out, layout)}
+
+
 def parameters(block, part):
     return np.stack([FIXTURE.params["encoder"][block]["attention"][p]["kernel"] for p in part])
 

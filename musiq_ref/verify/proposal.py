@@ -12,7 +12,15 @@ import numpy as np
 from musiq_ref.suggest import did_you_mean
 from musiq_ref.verify.ladder.fixture import Fixture
 from musiq_ref.verify.ladder.stages import SEQUENCE, run_stages, validity
-from musiq_ref.verify.recognition import PARTS, Placement, as_numbers, axes_and_order, error_of, layout_name
+from musiq_ref.verify.recognition import (
+    CLASS_LAST,
+    PARTS,
+    Placement,
+    as_numbers,
+    axes_and_order,
+    error_of,
+    layout_name,
+)
 
 Hook = tuple[str, str]  # stage, and the layout: "", "NCHW", "heads" or names of axes (`recognition.axes_and_order`)
 CLOSE = 0.05  # error below which an array is taken for a stage
@@ -119,6 +127,7 @@ def propose(
     exact = _candidates(fixture)
     views = functools.cache(lambda stage, size: _views(stage, exact[stage], size, fixture))
     hooks, errors, taken = {}, {}, set()
+    last: bool | None = None  # whether this port's class token is last, as what is right so far shows
     for place, array in arrays:
         if array.size < 2 or not np.isfinite(array).any():
             continue
@@ -130,6 +139,11 @@ def propose(
         own = next((row for row in near if row[2] == owned), None)
         whole = owned.endswith("/output")  # of all parameters of a block, or of the stem
         chosen = own if own and (whole or own[0] < CLOSE or best[0] >= CLOSE) else best
+        if own and chosen is own and own[0] >= CLOSE:  # of what is wrong everywhere, the nearest order is chance
+            alike = [view for view in views(owned, array.size) if last in (None, view[0])]
+            chosen = own = (*_nearest(array, owned, alike), owned)
+        elif chosen[0] < CLOSE and SEQUENCE in axes_and_order(chosen[2])[0]:
+            last = CLASS_LAST in chosen[1]
         if chosen[0] < CLOSE or chosen is own:
             hooks[place], errors[place] = (chosen[2], chosen[1]), chosen[0]
             taken.add(chosen[2])

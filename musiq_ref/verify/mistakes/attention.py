@@ -13,7 +13,7 @@ from musiq_ref.model.taps import no_tap
 from musiq_ref.ops.linear import linear
 from musiq_ref.ops.softmax import mask_logits, softmax
 from musiq_ref.verify.mistakes.mistake import Mistake, at, family, latest
-from musiq_ref.verify.mistakes.weights import PARTS, everywhere, fused, in_blocks, turned
+from musiq_ref.verify.mistakes.weights import PARTS, everywhere, fused, in_blocks, misread, turned
 
 # --- attention -------------------------------------------------------------------------------------------------------
 
@@ -54,6 +54,21 @@ def regrouped(count: Callable[[int], int]):
                  for n, p in params.items() if n != "out"}  # fmt: skip
         other["out"] = {**params["out"], "kernel": params["out"]["kernel"].reshape(*shape, D)}
         return attention(z, allowed, other, conventions, tap)
+
+    return run
+
+
+def split_as(order):
+    """`attention` that computes query, key and value as one, rightly, and splits them in another order."""
+
+    def run(z, allowed, params, conventions, tap=no_tap, noise=NO_NOISE):
+        def shown(name, array):
+            if name not in PARTS:
+                return tap(name, array)
+            tap(name, project(z, params[name])[0])
+            return array
+
+        return attention(z, allowed, misread(params, order), conventions, shown)
 
     return run
 
@@ -140,8 +155,11 @@ def dropout(name, stage):
 LOGITS, WEIGHTS, OUT = BLOCKS + "attention/logits", BLOCKS + "attention/weights", BLOCKS + "attention/out"
 HEADS = "split the width into (heads, head width), in this order"
 SQUARE = {n: (f"*/attention/{n}/kernel", f"{BLOCKS}attention/{n}") for n in PARTS}
-
-
+FUSED = "they lie side by side, each as (heads, head width)"
+ORDERS = {
+    "(heads, three, head width)": (1, 0, 2), "(heads, head width, three)": (1, 2, 0),
+    "(head width, three, heads)": (2, 0, 1), "(head width, heads, three)": (2, 1, 0),
+}  # fmt: skip
 COUNTS: dict[str, Callable[[int], int]] = {
     "twice as many": lambda H: 2 * H, "half as many": lambda H: H // 2, "one head for all": lambda H: 1,
     "three times as many": lambda H: 3 * H, "as many as 8": lambda H: 8 if H != 8 else 4,
@@ -225,10 +243,8 @@ MISTAKES = [
             "merge", merged(lambda h: h.swapaxes(1, 2), kernel=lambda k: np.eye(len(k)), bias=lambda b: 0 * b), OUT),
     *[Mistake(f"kernel of {name} transposed", "a kernel is (D, H, D_h); (out, in) is transposed", stage=stage,
               load=everywhere(path, turned)) for name, (path, stage) in SQUARE.items()],
-    *family("fused query, key and value read as {}", "they lie side by side, each as (heads, head width)", {
-                "(heads, three, head width)": (1, 0, 2), "(heads, head width, three)": (1, 2, 0),
-                "(head width, three, heads)": (2, 0, 1), "(head width, heads, three)": (2, 1, 0),
-            }, stage=BLOCKS + "attention/[qkv]*", load=fused),
+    *family("fused query, key and value read as {}", FUSED, ORDERS, stage=BLOCKS + "attention/[qkv]*", load=fused),
+    *family("output of the fused query, key and value split as {}", FUSED, ORDERS, "attention", split_as, LOGITS),
     *family("parameters of {} exchanged", "read every layer's own parameters", {
                 "query and key": ("attention/query", "attention/key"), "key and value": ("attention/key",
                 "attention/value"),

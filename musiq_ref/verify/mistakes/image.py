@@ -136,6 +136,11 @@ def resize_unless_same(image, height, width, kind="gaussian"):
     return image if image.shape[:2] == (height, width) else resize(image, height, width, kind)
 
 
+def native_blurred(name, pixels, seen, config):
+    native = 0 if config.conventions.scale_order == "native_first" else len(config.longer_sides)
+    return resize(pixels, *pixels.shape[:2]) if name == f"pixels/scale_{native}" else pixels
+
+
 def resize_in_8_bit(rounding):
     def resized(image, height, width, kind="gaussian"):
         levels = resize((image + 1) * image.dtype.type(127.5), height, width, kind)
@@ -205,6 +210,8 @@ MISTAKES = [
     *family("{}", FILTER, FILTERS_OF, FILTERS, lambda matrix: matrix, PIXELS, "resize"),
     Mistake("skipped same-size blur", "apply the filter even when the size stays the same",
             "resize", resize_unless_same, PIXELS, "resize", under={"resize": "gaussian"}),
+    Mistake("native image blurred", "leave the native image as it is; the filter is for the resized scales alone",
+            stage=PIXELS, tap=native_blurred, under={"resize": "gaussian"}, when=lambda config: config.native),
     *family("resized in 8 bit{}", "resize in floating point, after the normalisation",
             {"": np.rint, ", cut off": np.floor}, "resize", resize_in_8_bit, PIXELS),
     *family("{} input", RESCALE, {

@@ -89,23 +89,26 @@ def in_blocks(*parts):
     return load
 
 
-def fused(order):
+def misread(attention, order):
     """Query, key and value as one kernel (D, 3, H, D_h), read as if its last three axes were in another order."""
 
-    def one(attention, part):
+    def one(part):
         arrays = np.stack([attention[n][part] for n in PARTS], -3)
         shape = [arrays.shape[k - 3] for k in order]
         read = arrays.reshape(*arrays.shape[:-3], *shape)
         lead = range(arrays.ndim - 3)
         return read.transpose(*lead, *(len(lead) + order.index(k) for k in range(3)))
 
+    read = {part: one(part) for part in ("kernel", "bias")}
+    return {**attention, **{n: {part: a[..., i, :, :] for part, a in read.items()} for i, n in enumerate(PARTS)}}
+
+
+def fused(order):
+    """`misread` in every block."""
+
     def load(params, config):
-        encoder = dict(params["encoder"])
-        for k in range(config.layers):
-            block = encoder[f"block_{k:02d}"]
-            read = {part: one(block["attention"], part) for part in ("kernel", "bias")}
-            new = {n: {part: a[..., i, :, :] for part, a in read.items()} for i, n in enumerate(PARTS)}
-            encoder[f"block_{k:02d}"] = {**block, "attention": {**block["attention"], **new}}
-        return {**params, "encoder": encoder}
+        blocks = {f"block_{k:02d}": params["encoder"][f"block_{k:02d}"] for k in range(config.layers)}
+        read = {name: {**block, "attention": misread(block["attention"], order)} for name, block in blocks.items()}
+        return {**params, "encoder": {**params["encoder"], **read}}
 
     return load
