@@ -37,8 +37,7 @@ from musiq_ref.verify import GradientError
 # Here is a layer with two inputs. It turns them into shares: $y_1 = \frac{x_1}{x_1 + x_2}$, $y_2 = \frac{x_2}{x_1 + x_2}$. For
 # $x = (1, 3)$ the shares are a quarter and three quarters. With the quotient rule, its backward is
 #
-# $$\mathrm{d}x_1 = \frac{x_2\,(\mathrm{d}y_1 - \mathrm{d}y_2)}{(x_1 + x_2)^2}, \qquad
-# \mathrm{d}x_2 = \frac{x_1\,(\mathrm{d}y_2 - \mathrm{d}y_1)}{(x_1 + x_2)^2}$$
+# $$\begin{aligned} \mathrm{d}x_1 &= \frac{x_2\,(\mathrm{d}y_1 - \mathrm{d}y_2)}{(x_1 + x_2)^2} \\[1ex] \mathrm{d}x_2 &= \frac{x_1\,(\mathrm{d}y_2 - \mathrm{d}y_1)}{(x_1 + x_2)^2} \end{aligned}$$
 #
 # A colleague is in a hurry and writes a backward that always returns zeros. Then both of you check your work in the most
 # natural way: add up the outputs, and see how the sum moves when an input is nudged.

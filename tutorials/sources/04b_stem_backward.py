@@ -159,7 +159,7 @@ np.testing.assert_allclose(dpadded[:, inside, inside], dpatches, rtol=0, atol=1e
 # %% [markdown]
 # ## Weight standardisation
 #
-# $$\hat w = \frac{c}{\sigma + \varepsilon}, \qquad c = w - \frac1n\sum w, \qquad \sigma = \sqrt{\tfrac1n\textstyle\sum c^2}$$
+# $$\begin{aligned} \hat w &= \frac{c}{\sigma + \varepsilon} \\ c &= w - \frac1n\sum w \\ \sigma &= \sqrt{\tfrac1n\textstyle\sum c^2} \end{aligned}$$
 #
 # From the last operation to the first. The quotient: $\mathrm{d}c = \mathrm{d}\hat w/(\sigma+\varepsilon)$ and
 # $\mathrm{d}\sigma = -\sum \mathrm{d}\hat w\,c/(\sigma+\varepsilon)^2$. The root, $\partial\sigma/\partial c =
@@ -223,7 +223,7 @@ assert 1.7 < ratio < 2.3
 # count. Stretching the group around its mean is undone by $\rho$: so what lies along $\hat x$ does not count
 # either. What is left is what you computed by hand in the toy:
 #
-# $$\mathrm{d}x = \rho\,\big(\mathrm{d}\hat x - \text{mean}(\mathrm{d}\hat x) - \hat x\,\text{mean}(\mathrm{d}\hat x\,\hat x)\big), \qquad \mathrm{d}\gamma = \sum \mathrm{d}y\,\hat x, \qquad \mathrm{d}\beta = \sum \mathrm{d}y$$
+# $$\begin{aligned} \mathrm{d}x &= \rho\,\big(\mathrm{d}\hat x - \text{mean}(\mathrm{d}\hat x) - \hat x\,\text{mean}(\mathrm{d}\hat x\,\hat x)\big) \\ \mathrm{d}\gamma &= \sum \mathrm{d}y\,\hat x \\ \mathrm{d}\beta &= \sum \mathrm{d}y \end{aligned}$$
 
 # %%
 x = values["conv_root"]  # (4, P/2, P/2, 64)

@@ -187,7 +187,7 @@ assert abs(unmasked[0] - alone[0]).max() > 1e-6
 # A_j)$, where $\delta_{kj}$ is 1 for $k = j$ and 0 otherwise. $S_j$ acts on the score through all shares of the
 # row, so we sum over them:
 #
-# $$\mathrm{d}S_j = \sum_k \mathrm{d}A_k\,\frac{\partial A_k}{\partial S_j} = A_j\,\Big(\mathrm{d}A_j - \sum_k \mathrm{d}A_k A_k\Big)$$
+# $$\begin{aligned} \mathrm{d}S_j &= \sum_k \mathrm{d}A_k\,\frac{\partial A_k}{\partial S_j} \\ &= A_j\,\Big(\mathrm{d}A_j - \sum_k \mathrm{d}A_k A_k\Big) \end{aligned}$$
 #
 # which is what you did in your head for the table: better than the average, times the share.
 #
