@@ -121,10 +121,9 @@ axis.legend()
 plt.show()
 best = {label: min(errors) for label, errors in curves.items()}
 print({label: f"{e:.0e}" for label, e in best.items()})
-good = [error(h, np.float64, True) for h in (1e-6, 3e-6, 1e-5)]
-poor = [error(h, np.float32, True) for h in (1e-6, 1e-5, 1e-4)]
-print(f"float64, h from 1e-6 to 1e-5: up to {max(good):.0e}")
-print(f"float32, h from 1e-6 to 1e-4: up to {max(poor):.0e}")
+good, poor = ([error(h, t, True) for h in (1e-6, 3e-6, 1e-5)] for t in (np.float64, np.float32))
+print("float64, h from 1e-6 to 1e-5:", *(f"{e:.0e}" for e in good))
+print("float32, with the same steps:", *(f"{e:.0e}" for e in poor))
 assert max(good) < 1e-9
 assert max(poor) > 1e-3
 assert best["float32, central"] > 1000 * best["float64, central"]
@@ -132,7 +131,7 @@ assert best["float32, central"] > 1000 * best["float64, central"]
 # %% [markdown]
 # Each curve is a valley: bending on the right, rounding on the left. Central differences in `float64`, with $h$ between
 # $10^{-6}$ and $10^{-5}$, know nine digits or more. In `float32` the valley lies far higher. Its best step knows five, but nobody
-# tells you which it is, and with the steps that serve so well in `float64` only two or three are left. A check there
+# tells you which it is, and with the steps that serve so well in `float64` only one to three are left. A check there
 # must be so tolerant that real faults slip through.
 
 # %% [markdown]
@@ -143,7 +142,7 @@ assert best["float32, central"] > 1000 * best["float64, central"]
 #
 # $$\Big\langle c,\ \frac{f(x + hv) - f(x - hv)}{2h} \Big\rangle = \big\langle \text{backward}(c),\ v \big\rangle$$
 #
-# are single numbers, and a wrong backward makes them differ for almost every $v$ and $c$. Two forwards, one backward.
+# are single numbers, and a wrong backward makes them differ for almost every $v$ and $c$. Two forwards more, one backward.
 # (The right-hand side needs the *vector–Jacobian product*, VJP, which a backward is: hence the name `check_vjp` of the
 # library's.) That is the whole gradient check:
 
@@ -178,7 +177,7 @@ assert not check(linear, lambda dy, cache: (dy @ cache[1].T, cache[0].T @ dy, dy
 # %% [markdown]
 # ## How a careless check passes a wrong gradient
 #
-# Six faults that people really make. Each is a forward, a wrong backward, and a maker of inputs.
+# Six faults that people really make. Each is a forward, a wrong backward, and the shapes of the inputs.
 
 
 # %%

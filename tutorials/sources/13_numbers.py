@@ -290,33 +290,10 @@ assert 10 < apart / u < 20
 # model's stages from the truth. Neither need be wrong. If they still differ there in float64, one of them is.
 
 # %% [markdown]
-# ## Optional: how negative is minus infinity?
-#
-# The mask (Eq. 10 and 11) makes the logits of padding very negative, by $-\infty$ (the paper), $-10^{10}$ (the authors) or
-# $-10^3$ (pyiqa; chapter 05b). What is left of the share of padding beside two real tokens with the logit 0?
-
-# %%
-with np.errstate(under="ignore", invalid="ignore", over="ignore"):
-    for value in (-10.0, -50.0, -100.0, -1e3, -1e10, -math.inf):
-        row = np.array([0, 0, value], "float32")
-        print(f"{value:>8g}: share of padding {softmax(row)[0][2]:.1e}")
-    nothing = np.full(3, np.float16(-1e10))  # a row of padding, in half precision
-    careless = np.exp(nothing - nothing.max())
-print("a row of −1e10 in float16:", nothing)
-print("careless:", careless, " library:", softmax(nothing)[0])
-assert softmax(np.array([0, 0, -1e3], "float32"))[0].tolist() == [0.5, 0.5, 0.0]
-assert np.isnan(careless).all()
-assert not softmax(nothing)[0].any()
-
-# %% [markdown]
-# From about $-104$ on, $e^{x}$ is 0 in float32, exactly: all three programs hide padding perfectly, as long as real logits
-# do not come near $-10^3$ themselves. In float16 $-10^{10}$ overflows to $-\infty$. Then a row of nothing but padding
-# subtracts its maximum, $-\infty - (-\infty)$, which is NaN, unless the softmax looks after that case.
-
-# %% [markdown]
 # ## Padding changes the last digit
 #
-# A share of exactly 0 times a value is exactly 0, and adding 0 changes nothing. So the score of an image must be the
+# From about $-104$ on $e^x$ is exactly 0 in float32, so a masked token's share is, too (chapter 05b); 0 times a value is
+# 0, and adding 0 changes nothing. So the score of an image must be the
 # same to the bit, with padding or without? Not quite: a longer row is summed in other groups, and a larger matrix is
 # multiplied in other blocks. The numbers added are the same, the *order* is not. In float64, the difference is at most of the
 # order of $10^{-16}$ times the number of steps.
@@ -324,8 +301,7 @@ assert not softmax(nothing)[0].any()
 # %%
 more = photo._replace(patches=np.concatenate([photo.patches, np.zeros_like(photo.patches)]))
 for name in ("hash_index", "scale_index", "mask"):
-    array = getattr(photo, name)
-    more = more._replace(**{name: np.concatenate([array, np.zeros_like(array)])})
+    more = more._replace(**{name: np.pad(getattr(photo, name), (0, len(photo.mask)))})
 assert more.mask.sum() == len(photo.mask)
 for dtype, params in (("float32", single), ("float64", double)):
     alone, padded = logit(params, run=batched), logit(params, run=batched, tokens=more)
@@ -436,24 +412,9 @@ for j in range(0, len(s), 500):
 np.testing.assert_allclose(o / l, result[0], atol=1e-6)
 
 # %% [markdown]
-# ### Optional: and backward?
-#
-# Training needs the shares again. Either they are kept; or each encoder block is computed again on the way back from its
-# input (chapter 07); or only the shares are, some queries at a time from $\mathbf{Q}$ and $\mathbf{K}$, or in blocks of
-# keys, where $m$ and $\ell$ say at once what each share was. The first costs memory, the others time.
-# `mq.forward(…, recompute=True)` takes the second way, `recompute="attention"` the third, as training on a processor does.
-
-# %%
-gradients = {}
-for recompute in (False, "attention", True):
-    tracemalloc.start()
-    _, cache = mq.forward(weights["float32"], tokens, deep, recompute=recompute)
-    kept = tracemalloc.get_traced_memory()[0]
-    tracemalloc.stop()
-    gradients[recompute] = mq.backward(np.ones((1, 1)), cache).params["class_token"]
-    print(f"recompute={recompute!s:9}  keeps {kept / 2**20:6.1f} MiB")
-for gradient in gradients.values():
-    assert error(gradient, gradients[False]) < 1e-4
+# And backward? Training needs the shares again: they are kept, or computed again from $\mathbf{Q}$ and $\mathbf{K}$, block by
+# block, where $m$ and $\ell$ say at once what each share was. The first costs memory, the second time
+# (`mq.forward(…, recompute="attention")`, as training on a processor does; `recompute=True` is chapter 07's).
 
 # %% [markdown]
 # ## Exercises
