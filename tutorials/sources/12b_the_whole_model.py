@@ -348,9 +348,7 @@ assert {name.partition("/")[0] for name in missing} == kinds | {"loss", "step"}
 # %%
 backward = [r for r in result.rungs if r.name.startswith(("gradient/", "dparams/")) and r.distance]
 worst = max(backward, key=lambda rung: rung.excess)
-print(
-    f"{len(backward)} gradients; {worst.name} is furthest off, {worst.excess:.2f} of what is allowed"
-)
+print(f"{len(backward)} gradients; the worst, {worst.name}: {worst.excess:.2f} of what is allowed")
 assert all(rung.fine for rung in backward)
 parameters = {f"dparams/{path}" for path, _ in flatten(fixture.params)}
 assert parameters == {r.name for r in backward if r.name.startswith("dparams/")}

@@ -100,10 +100,9 @@ assert np.float32(1) + np.float32(u) == 1  # too small to be seen beside 1
 # %%
 x = np.random.default_rng(0).standard_normal(2**20).astype("float32")
 true = x.astype("float64").sum()
-sums = {"one after the other": np.cumsum(x)[-1], "in pairs of pairs": x.sum()}
-for name, total in sums.items():
-    print(f"{name:20} {total:.6f}   error {abs(total - true):.1e}")
-assert abs(sums["in pairs of pairs"] - true) < abs(sums["one after the other"] - true)
+off = {"one after the other": np.cumsum(x)[-1] - true, "in pairs of pairs": x.sum() - true}
+print(", ".join(f"{name}: off by {abs(e):.1e}" for name, e in off.items()))
+assert abs(off["in pairs of pairs"]) < abs(off["one after the other"])
 
 # %% [markdown]
 # ## Two careless lines
@@ -277,6 +276,7 @@ for name, difference in differences.items():
 assert abs(differences["float64, forward"]) < 1e-9 * max(1, abs(truth))
 assert abs(differences["float32, predict"]) < abs(differences[f"float64, GELU {other}"])
 
+# %%
 apart = (3.417266 - 3.417263) / 3.417263
 print(f"3.417263 and 3.417266 are {apart / u:.0f} u apart")
 assert 10 < apart / u < 20

@@ -118,8 +118,8 @@ plt.show()
 q, k = np.array([0.8, 0.6]), np.array([0.3, 0.4])  # |q| = 1, |k| = 0.5, q·k = 0.48
 w = np.random.default_rng(0).standard_normal((100_000, 2))
 products = np.exp(w @ q - 0.5) * np.exp(w @ k - 0.125)
-print(f"exactly {math.exp(0.48):.4f}; mean of {len(w):,} products {products.mean():.4f}")
-print(f"standard deviation of one product: {products.std():.2f}")
+print(f"exactly {math.exp(0.48):.4f}; mean of {len(w):,} products {products.mean():.4f}", end=", ")
+print(f"standard deviation of one {products.std():.2f}")
 assert abs(products.mean() - math.exp(0.48)) < 5 * products.std() / math.sqrt(len(w))
 assert products.std() > math.exp(0.48)
 
@@ -299,7 +299,6 @@ assert max(abs(s - whole) for s in tried) > 0.1  # not even the most features br
 E = np.array([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
 keys = np.array([4.0, 2.0, 7.0]).reshape(1, 1, 3, 1)  # (B, H, N, D_h)
 summed, _ = compress(keys, E, np.ones((1, 1, 3), bool))
-print(summed.ravel())
 assert summed.ravel().tolist() == [3.0, 7.0]
 
 # %% [markdown]
@@ -345,9 +344,8 @@ own = {**p, "E": means(16), "F": means(16)}
 straight = linformer(z, allowed, own, config.conventions)[0][:, order]
 assert not np.allclose(linformer(z[:, order], allowed, own, config.conventions)[0], straight)
 straight = performer(z, allowed, p, config.conventions)[0][:, order]
-np.testing.assert_allclose(
-    performer(z[:, order], allowed, p, config.conventions)[0], straight, rtol=0, atol=1e-8
-)
+shuffled = performer(z[:, order], allowed, p, config.conventions)[0]
+np.testing.assert_allclose(shuffled, straight, rtol=0, atol=1e-8)
 
 # %% [markdown]
 # ## Backward
@@ -364,9 +362,8 @@ np.testing.assert_allclose(
 
 # %%
 there, back = verify.trace(params, tokens, as_performer, dlogits=np.ones((1, config.outputs)))
-fq, fk, V, SA = (
-    there[f"{first}/{name}"] for name in ("query_features", "key_features", "value", "heads")
-)
+names = ("query_features", "key_features", "value", "heads")
+fq, fk, V, SA = (there[f"{first}/{name}"] for name in names)
 dSA = back[f"{first}/heads"]
 S, s = fk.swapaxes(-1, -2) @ V, fk.sum(axis=-2, keepdims=True)  # (1, H, m, D_h), (1, H, 1, m)
 t = fq @ s.swapaxes(-1, -2)  # (1, H, N, 1)
@@ -427,8 +424,7 @@ for size in sizes:
 # %% [markdown]
 # ## Exercises
 #
-# Each cell to fill in is followed by one that checks it. Until you do, it says so and the notebook goes on. Solutions
-# are in `tutorials/solutions/16_efficient_attention.py`; try first.
+# Each cell to fill in is followed by one that checks it. Solutions are in `tutorials/solutions/16_efficient_attention.py`; try first.
 
 # %% [markdown]
 # ### Exercise 1: the other brackets (★, 4 minutes)
