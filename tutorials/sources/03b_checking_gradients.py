@@ -140,7 +140,7 @@ assert best["float32, central"] > 1000 * best["float64, central"]
 # Nudging inputs one by one takes two forwards for each of them. But a sum tells enough. Choose a random direction $v$
 # through *all* inputs at once, and a random $c$ in the place of $\mathrm{d}y$ (a random *cotangent*). Both sides of
 #
-# $$\Big\langle c,\ \frac{f(x + hv) - f(x - hv)}{2h} \Big\rangle = \big\langle \text{backward}(c),\ v \big\rangle$$
+# $$\begin{aligned} &\Big\langle c,\ \frac{f(x + hv) - f(x - hv)}{2h} \Big\rangle \\ &\quad = \big\langle \text{backward}(c),\ v \big\rangle \end{aligned}$$
 #
 # are single numbers, and a wrong backward makes them differ for almost every $v$ and $c$. Two forwards more, one backward.
 # (The right-hand side needs the *vector–Jacobian product*, VJP, which a backward is: hence the name `check_vjp` of the

@@ -101,10 +101,10 @@ plt.show()
 # are not nothing: zeros are a mid-grey patch, which becomes a token like any other, with a key and a value, and
 # would take its share. So a matrix $\mathbf{M}$ is added to the logits
 #
-# $$\mathbf{M}_{i,j} = \begin{cases} 0 & \text{if position } i \text{ may attend to } j \cr -\infty & \text{if not} \end{cases}
+# $$\mathbf{M}_{i,j} = \begin{cases} 0 & \text{if } i \text{ may attend to } j \cr -\infty & \text{if not} \end{cases}
 # \tag{10}$$
 #
-# $$\mathbf{A}_m = \text{softmax}((\mathbf{Q}\mathbf{K}^T + \mathbf{M}) / \sqrt{D_h}) \tag{11}$$
+# $$\mathbf{A}_m = \text{softmax}\Big(\frac{\mathbf{Q}\mathbf{K}^T + \mathbf{M}}{\sqrt{D_h}}\Big) \tag{11}$$
 #
 # and a forbidden position gets no share, as the wall.
 
