@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -138,8 +139,6 @@ ANSWERS = {  # {student: (answer 1, answer 2, what grade.py says of the first, o
 def graded(tmp_path_factory):
     """(what the grader printed, {(student, exercise): row}) of all students at once."""
     folder = tmp_path_factory.mktemp("grading")
-    (folder / "sources").mkdir()
-    (folder / "sources" / "05_small.py").write_text(CHAPTER, "utf-8")
     for student, (first, second, *_) in ANSWERS.items():
         write(folder, student, {1: first, 2: second})
     write(folder, "no tags", {1: "two = 2\nhelp_me = lambda x: two * x", 2: TWICE}, tags=False)
@@ -149,17 +148,29 @@ def graded(tmp_path_factory):
     (folder / "handed-in" / "damaged").mkdir()
     (folder / "handed-in" / "damaged" / "05_small.ipynb").write_text("{", "utf-8")
     write(folder, "another", {}, chapter="# %% [markdown]\n# # 77 · Another\n", name="other")
+    done = subprocess.run(**grader(folder, seconds=8), timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, {(row["student"], row["exercise"]): row for row in table(folder)}
+
+
+def grader(folder, chapter=CHAPTER, seconds=60):
+    """How to run the grader on what was handed in, as if the course had one small chapter."""
+    (folder / "sources").mkdir(exist_ok=True)
+    (folder / "sources" / "05_small.py").write_text(chapter, "utf-8")
     code = (
         "import notebooks, grade, pathlib, sys; notebooks.SOURCES = pathlib.Path(sys.argv.pop(1)); "
         "raise SystemExit(grade.main())"
     )
+    arguments = [folder / "sources", folder / "handed-in", "--seconds", str(seconds)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TUTORIALS), *sys.path])}
-    command = [sys.executable, "-c", code, folder / "sources", folder / "handed-in", "--seconds", "8"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    with (folder / "handed-in" / "grades.csv").open(encoding="utf-8", newline="") as file:
-        rows = {(row["student"], row["exercise"]): row for row in csv.DictReader(file)}
-    return done.stdout, rows
+    options = {"env": environment, "cwd": folder, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return {"args": [sys.executable, "-c", code, *arguments], **options}
+
+
+def table(folder):
+    """The rows of the table of grades; none while there is no table."""
+    path = folder / "handed-in" / "grades.csv"
+    return list(csv.DictReader(path.read_text("utf-8").splitlines())) if path.exists() else []
 
 
 def write(folder, student, answers, tags=True, chapter=CHAPTER, name="05_small"):
@@ -176,7 +187,7 @@ def write(folder, student, answers, tags=True, chapter=CHAPTER, name="05_small")
     if not tags:  # the answer is in a cell of its own, below a helper
         place = next(i for i, cell in enumerate(notebook.cells) if "help_me" in cell.source)
         notebook.cells.insert(place + 1, nbformat.v4.new_code_cell("my_double = lambda x: help_me(x)"))
-    (folder / "handed-in" / student).mkdir(parents=True)
+    (folder / "handed-in" / student).mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, folder / "handed-in" / student / f"{name}.ipynb")
 
 
@@ -222,13 +233,55 @@ def test_bad_use_is_refused(tmp_path, arguments, says):
     assert (done.returncode, says in done.stderr) == (2, True), done.stderr
 
 
-def test_a_table_of_somebody_else_is_kept(tmp_path):
-    (tmp_path / "grades.csv").write_text("my own marks\n")
+@pytest.mark.parametrize("marks", ["my own marks", "student,notebook,chapter,exercise,verdict,sentence,marks", ""])
+def test_a_table_of_somebody_else_is_kept(tmp_path, marks):
+    (tmp_path / "grades.csv").write_text(marks)
     done = subprocess.run(
         [sys.executable, str(TUTORIALS / "grade.py"), "."], capture_output=True, text=True, cwd=tmp_path
     )
-    assert "is not a table of grades" in done.stderr
-    assert (tmp_path / "grades.csv").read_text() == "my own marks\n"
+    assert (done.returncode, "is not a table of grades" in done.stderr) == (2, True)
+    assert (tmp_path / "grades.csv").read_text() == marks
+
+
+@pytest.mark.parametrize(("cell", "says"), [("import os; os._exit(3)", "it crashed"), ("{}['key']", "'key'")])
+def test_what_was_graded_before_a_chapter_crashes_is_kept(tmp_path, cell, says):
+    write(tmp_path, "anna", {1: DOUBLE, 2: TWICE})
+    done = subprocess.run(**grader(tmp_path, CHAPTER.replace("five = four + 1", cell)), timeout=100)
+    assert done.returncode == 0, done.stderr
+    found = {row["exercise"]: (row["verdict"], row["sentence"]) for row in table(tmp_path)}
+    assert found == {"1": ("right", ""), "": ("unreadable", f"the chapter itself does not run here: {says}")}
+    done = subprocess.run(**grader(tmp_path), timeout=100)
+    assert [(row["exercise"], row["verdict"]) for row in table(tmp_path)] == [("1", "right"), ("2", "right")]
+
+
+def test_a_grader_that_was_stopped_goes_on(tmp_path):
+    """Without asking again those who have a verdict, unless they handed in something else."""
+    write(tmp_path, "ann", {1: "my_double = abs", 2: TWICE})
+    write(tmp_path, "=ben", {1: DOUBLE, 2: TWICE})
+    write(tmp_path, "chloe", {1: "while True:\n    time.sleep(1)", 2: TWICE})
+    running = subprocess.Popen(**grader(tmp_path))
+    while running.poll() is None and [row["exercise"] for row in table(tmp_path)] != ["1", "1"]:
+        time.sleep(0.05)
+    running.terminate()
+    _, said = running.communicate(timeout=30)
+    assert (running.returncode, said.count("\n"), "goes on from" in said) == (130, 2, True), said
+    rows = {(row["student"], row["exercise"]): row["verdict"] for row in table(tmp_path)}
+    assert rows == {("'=ben", "1"): "right", ("ann", "1"): "wrong"}
+
+    path = tmp_path / "handed-in" / "grades.csv"
+    on_paper = "zoe,zoe/05_small.ipynb,05,1,right,on paper,\r\n"
+    path.write_text(path.read_text("utf-8").replace("right,", "right,seen by the teacher") + on_paper, "utf-8")
+    for student in ("ann", "chloe"):
+        write(tmp_path, student, {1: DOUBLE, 2: None})
+    done = subprocess.run(**grader(tmp_path), timeout=100)
+    assert re.search(r"^verdicts kept from .*grades.csv: 2$", done.stderr, re.MULTILINE)
+    rows = [(row["student"], row["exercise"], row["verdict"], row["sentence"]) for row in table(tmp_path)]
+    assert rows == [
+        ("'=ben", "1", "right", "seen by the teacher"),
+        ("'=ben", "2", "right", ""),
+        *((student, n, says, "") for student in ("ann", "chloe") for n, says in (("1", "right"), ("2", "open"))),
+        ("zoe", "1", "right", "on paper"),
+    ]
 
 
 def test_a_student_without_a_notebook_is_not_forgotten(tmp_path):

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from op_table import CONFIG, random_params
-from safetensors.numpy import load_file, save_file
 from test_complexity import Counted
 from test_model import SMALL, random_tokens
 
 import musiq_ref as mq
-from musiq_ref.checkpoint import save_official, save_pyiqa, to_official, to_pyiqa
 from musiq_ref.checkpoint.pyiqa import PYIQA_LAYOUT
-from musiq_ref.cli import main
 from musiq_ref.image.tokenize import tokenize_backward
 from musiq_ref.model.parameters import add_params, flatten, map_params
 from musiq_ref.training.run import train
 from musiq_ref.training.settings import Settings
-from musiq_ref.verify import GradientError, check_vjp, compare, deterministic_image, deterministic_params, trace
-from musiq_ref.verify.ladder.fixture import build_fixture, write_fixture
-from musiq_ref.verify.ladder.stages import run_stages
+from musiq_ref.verify import GradientError, check_vjp, deterministic_image, deterministic_params, trace
 
 ABLATIONS = {
     "no HSE": {"spatial": "none"},
@@ -29,12 +22,8 @@ ABLATIONS = {
     "linear stem": {"stem": "linear", "patch_size": 6, "longer_sides": (24, 42)},  # few patches, though they are small
     "all three": {"spatial": "none", "scale_embedding": False, "stem": "linear"},
 }
-LACKING = {
-    "no HSE": {"spatial_embedding"},
-    "no SCE": {"scale_embedding"},
-    "linear stem": {"stem"},
-    "all three": {"spatial_embedding", "scale_embedding", "stem"},
-}
+PARTS = {"spatial": "spatial_embedding", "scale_embedding": "scale_embedding", "stem": "stem"}
+LACKING = {name: {PARTS[field] for field in PARTS if field in changes} for name, changes in ABLATIONS.items()}
 LONG = {"attention": "linformer", "attention_rank": 5, "attention_length": 700}
 KINDS = {
     "performer": {"attention": "performer", "attention_rank": 6, "attention_seed": 3},
@@ -48,6 +37,13 @@ every_variant = pytest.mark.parametrize("name", VARIANTS)
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
+def paired(one, other):
+    """(path, array, array) of every parameter of two models that have the same."""
+    arrays = dict(flatten(other))
+    assert [path for path, _ in flatten(one)] == list(arrays) != []
+    return [(path, array, arrays[path]) for path, array in flatten(one)]
+
+
 @every_ablation
 def test_the_parameters_lack_what_the_model_lacks(name):
     whole, params = mq.init_params(SMALL), mq.init_params(SMALL.replace(**ABLATIONS[name]))
@@ -58,9 +54,7 @@ def test_the_parameters_lack_what_the_model_lacks(name):
 @every_variant
 def test_gradient_from_the_logits_to_the_pixels_and_parameters(name):
     """The logits themselves, not one sum of them: where they cancel, rounding would look large beside their sum."""
-    config = CONFIG.replace(**VARIANTS[name])
-    if config.attention == "linformer":
-        config = config.replace(attention_length=17)
+    config = CONFIG.replace(**{**VARIANTS[name], "attention_length": 17})
 
     def forward(image, params):
         logits, cache = mq.forward(params, mq.batch([mq.tokenize(image, config)]), config)
@@ -89,11 +83,11 @@ def test_pytorchs_scores_and_gradients_are_ours(torch, changes):
         named = {}
         for path, array in flatten(nested):
             if path.endswith(("/E", "/F")):
-                query = PYIQA_LAYOUT.name(path[:-1] + "query/bias")
-                named[query.replace("query.bias", path[-1])] = array
+                name = PYIQA_LAYOUT.name(path[:-1] + "query/bias").replace("query.bias", path[-1])
             else:
-                named[PYIQA_LAYOUT.name(path).replace("head.", "head.0.")] = PYIQA_LAYOUT.to_file(path, array)
-        return {name: np.ascontiguousarray(array) for name, array in named.items()}
+                name, array = PYIQA_LAYOUT.name(path).replace("head.", "head.0."), PYIQA_LAYOUT.to_file(path, array)
+            named[name] = np.ascontiguousarray(array)
+        return named
 
     model = TorchMusiq(config).double()
     model.load_state_dict({name: torch.tensor(array) for name, array in renamed(params).items()})
@@ -136,10 +130,9 @@ def test_the_linear_stem_hands_the_patch_flat_to_the_patch_embedding():
 
 @every_ablation
 def test_the_taps_see_what_there_is(name):
-    config = SMALL.replace(**ABLATIONS[name])
-    params, tokens = random_params(config), mq.batch([random_tokens(config, 6, 1)])
-    values, gradients = trace(params, tokens, config, np.ones((1, 3)))
-    whole, _ = trace(random_params(SMALL), mq.batch([random_tokens(SMALL, 6, 1)]), SMALL)
+    configs = SMALL.replace(**ABLATIONS[name]), SMALL
+    traces = [trace(random_params(c), mq.batch([random_tokens(c, 6, 1)]), c, np.ones((1, 3))) for c in configs]
+    (values, gradients), (whole, _) = traces
     assert set(values) == set(gradients)
     missing = {tap for tap in whole if tap.startswith("stem/")} if "stem" in LACKING[name] else set()
     assert set(whole) - set(values) == missing
@@ -163,22 +156,6 @@ def test_counts_are_of_arrays_and_multiplications_that_are_there(name):
 
 
 @every_variant
-def test_the_native_file_holds_it_and_inference_scores_it(name, tmp_path):
-    config = mq.MusiqConfig.preset("tiny", **VARIANTS[name])
-    params, image = deterministic_params(config, 1), deterministic_image(1, 50, 70)
-    mq.save_checkpoint(tmp_path / "a.safetensors", params, config)
-    loaded = mq.load_checkpoint(tmp_path / "a.safetensors")
-    assert loaded.config == config
-    assert list(flatten(loaded.params)) != []
-    for (path, before), (again, after) in zip(flatten(params), flatten(loaded.params), strict=True):
-        assert path == again
-        assert np.array_equal(before, after)
-    logits, _ = mq.forward(params, mq.batch([mq.tokenize(image, config)]), config)
-    near = 2e-7 if name in KINDS else 1e-6  # without an embedding a score is near 0, the difference of larger numbers
-    assert mq.score([image], loaded)[0].value == pytest.approx(float(logits[0, 0]), rel=2e-6, abs=near)
-
-
-@every_variant
 def test_on_the_device_too(device, name):
     config = SMALL.replace(**VARIANTS[name])
     params, tokens = random_params(config), [random_tokens(config, n, n) for n in (6, 9)]
@@ -189,8 +166,7 @@ def test_on_the_device_too(device, name):
     there, cache = mq.forward(remote, mq.Tokens(*map(device.from_numpy, mq.batch(tokens))), config)
     far = mq.backward(device.from_numpy(dlogits), cache)
     np.testing.assert_allclose(device.to_numpy(there), here, rtol=1e-9, atol=1e-9)
-    for (path, a), (again, b) in zip(flatten(gradients.params), flatten(far.params), strict=True):
-        assert path == again
+    for path, a, b in paired(gradients.params, far.params):
         assert np.abs(device.to_numpy(b) - a).max() <= 1e-10 * max(np.abs(a).max(), 1e-3), path
     alone = device.to_numpy(mq.predict(remote, tokens[0], config, device))
     np.testing.assert_allclose(alone, here[0], rtol=1e-9)
@@ -223,94 +199,3 @@ def test_training_changes_what_there_is_to_learn(kind, tmp_path):
     for name in {"linformer": ("E", "F"), "shared": ("E",)}.get(kind, ()):
         assert before[name].shape == after[name].shape
         assert not np.array_equal(before[name], after[name])
-
-
-@every_kind
-def test_a_fixture_carries_the_fields_and_is_its_own_port(kind, tmp_path):
-    config, image = mq.MusiqConfig.preset("tiny", **KINDS[kind], longer_sides=(40,)), deterministic_image(2, 40, 50)
-    mq.save_checkpoint(tmp_path / "a.safetensors", deterministic_params(config, 1), config)
-    fixture, folder = build_fixture(checkpoint=tmp_path / "a.safetensors", image=image), tmp_path / "fixture"
-    assert fixture.config == config
-    write_fixture(folder, fixture)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    assert {name: manifest["config"][name] for name in KINDS[kind]} == KINDS[kind]
-    stages = run_stages(map_params(np.float32, fixture.params), image, config)
-    assert compare(folder, stages, diagnose=False).passed
-    if config.attention == "performer":
-        other = run_stages(fixture.params, image, config.replace(attention_seed=9))
-        result = compare(folder, other, diagnose=False)
-        assert not result.passed
-        assert result.first
-        assert result.first.name == "encoder/block_00/attention/query_features"
-
-
-# ---- files of other attention
-
-
-@every_kind
-def test_other_formats_refuse_other_attention(kind, tmp_path, capsys):
-    config, path = mq.MusiqConfig.preset("tiny", **KINDS[kind]), tmp_path / "a.safetensors"
-    params = deterministic_params(config, 1)
-    mq.save_checkpoint(path, params, config)
-    assert main(["convert", str(path), str(tmp_path / "a.npz")]) == 2
-    performer = config.attention == "performer"
-    says = "attention = performer, and loads with softmax" if performer else "attention/E"
-    assert says in capsys.readouterr().err
-    if not performer:
-        with pytest.raises(mq.CheckpointError, match="keep this model in the native layout"):
-            to_official(params)
-    assert not (tmp_path / "a.npz").exists()
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"attention": "softmax"}, "2 unexpected|4 unexpected"),
-        ({"attention_shared": True}, "unexpected"),
-        ({"attention_rank": 4}, "misshapen"),
-    ],
-)
-def test_a_linformers_matrices_are_loaded_strictly(change, says, tmp_path):
-    config = mq.MusiqConfig.preset("tiny", **KINDS["linformer"])
-    mq.save_checkpoint(tmp_path / "a.safetensors", deterministic_params(config, 1), config)
-    with pytest.raises(mq.CheckpointError, match=says):
-        mq.load_checkpoint(tmp_path / "a.safetensors", config=config.replace(**change))
-    with pytest.raises(mq.CheckpointError, match=r"missing \(.*attention/E"):
-        mq.load_checkpoint("demo", config=mq.load_checkpoint("demo").config.replace(attention="linformer"))
-
-
-def test_files_from_before_there_was_a_choice_are_softmax(tmp_path):
-    config, path = mq.MusiqConfig.preset("tiny"), tmp_path / "a.safetensors"
-    values = {k: v for k, v in config.to_dict().items() if not k.startswith("attention")}
-    mq.save_checkpoint(path, deterministic_params(config, 1), config)
-    metadata = {"format": "musiq_ref", "musiq_ref_config": json.dumps(values)}
-    save_file(load_file(path), tmp_path / "old.safetensors", metadata=metadata)
-    assert mq.load_checkpoint(tmp_path / "old.safetensors").config == config
-
-
-# ---- files of less
-
-
-@pytest.mark.parametrize(("change", "part"), [({"stem": "linear"}, "stem"), ({"scale_embedding": False}, "scale_")])
-def test_what_other_layouts_cannot_say_is_refused(change, part, tmp_path):
-    params = mq.init_params(mq.MusiqConfig.preset("tiny", **change))
-    for convert in (to_official, to_pyiqa):
-        with pytest.raises(mq.CheckpointError, match=rf"have no {part}.*keep this model in the native layout"):
-            convert(params)
-    for save in (save_official, save_pyiqa):
-        with pytest.raises(mq.CheckpointError, match=rf"have no {part}"):
-            save(tmp_path / "a.npz", params)
-    assert not list(tmp_path.iterdir())
-
-
-def test_parameters_and_files_of_the_whole_model_do_not_fit(tmp_path):
-    params, tokens = random_params(SMALL), mq.batch([random_tokens(SMALL, 6, 3)])
-    for change, message in (
-        ({"spatial": "none"}, "spatial_embedding/table is unexpected"),
-        ({"scale_embedding": False}, "scale_embedding/table is unexpected"),
-        ({"stem": "linear"}, r"patch_embedding/kernel has shape \(1024, 48\); this configuration needs \(192, 48\)"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            mq.forward(params, tokens, SMALL.replace(**change))
-        with pytest.raises(mq.CheckpointError, match="not written"):
-            mq.save_checkpoint(tmp_path / "a.safetensors", params, SMALL.replace(**change))

@@ -4,6 +4,9 @@ Only the cells between "## Exercises" and each check are taken from a notebook. 
 run from the chapter itself, once; every answer then runs in a process of its own, forked from that one, without a
 terminal and within a time limit. A notebook may crash, loop or rename things; it costs nobody else a verdict. This
 stops accidents and simple tricks. Answers run with your rights, though: grade strangers' notebooks in a container.
+
+The table is whole on the disk after every answer. A second run goes on: it grades again only what changed since, the
+notebook or its chapter. Delete a line, or the table, to have it graded again.
 """
 
 from __future__ import annotations
@@ -11,113 +14,35 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import json
 import multiprocessing
 import os
 import re
+import signal
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import redirect_stdout
+from collections.abc import Generator, Iterator
+from contextlib import closing, redirect_stdout
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import nbformat
+from typing import Any
 
 import notebooks
+from handed_in import Row, Submission, submissions, tags
+from musiq_ref.outputs import OutputError, write_output
 from verdicts import Silent, in_own_process, names_of, run
 
 SECONDS = 60.0  # that an answer may take, check included
-EXERCISE = re.compile(r"^### Exercise (\d+)\b", re.MULTILINE)
 VERDICTS = ("right", "open", "wrong", "unreadable")
 
 
-class Submission(NamedTuple):
-    """A notebook: whose, where it lies, and the cells of each exercise."""
+def graded(
+    path: Path, given: list[Submission], done: set[tuple[str, str]], seconds: float
+) -> Iterator[Row]:
+    """The rows of one chapter: its cells are run once, and at each check all answers are tried.
 
-    student: str
-    notebook: str
-    answers: dict[int, list[str]]
-
-
-class Row(NamedTuple):
-    """A line of the result; verdict: one of VERDICTS."""
-
-    student: str
-    notebook: str
-    chapter: str
-    exercise: str
-    verdict: str
-    sentence: str
-
-
-def tags(cell: Any, kind: str) -> list[int]:
-    """The numbers n of a cell's tags "kind-n"."""
-    found = cell.metadata.get("tags", [])
-    return [int(t.removeprefix(f"{kind}-")) for t in found if re.fullmatch(rf"{kind}-\d+", t)]
-
-
-def answers_of(notebook: Any, chapter: Any) -> dict[int, list[str]]:
-    """{exercise: the code cells that a student wrote for it}; what the chapter has, and its checks, are left out."""
-    own = {cell.source.strip() for cell in chapter.cells if not tags(cell, "exercise")}
-    found: dict[int, list[str]] = {}
-    number = None
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            heading = EXERCISE.search(cell.source)
-            number = int(heading[1]) if heading else number
-            number = None if cell.source.startswith("## ") and not heading else number
-            continue
-        number = next(iter(tags(cell, "exercise")), number)
-        is_check = tags(cell, "check") or re.search(r"^exercise\(", cell.source, re.MULTILINE)
-        if is_check and not tags(cell, "exercise"):
-            number = None
-        elif cell.cell_type == "code" and number and cell.source.strip() not in own:
-            found.setdefault(number, []).append(cell.source)
-    return found
-
-
-def submissions(folder: Path) -> tuple[dict[Path, list[Submission]], list[Row]]:
-    """({chapter: its submissions}, what cannot be read) of all notebooks under a folder."""
-    chapters = {path: notebooks.read(path) for path in notebooks.chapters()}
-    titles = {path: chapter.cells[0].source.split("\n")[0] for path, chapter in chapters.items()}
-    found: dict[Path, list[Submission]] = {}
-    unreadable: list[Row] = []
-
-    def refuse(student: str, place: object, sentence: str) -> None:
-        unreadable.append(Row(student, str(place), "", "", "unreadable", sentence))
-
-    for place in sorted(folder.iterdir()):
-        if place.is_dir() and place.name[0] not in "._" and not any(place.rglob("*.ipynb")):
-            refuse(place.name, place.name, "this folder holds no notebook (.ipynb)")
-    for path in sorted(folder.rglob("*.ipynb")):
-        place = path.relative_to(folder)
-        if ".ipynb_checkpoints" in place.parts:
-            continue
-        student = str(place.parent) if place.parent.parts else place.stem
-        try:
-            notebook = nbformat.read(path, as_version=4)
-            first = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
-        except Exception as error:  # whatever a damaged file makes nbformat raise
-            refuse(student, place, f"it cannot be read as a notebook ({type(error).__name__})")
-            continue
-        numbers = re.findall(r"^# (\d\db?) · ", first, re.MULTILINE) or re.findall(
-            r"(?:^|_)(\d\db?)_", path.stem
-        )
-        chapter = next((c for c in titles if notebooks.number(c) in numbers[:1]), None)
-        if chapter is None:
-            wanted = "its title should be '# 05 · …', or its name 05_…"
-            refuse(student, place, f"it is no chapter of the course; {wanted}")
-            continue
-        answers = answers_of(notebook, chapters[chapter])
-        found.setdefault(chapter, []).append(Submission(student, str(place), answers))
-    return found, unreadable
-
-
-def graded(path: Path, given: list[Submission], seconds: float) -> Iterator[Row]:
-    """The rows of one chapter: its cells are run once, and at each check all answers are tried."""
+    done: (notebook, exercise) of answers that have a verdict already
+    """
     chapter = notebooks.number(path)
     cells = [cell for cell in notebooks.read(path).cells if cell.cell_type == "code"]
     exercises = {n: cell.source for cell in cells for n in tags(cell, "exercise")}
@@ -129,8 +54,10 @@ def graded(path: Path, given: list[Submission], seconds: float) -> Iterator[Row]
     for k, cell in enumerate(cells):
         for n in tags(cell, "check"):
             wanted = names_of(exercises[n])
-            for student, notebook, answers in given:
-                row = Row(student, notebook, chapter, str(n), "open", "")
+            for student, notebook, answers, fingerprint in given:
+                if (notebook, str(n)) in done:
+                    continue
+                row = Row(student, notebook, chapter, str(n), "open", "", fingerprint)
                 if answers.get(n, [exercises[n]]) == [exercises[n]]:
                     yield row
                     continue
@@ -153,6 +80,52 @@ def plain(text: str) -> str:
     return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
 
 
+def table(target: Path) -> list[Row]:
+    """The rows of a table of grades; none where there is no file. Raises OutputError where it is something else."""
+    try:
+        if not target.exists():
+            return []
+        head, *lines = csv.reader(io.StringIO(target.read_bytes().decode(), newline=""))
+        if tuple(head) != Row._fields:
+            raise ValueError
+        return [Row(*(re.sub("^'(?=[=+@-])", "", text) for text in line)) for line in lines]
+    except (OSError, ValueError, TypeError, csv.Error):
+        sentence = f"{target} is not a table of grades; name another with --csv"
+        raise OutputError(sentence) from None
+
+
+def save(target: Path, rows: list[Row]) -> None:
+    """Writes the table, sorted; until it is whole, the one before it stays."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([Row._fields, *(map(plain, row) for row in sorted(rows))])
+    write_output(target, text.getvalue())
+
+
+def grade(folder: Path, target: Path, seconds: float) -> list[Row]:
+    """The rows of all notebooks under a folder, each in the table as soon as it is known."""
+    before = table(target)
+    found, rows = submissions(folder)
+    if not found and not rows:
+        raise OutputError(f"there is no notebook in {folder}")
+    prints = {s.notebook: s.fingerprint for given in found.values() for s in given}
+    kept = [
+        r for r in before if r.exercise and r.fingerprint == prints.get(r.notebook, r.fingerprint)
+    ]
+    done = {(row.notebook, row.exercise) for row in kept}
+    if done:
+        print(f"verdicts kept from {target}: {len(done)}", file=sys.stderr)
+    save(target, rows := rows + kept)
+    for chapter, given in sorted(found.items()):
+        exercises = [str(n) for cell in notebooks.read(chapter).cells for n in tags(cell, "check")]
+        left = [s for s in given if any((s.notebook, n) not in done for n in exercises)]
+        if left:
+            print(f"{chapter.stem}: {len(left)} …", file=sys.stderr, flush=True)
+            with closing(_in_chapter(chapter, left, done, seconds)) as new:
+                for row in new:
+                    save(target, rows := [*rows, row])
+    return sorted(rows)
+
+
 def main() -> int:
     """Grades all notebooks under a folder, prints a line for every exercise, and writes a table."""
     parser = argparse.ArgumentParser(
@@ -172,45 +145,74 @@ def main() -> int:
     target = args.csv or args.folder / "grades.csv"
     if not target.parent.is_dir():
         parser.error(f"there is no folder {target.parent} to write {target.name} in")
-    head = ",".join(Row._fields).encode()
-    if target.is_dir() or (target.exists() and not target.read_bytes().startswith(head)):
-        parser.error(f"{target} is not a table of grades; name another with --csv")
-    found, rows = submissions(args.folder)
-    if not found and not rows:
-        parser.error(f"there is no notebook in {args.folder}")
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = "1"  # a process with threads must not be forked
     os.environ |= {"MPLBACKEND": "agg", "MUSIQ_REF_STATIC": "1"}
-    for chapter, given in sorted(found.items()):
-        print(f"{chapter.stem}: {len(given)} …", file=sys.stderr, flush=True)
-        rows += _in_chapter(chapter, given, args.seconds)
-    rows.sort()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        rows = grade(args.folder, target, args.seconds)
+    except OutputError as error:
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        print(f"stopped; the same command goes on from {target}", file=sys.stderr)
+        return 130
     for row in rows:
         where = f"{row.chapter}/{row.exercise}" if row.chapter else row.notebook
         print(f"{row.student:20} {where:8} {row.verdict:10} {row.sentence[:200]}".rstrip())
-    with target.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([Row._fields, *([plain(text) for text in row] for row in rows)])
     counts = Counter(row.verdict for row in rows)
     print(", ".join(f"{counts[v]} {v}" for v in VERDICTS if counts[v]) + f"; {target}")
     return 0
 
 
-def _rows(chapter: Path, given: list[Submission], seconds: float) -> list[Row]:
+def _in_chapter(chapter: Path, given: list[Submission], *task: Any) -> Generator[Row, None, None]:
+    """The rows of a chapter, whose cells run in a process of their own, too; one more for each student if they crash."""
+    fork = multiprocessing.get_context("fork")
+    here, there = fork.Pipe(duplex=False)
+    process = fork.Process(target=_run_chapter, args=(there, chapter, given, *task))
+    process.start()
+    there.close()
+    stopped = "it crashed"
+    try:
+        while isinstance(said := _received(here, process), list):
+            yield Row(*said)
+        stopped = said
+        process.join(9)
+    except EOFError:
+        pass
+    finally:
+        if process.is_alive():
+            process.terminate()  # it ends its answer, too
+            process.join(9)
+            process.kill()
+    if stopped:
+        sentence = f"the chapter itself does not run here: {' '.join(stopped.split())}"
+        for s in given:
+            number = notebooks.number(chapter)
+            yield Row(s.student, s.notebook, number, "", "unreadable", sentence, s.fingerprint)
+
+
+def _received(pipe: Any, process: Any) -> Any:
+    """What a process says next. Raises EOFError if it ended, though a process of its own may keep the pipe open."""
+    while not pipe.poll(0.2):
+        if not process.is_alive() and not pipe.poll():
+            raise EOFError
+    return json.loads(pipe.recv_bytes())
+
+
+def _run_chapter(pipe: Any, chapter: Path, *task: Any) -> None:
+    """Sends the rows of a chapter, then "", or why there are no more."""
     os.chdir(notebooks.HERE)
     warnings.simplefilter("ignore")  # of figures that nobody sees
-    with redirect_stdout(io.StringIO()):
-        return list(graded(chapter, given, seconds))
-
-
-def _in_chapter(chapter: Path, given: list[Submission], seconds: float) -> list[Row]:
-    """The rows of a chapter, whose cells run in a process of their own, too."""
+    stopped = ""
     try:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
-            return pool.submit(_rows, chapter, given, seconds).result()
+        with redirect_stdout(io.StringIO()):
+            for row in graded(chapter, *task):
+                pipe.send_bytes(json.dumps(row).encode())
+    except (KeyboardInterrupt, BrokenPipeError):  # the grader was stopped, or is gone
+        return
     except Exception as error:  # whatever the chapter raises
-        stopped = "it crashed" if isinstance(error, BrokenProcessPool) else str(error)
-    number, sentence = notebooks.number(chapter), f"the chapter itself does not run here: {stopped}"
-    return [Row(s.student, s.notebook, number, "", "unreadable", sentence) for s in given]
+        stopped = str(error) or type(error).__name__
+    pipe.send_bytes(json.dumps(stopped).encode())
 
 
 if __name__ == "__main__":

@@ -143,7 +143,7 @@ assert usual["contrast"][3] > 0.9
 # A scale is named by its longer side $L$; the shorter one follows from the picture's shape. ("SPEC 3" in the source is a
 # section of [docs/spec.md](../docs/spec.md), which says what the authors' program does.)
 #
-# $$r = L / \max(h, w), \qquad h' = \text{round}(h\,r), \quad w' = \text{round}(w\,r)$$
+# $$\begin{aligned} r &= L / \max(h, w) \\ h' &= \text{round}(h\,r) \\ w' &= \text{round}(w\,r) \end{aligned}$$
 
 # %%
 show(resized_sides)
@@ -430,7 +430,7 @@ assert quarter["antialiased (Pillow)"] < 0.05 < 0.5 < quarter["Gaussian (authors
 # A photograph whose longer side is already 224 needs no resizing. The authors' program does it all the same. The filter
 # is then centred on each pixel, with neighbours at distance 1:
 #
-# $$e^{0} = 1, \qquad e^{-1^2 / (2 \cdot 0.5^2)} = e^{-2} \approx 0.135$$
+# $$\begin{aligned} e^{0} &= 1 \\ e^{-1^2 / (2 \cdot 0.5^2)} &= e^{-2} \approx 0.135 \end{aligned}$$
 #
 # and divided by their sum:
 

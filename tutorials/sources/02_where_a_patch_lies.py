@@ -295,8 +295,7 @@ print("T:", T.shape, "= (G², D)   Q:", Q.shape, "= (scales, D)")
 # How to put place and scale into the token? Write them beside the patch's features, as two one-hot vectors
 # $\mathbf{e}_{cell}$ and $\mathbf{e}_{scale}$, and let the linear layer that makes the token read them, too:
 #
-# $$[\mathbf{f};\, \mathbf{e}_{cell};\, \mathbf{e}_{scale}] \begin{bmatrix} \mathbf{W} \\ T \\ Q \end{bmatrix}
-# = \mathbf{f}\mathbf{W} + \mathbf{e}_{cell} T + \mathbf{e}_{scale} Q$$
+# $$\begin{aligned} &[\mathbf{f};\, \mathbf{e}_{cell};\, \mathbf{e}_{scale}] \begin{bmatrix} \mathbf{W} \\ T \\ Q \end{bmatrix} \\ &\quad = \mathbf{f}\mathbf{W} + \mathbf{e}_{cell} T + \mathbf{e}_{scale} Q \end{aligned}$$
 #
 # A one-hot vector times a matrix is one of its rows. So *adding* a row of $T$ and a row of $Q$ to the patch embedding
 # **is** concatenation, done before the linear layer, without ever building the long vector. With $\mathbf{E}_{HSE}$

@@ -225,12 +225,12 @@ np.testing.assert_allclose(by_hand, gradients[f"{block}/norm2"], rtol=1e-9, atol
 # and the sum has a single term: $\mathrm{d}x = \mathrm{d}y \cdot y'(x)$. By the product rule, with the density
 # $\varphi = \Phi'$:
 #
-# $$y' = \Phi(x) + x\,\varphi(x), \qquad \varphi(x) = e^{-x^2/2} / \sqrt{2\pi}$$
+# $$\begin{aligned} y' &= \Phi(x) + x\,\varphi(x) \\ \varphi(x) &= e^{-x^2/2} / \sqrt{2\pi} \end{aligned}$$
 #
 # The authors' program computes an approximation, $y = \frac{x}{2}(1 + \tanh u)$ with
 # $u = \sqrt{2/\pi}\,(x + 0.044715\,x^3)$. Product rule and chain rule, with $\tanh' = 1 - \tanh^2$ and $t = \tanh u$:
 #
-# $$y' = \tfrac{1}{2}(1 + t) + \tfrac{x}{2}(1 - t^2)\,u', \qquad u' = \sqrt{2/\pi}\,(1 + 3 \cdot 0.044715\,x^2)$$
+# $$\begin{aligned} y' &= \tfrac{1}{2}(1 + t) + \tfrac{x}{2}(1 - t^2)\,u' \\ u' &= \sqrt{2/\pi}\,(1 + 3 \cdot 0.044715\,x^2) \end{aligned}$$
 
 # %%
 x = np.linspace(-4, 4, 401)
@@ -278,7 +278,7 @@ np.testing.assert_allclose(
 #
 # Every token is shifted to mean 0, scaled to variance 1, then stretched and shifted by learned $\gamma$ and $\beta$:
 #
-# $$\hat x_k = (x_k - \mu)\,\rho, \quad \rho = (\sigma^2 + \epsilon)^{-1/2}, \quad y_k = \gamma_k \hat x_k + \beta_k$$
+# $$\begin{aligned} \hat x_k &= (x_k - \mu)\,\rho \\ \rho &= (\sigma^2 + \epsilon)^{-1/2} \\ y_k &= \gamma_k \hat x_k + \beta_k \end{aligned}$$
 #
 # By hand, for the token $(1, 1, 3, 3)$, with $\gamma = 1$, $\beta = 0$ and a negligible $\epsilon$: $\mu = 2$, $\sigma^2 = 1$,
 # $\hat x = (-1, -1, 1, 1)$. Raise the first number by 0.1, and its output rises by half as much only, while the second,

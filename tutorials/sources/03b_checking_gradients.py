@@ -37,8 +37,7 @@ from musiq_ref.verify import GradientError
 # Here is a layer with two inputs. It turns them into shares: $y_1 = \frac{x_1}{x_1 + x_2}$, $y_2 = \frac{x_2}{x_1 + x_2}$. For
 # $x = (1, 3)$ the shares are a quarter and three quarters. With the quotient rule, its backward is
 #
-# $$\mathrm{d}x_1 = \frac{x_2\,(\mathrm{d}y_1 - \mathrm{d}y_2)}{(x_1 + x_2)^2}, \qquad
-# \mathrm{d}x_2 = \frac{x_1\,(\mathrm{d}y_2 - \mathrm{d}y_1)}{(x_1 + x_2)^2}$$
+# $$\begin{aligned} \mathrm{d}x_1 &= \frac{x_2\,(\mathrm{d}y_1 - \mathrm{d}y_2)}{(x_1 + x_2)^2} \\[1ex] \mathrm{d}x_2 &= \frac{x_1\,(\mathrm{d}y_2 - \mathrm{d}y_1)}{(x_1 + x_2)^2} \end{aligned}$$
 #
 # A colleague is in a hurry and writes a backward that always returns zeros. Then both of you check your work in the most
 # natural way: add up the outputs, and see how the sum moves when an input is nudged.
@@ -122,10 +121,9 @@ axis.legend()
 plt.show()
 best = {label: min(errors) for label, errors in curves.items()}
 print({label: f"{e:.0e}" for label, e in best.items()})
-good = [error(h, np.float64, True) for h in (1e-6, 3e-6, 1e-5)]
-poor = [error(h, np.float32, True) for h in (1e-6, 1e-5, 1e-4)]
-print(f"float64, h from 1e-6 to 1e-5: up to {max(good):.0e}")
-print(f"float32, h from 1e-6 to 1e-4: up to {max(poor):.0e}")
+good, poor = ([error(h, t, True) for h in (1e-6, 3e-6, 1e-5)] for t in (np.float64, np.float32))
+print("float64, h from 1e-6 to 1e-5:", *(f"{e:.0e}" for e in good))
+print("float32, with the same steps:", *(f"{e:.0e}" for e in poor))
 assert max(good) < 1e-9
 assert max(poor) > 1e-3
 assert best["float32, central"] > 1000 * best["float64, central"]
@@ -133,7 +131,7 @@ assert best["float32, central"] > 1000 * best["float64, central"]
 # %% [markdown]
 # Each curve is a valley: bending on the right, rounding on the left. Central differences in `float64`, with $h$ between
 # $10^{-6}$ and $10^{-5}$, know nine digits or more. In `float32` the valley lies far higher. Its best step knows five, but nobody
-# tells you which it is, and with the steps that serve so well in `float64` only two or three are left. A check there
+# tells you which it is, and with the steps that serve so well in `float64` only one to three are left. A check there
 # must be so tolerant that real faults slip through.
 
 # %% [markdown]
@@ -142,9 +140,9 @@ assert best["float32, central"] > 1000 * best["float64, central"]
 # Nudging inputs one by one takes two forwards for each of them. But a sum tells enough. Choose a random direction $v$
 # through *all* inputs at once, and a random $c$ in the place of $\mathrm{d}y$ (a random *cotangent*). Both sides of
 #
-# $$\Big\langle c,\ \frac{f(x + hv) - f(x - hv)}{2h} \Big\rangle = \big\langle \text{backward}(c),\ v \big\rangle$$
+# $$\begin{aligned} &\Big\langle c,\ \frac{f(x + hv) - f(x - hv)}{2h} \Big\rangle \\ &\quad = \big\langle \text{backward}(c),\ v \big\rangle \end{aligned}$$
 #
-# are single numbers, and a wrong backward makes them differ for almost every $v$ and $c$. Two forwards, one backward.
+# are single numbers, and a wrong backward makes them differ for almost every $v$ and $c$. Two forwards more, one backward.
 # (The right-hand side needs the *vector–Jacobian product*, VJP, which a backward is: hence the name `check_vjp` of the
 # library's.) That is the whole gradient check:
 
@@ -179,7 +177,7 @@ assert not check(linear, lambda dy, cache: (dy @ cache[1].T, cache[0].T @ dy, dy
 # %% [markdown]
 # ## How a careless check passes a wrong gradient
 #
-# Six faults that people really make. Each is a forward, a wrong backward, and a maker of inputs.
+# Six faults that people really make. Each is a forward, a wrong backward, and the shapes of the inputs.
 
 
 # %%

@@ -249,7 +249,7 @@ print(f"correlation with what it began as: median {np.median(alike):.2f}, least 
 # The model does not use the stored kernels $w$ but $\hat w$, each brought to mean 0 and standard deviation 1 over
 # all that one output sums up ($n = 7 \cdot 7 \cdot 3$ here):
 #
-# $$\hat w = \frac{c}{\sigma + \varepsilon}, \qquad c = w - \frac1n\sum w, \qquad \sigma = \sqrt{\tfrac1n\textstyle\sum c^2}$$
+# $$\begin{aligned} \hat w &= \frac{c}{\sigma + \varepsilon} \\ c &= w - \frac1n\sum w \\ \sigma &= \sqrt{\tfrac1n\textstyle\sum c^2} \end{aligned}$$
 #
 # Two things follow. Doubling $w$ changes nothing: only its *shape* counts. And a kernel of mean 0 answers 0 to a
 # constant grey, however bright, **as long as the window lies inside**. At the border it sees the frame:
@@ -275,7 +275,7 @@ assert inside < 1e-10 < 1e-3 < border
 # the patch, is brought to mean 0 and variance 1, then scaled by $\gamma$ and shifted by $\beta$, one of each per
 # channel:
 #
-# $$\hat x = (x - \mu)\,\rho, \qquad \rho = (\sigma^2 + \varepsilon)^{-1/2}, \qquad y = \gamma \hat x + \beta$$
+# $$\begin{aligned} \hat x &= (x - \mu)\,\rho \\ \rho &= (\sigma^2 + \varepsilon)^{-1/2} \\ y &= \gamma \hat x + \beta \end{aligned}$$
 
 # %%
 show(group_norm)
@@ -441,7 +441,7 @@ assert not np.array_equal(zero_padded_pool(negative), max_pool(negative)[0])
 # vector of width $D$: the **patch embedding**. With $\mathbf{x}_k^n$ for patch $n$ of scale $k$, the embeddings
 # of all scales stand one below the other:
 #
-# $$\mathbf{E}_p = [\mathbf{x}_0^1; \dots; \mathbf{x}_0^l; \mathbf{x}_1^1; \dots; \mathbf{x}_1^{m_1}; \dots; \mathbf{x}_K^1; \dots; \mathbf{x}_K^{m_K}] \tag{1}$$
+# $$\begin{aligned} \mathbf{E}_p = [&\mathbf{x}_0^1; \dots; \mathbf{x}_0^l; \\ &\mathbf{x}_1^1; \dots; \mathbf{x}_1^{m_1}; \dots; \\ &\mathbf{x}_K^1; \dots; \mathbf{x}_K^{m_K}] \end{aligned} \tag{1}$$
 #
 # In the paper, scale 0 is the native image, with $l$ patches. The authors' code puts it last, and so does this
 # library unless you choose the paper's conventions. It matters only for which row of the scale embedding a token

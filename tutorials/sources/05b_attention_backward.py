@@ -101,10 +101,10 @@ plt.show()
 # are not nothing: zeros are a mid-grey patch, which becomes a token like any other, with a key and a value, and
 # would take its share. So a matrix $\mathbf{M}$ is added to the logits
 #
-# $$\mathbf{M}_{i,j} = \begin{cases} 0 & \text{if position } i \text{ may attend to } j \cr -\infty & \text{if not} \end{cases}
+# $$\mathbf{M}_{i,j} = \begin{cases} 0 & \text{if } i \text{ may attend to } j \cr -\infty & \text{if not} \end{cases}
 # \tag{10}$$
 #
-# $$\mathbf{A}_m = \text{softmax}((\mathbf{Q}\mathbf{K}^T + \mathbf{M}) / \sqrt{D_h}) \tag{11}$$
+# $$\mathbf{A}_m = \text{softmax}\Big(\frac{\mathbf{Q}\mathbf{K}^T + \mathbf{M}}{\sqrt{D_h}}\Big) \tag{11}$$
 #
 # and a forbidden position gets no share, as the wall.
 
@@ -187,7 +187,7 @@ assert abs(unmasked[0] - alone[0]).max() > 1e-6
 # A_j)$, where $\delta_{kj}$ is 1 for $k = j$ and 0 otherwise. $S_j$ acts on the score through all shares of the
 # row, so we sum over them:
 #
-# $$\mathrm{d}S_j = \sum_k \mathrm{d}A_k\,\frac{\partial A_k}{\partial S_j} = A_j\,\Big(\mathrm{d}A_j - \sum_k \mathrm{d}A_k A_k\Big)$$
+# $$\begin{aligned} \mathrm{d}S_j &= \sum_k \mathrm{d}A_k\,\frac{\partial A_k}{\partial S_j} \\ &= A_j\,\Big(\mathrm{d}A_j - \sum_k \mathrm{d}A_k A_k\Big) \end{aligned}$$
 #
 # which is what you did in your head for the table: better than the average, times the share.
 #

@@ -172,7 +172,7 @@ np.testing.assert_allclose(dpatches_few, theirs[few], rtol=0, atol=1e-10 * abs(t
 # $\mathbf{Y} = \mathbf{R}\mathbf{X}\mathbf{C}^T$ for each colour. In components, $Y_{ij} = \sum_{ab} R_{ia}
 # X_{ab} C_{jb}$, so that $X_{ab}$ takes part in each $Y_{ij}$ with the factor $R_{ia} C_{jb}$, and
 #
-# $$\mathrm{d}X_{ab} = \sum_{ij} R_{ia}\,\mathrm{d}Y_{ij}\,C_{jb}, \qquad \mathrm{d}\mathbf{X} = \mathbf{R}^T\,\mathrm{d}\mathbf{Y}\,\mathbf{C}$$
+# $$\begin{aligned} \mathrm{d}X_{ab} &= \sum_{ij} R_{ia}\,\mathrm{d}Y_{ij}\,C_{jb} \\ \mathrm{d}\mathbf{X} &= \mathbf{R}^T\,\mathrm{d}\mathbf{Y}\,\mathbf{C} \end{aligned}$$
 #
 # A pixel that the filter passes over gets nothing, one that it counts twice gets twice. The model's own filter,
 # for 12 pixels resized to 3:

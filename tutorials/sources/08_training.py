@@ -148,7 +148,7 @@ assert math.isclose(distance, 1 / 3)
 # %% [markdown]
 # In general, with an exponent $r$ that says how much worse far is than near (the authors take 2),
 #
-# $$e = \Big(\tfrac1C \sum_k |D_k|^r\Big)^{1/r}, \qquad D_k = \sum_{j \le k} (p_j - t_j).$$
+# $$\begin{aligned} e &= \Big(\tfrac1C \sum_k |D_k|^r\Big)^{1/r} \\ D_k &= \sum_{j \le k} (p_j - t_j). \end{aligned}$$
 #
 # The other common loss, cross-entropy $-\sum_k t_k \log p_k$, looks at each class by itself and does not know the order.
 # Take a bell-shaped prediction of the right shape that is a few classes too high:

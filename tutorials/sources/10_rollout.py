@@ -94,7 +94,7 @@ print({name: f"{scale.rows}×{scale.columns}" for name, scale in zip(names, scal
 # layers before. Rollout follows the flow through all of them. In each layer a token is, roughly, half what it was (the
 # residual path) and half what it attended to, averaged over the heads:
 #
-# $$\bar{\mathbf{A}}_q = \tfrac12\Big(\mathbf{I} + \tfrac1H \sum_h \mathbf{A}_q^{(h)}\Big), \qquad \mathbf{R} = \bar{\mathbf{A}}_L \cdots \bar{\mathbf{A}}_2\,\bar{\mathbf{A}}_1.$$
+# $$\begin{aligned} \bar{\mathbf{A}}_q &= \tfrac12\Big(\mathbf{I} + \tfrac1H \sum_h \mathbf{A}_q^{(h)}\Big) \\ \mathbf{R} &= \bar{\mathbf{A}}_L \cdots \bar{\mathbf{A}}_2\,\bar{\mathbf{A}}_1. \end{aligned}$$
 #
 # Row 0 of $\mathbf{R}$ says of what the class token, from which the score is read, is made.
 

@@ -68,9 +68,7 @@ for value, kept in ((100.4, 100), (100.8, 101)):
     axis.plot(value, 0.9, "o", color="C0")
     axis.annotate("", (kept, 0.42), (value, 0.85), arrowprops={"arrowstyle": "->", "color": "C0"})
     axis.text(value, 1.05, f"{value}", ha="center")
-axis.set(
-    xlim=(97.8, 103.2), ylim=(0, 1.5), yticks=[], title="All numbers that the machine can hold"
-)
+axis.set(xlim=(97.8, 103.2), ylim=(0, 1.5), yticks=[], title="All that the machine can hold")
 axis.spines["left"].set_visible(False)
 plt.show()
 
@@ -102,13 +100,9 @@ assert np.float32(1) + np.float32(u) == 1  # too small to be seen beside 1
 # %%
 x = np.random.default_rng(0).standard_normal(2**20).astype("float32")
 true = x.astype("float64").sum()
-sums = {
-    "one after the other": np.cumsum(x)[-1],
-    "in pairs of pairs": x.sum(),
-}
-for name, total in sums.items():
-    print(f"{name:20} {total:.6f}   error {abs(total - true):.1e}")
-assert abs(sums["in pairs of pairs"] - true) < abs(sums["one after the other"] - true)
+off = {"one after the other": np.cumsum(x)[-1] - true, "in pairs of pairs": x.sum() - true}
+print(", ".join(f"{name}: off by {abs(e):.1e}" for name, e in off.items()))
+assert abs(off["in pairs of pairs"]) < abs(off["one after the other"])
 
 # %% [markdown]
 # ## Two careless lines
@@ -126,9 +120,8 @@ errors = {"mean of squares − square of mean": [], "mean of squared deviations"
 for mean in means:
     x = (mean + np.random.default_rng(1).standard_normal(384)).astype("float32")
     exact = x.astype("float64").var()
-    for name, value in zip(
-        errors, ((x * x).mean() - x.mean() ** 2, ((x - x.mean()) ** 2).mean()), strict=True
-    ):
+    found = (x * x).mean() - x.mean() ** 2, ((x - x.mean()) ** 2).mean()
+    for name, value in zip(errors, found, strict=True):
         errors[name].append(abs(float(value) / exact - 1))
 
 # %%
@@ -154,12 +147,10 @@ assert max(errors["mean of squared deviations"]) < 1e-5
 # %%
 logits = np.array([90.0, 89.0, 10.0], "float32")
 with np.errstate(all="ignore"):
-    print("careless:", np.exp(logits) / np.exp(logits).sum())
-    assert np.isnan(np.exp(logits) / np.exp(logits).sum()).any()
-print("library: ", softmax(logits)[0])
-np.testing.assert_allclose(
-    softmax(logits)[0], softmax(logits.astype("float64"))[0], rtol=1e-6, atol=1e-12
-)
+    careless = np.exp(logits) / np.exp(logits).sum()
+print("careless:", careless, " library:", softmax(logits)[0])
+assert np.isnan(careless).any()
+np.testing.assert_allclose(softmax(logits)[0], softmax(logits.astype("float64"))[0], rtol=1e-6)
 
 # %% [markdown]
 # ## Errors in a deep model
@@ -169,9 +160,8 @@ np.testing.assert_allclose(
 # float64, forward and backward. The float64 run is so much more exact that it may stand for the truth.
 
 # %%
-deep = mq.MusiqConfig(
-    layers=14, width=96, mlp_width=192, heads=4, patch_size=16, longer_sides=(64,)
-)
+sizes = {"width": 96, "mlp_width": 192, "heads": 4, "patch_size": 16, "longer_sides": (64,)}
+deep = mq.MusiqConfig(layers=14, **sizes)
 image = photograph("coffee", longer_side=160)
 tokens = mq.batch([drop_padding(mq.tokenize(image, deep))])  # float32 pixels, for both
 weights = {d: verify.deterministic_params(deep, seed=1, dtype=d) for d in ("float32", "float64")}
@@ -192,16 +182,8 @@ wobble = 1 + u * np.random.default_rng(2).uniform(-1, 1, tokens.patches.shape)
 wobbled = tokens._replace(patches=tokens.patches.astype("float64") * wobble)
 perfect, _ = verify.trace(weights["float64"], wobbled, deep)
 
-stations = [
-    "patches",
-    "stem/conv_root",
-    "stem/gn_root",
-    "stem/pool",
-    "stem/conv1",
-    "stem/conv2",
-    "stem/conv3",
-]
-stations += ["stem/output", "patch_embedding", "encoder/input"]
+parts = ("conv_root", "gn_root", "pool", "conv1", "conv2", "conv3", "output")
+stations = ["patches", *(f"stem/{part}" for part in parts), "patch_embedding", "encoder/input"]
 stations += [f"encoder/block_{q:02d}/output" for q in range(deep.layers)]
 (v32, g32), (v64, g64) = runs["float32"], runs["float64"]
 lines = {
@@ -308,33 +290,10 @@ assert 10 < apart / u < 20
 # model's stages from the truth. Neither need be wrong. If they still differ there in float64, one of them is.
 
 # %% [markdown]
-# ## Optional: how negative is minus infinity?
-#
-# The mask (Eq. 10 and 11) makes the logits of padding very negative, by $-\infty$ (the paper), $-10^{10}$ (the authors) or
-# $-10^3$ (pyiqa; chapter 05b). What is left of the share of padding beside two real tokens with the logit 0?
-
-# %%
-with np.errstate(under="ignore", invalid="ignore", over="ignore"):
-    for value in (-10.0, -50.0, -100.0, -1e3, -1e10, -math.inf):
-        row = np.array([0, 0, value], "float32")
-        print(f"{value:>8g}: share of padding {softmax(row)[0][2]:.1e}")
-    nothing = np.full(3, np.float16(-1e10))  # a row of padding, in half precision
-    careless = np.exp(nothing - nothing.max())
-print("a row of −1e10 in float16:", nothing)
-print("careless:", careless, " library:", softmax(nothing)[0])
-assert softmax(np.array([0, 0, -1e3], "float32"))[0].tolist() == [0.5, 0.5, 0.0]
-assert np.isnan(careless).all()
-assert not softmax(nothing)[0].any()
-
-# %% [markdown]
-# From about $-104$ on, $e^{x}$ is 0 in float32, exactly: all three programs hide padding perfectly, as long as real logits
-# do not come near $-10^3$ themselves. In float16 $-10^{10}$ overflows to $-\infty$. Then a row of nothing but padding
-# subtracts its maximum, $-\infty - (-\infty)$, which is NaN, unless the softmax looks after that case.
-
-# %% [markdown]
 # ## Padding changes the last digit
 #
-# A share of exactly 0 times a value is exactly 0, and adding 0 changes nothing. So the score of an image must be the
+# From about $-104$ on $e^x$ is exactly 0 in float32, so a masked token's share is, too (chapter 05b); 0 times a value is
+# 0, and adding 0 changes nothing. So the score of an image must be the
 # same to the bit, with padding or without? Not quite: a longer row is summed in other groups, and a larger matrix is
 # multiplied in other blocks. The numbers added are the same, the *order* is not. In float64, the difference is at most of the
 # order of $10^{-16}$ times the number of steps.
@@ -342,8 +301,7 @@ assert not softmax(nothing)[0].any()
 # %%
 more = photo._replace(patches=np.concatenate([photo.patches, np.zeros_like(photo.patches)]))
 for name in ("hash_index", "scale_index", "mask"):
-    array = getattr(photo, name)
-    more = more._replace(**{name: np.concatenate([array, np.zeros_like(array)])})
+    more = more._replace(**{name: np.pad(getattr(photo, name), (0, len(photo.mask)))})
 assert more.mask.sum() == len(photo.mask)
 for dtype, params in (("float32", single), ("float64", double)):
     alone, padded = logit(params, run=batched), logit(params, run=batched, tokens=more)
@@ -382,9 +340,7 @@ for (name, line), style in zip(memory.items(), ("o-", "s--", "^-.", "*:"), stric
     axis.loglog(megapixels, line / 2**30, style, label=name)
 axis.axhline(16, color="0.6", linewidth=0.8)
 axis.text(megapixels[0], 20, "16 GiB", color="0.4")
-axis.set(
-    xlabel="megapixels", ylabel="GiB for weights of attention", title="The published model, float32"
-)
+axis.set(xlabel="megapixels", ylabel="GiB", title="Weights of attention, published model, float32")
 axis.set_xticks(megapixels, [f"{mp:g}" for mp in megapixels])
 axis.set_xticks([], minor=True)
 axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
@@ -419,12 +375,9 @@ def in_rows(q, k, v, rows):
 
 q, k, v = np.random.default_rng(3).standard_normal((3, 1500, 32)).astype("float32")
 peaks = {}
-for name, run in {
-    "whole": lambda: whole(q, k, v),
-    "in rows": lambda: in_rows(q, k, v, 100),
-}.items():
+for name, run in {"whole": whole, "in rows": lambda q, k, v: in_rows(q, k, v, 100)}.items():
     tracemalloc.start()
-    result = run()
+    result = run(q, k, v)
     peaks[name] = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     print(f"{name:8} {peaks[name] / 2**20:5.1f} MiB at most")
@@ -440,7 +393,7 @@ assert peaks["in rows"] < 0.2 * peaks["whole"]
 # m}\,\mathbf{v}_j$. A new block brings logits $s_j$ and perhaps a larger maximum $m'$. What was summed was relative to
 # $m$; it should be relative to $m'$: multiply it by $e^{m - m'}$.
 #
-# $$m' = \max(m, \max_j s_j), \qquad \ell' = \ell\,e^{m-m'} + \sum_j e^{s_j-m'}, \qquad \mathbf{o}' = \mathbf{o}\,e^{m-m'} + \sum_j e^{s_j-m'}\mathbf{v}_j$$
+# $$\begin{aligned} m' &= \max(m, \max_j s_j) \\ \ell' &= \ell\,e^{m-m'} + \sum_j e^{s_j-m'} \\ \mathbf{o}' &= \mathbf{o}\,e^{m-m'} + \sum_j e^{s_j-m'}\mathbf{v}_j \end{aligned}$$
 #
 # In the end $\mathbf{o}/\ell$ is the weighted mean. Begin with $m = -\infty$, $\ell = 0$, $\mathbf{o} = 0$. This is the
 # heart of FlashAttention. One row, by hand, with the keys in the least convenient order, the best fit last:
@@ -459,27 +412,9 @@ for j in range(0, len(s), 500):
 np.testing.assert_allclose(o / l, result[0], atol=1e-6)
 
 # %% [markdown]
-# ### Optional: and backward?
-#
-# Training needs the shares again. Either they are kept; or each encoder block is computed again on the way back from its
-# input (chapter 07); or only the shares are, some queries at a time from $\mathbf{Q}$ and $\mathbf{K}$, or in blocks of
-# keys, where $m$ and $\ell$ say at once what each share was. The first costs memory, the others time.
-# `mq.forward(…, recompute=True)` takes the second way, `recompute="attention"` the third, as training on a processor does.
-
-# %%
-small_tokens, ones = tokens, np.ones((1, 1))
-gradients = {}
-for recompute in (False, "attention", True):
-    tracemalloc.start()
-    _, cache = mq.forward(weights["float32"], small_tokens, deep, recompute=recompute)
-    kept = tracemalloc.get_traced_memory()[0]
-    tracemalloc.stop()
-    gradients[recompute] = mq.backward(ones, cache).params["class_token"]
-    print(f"recompute={recompute!s:9}  keeps {kept / 2**20:6.1f} MiB")
-for gradient in gradients.values():
-    np.testing.assert_allclose(
-        gradient, gradients[False], rtol=1e-3, atol=1e-5 * abs(gradients[False]).max()
-    )
+# And backward? Training needs the shares again: they are kept, or computed again from $\mathbf{Q}$ and $\mathbf{K}$, block by
+# block, where $m$ and $\ell$ say at once what each share was. The first costs memory, the second time
+# (`mq.forward(…, recompute="attention")`, as training on a processor does; `recompute=True` is chapter 07's).
 
 # %% [markdown]
 # ## Exercises
@@ -511,9 +446,7 @@ def check(log_softmax):
     with np.errstate(all="ignore"):
         got = log_softmax(s)
     assert np.shape(got) == s.shape, f"the shape is {np.shape(got)}, not {s.shape}"
-    assert np.isfinite(got).all(), (
-        f"row {np.flatnonzero(~np.isfinite(got).all(axis=1))[0]} is not finite: {got}"
-    )
+    assert np.isfinite(got).all(), f"not all of it is finite: {got}"
     wanted = s - np.logaddexp.reduce(s.astype("float64"), axis=1, keepdims=True)
     assert np.allclose(got, wanted, rtol=1e-5), f"{got} should be {wanted.round(4)}"
 
@@ -542,18 +475,13 @@ def my_attention(q, k, v, size):
 # %% tags=["check-2"]
 def check(attention):
     rng = np.random.default_rng(4)
-    q, k, v = (
-        rng.standard_normal((5, 3)),
-        4 * rng.standard_normal((11, 3)),
-        rng.standard_normal((11, 2)),
-    )
+    q, k, v = (rng.standard_normal(shape) for shape in ((5, 3), (11, 3), (11, 2)))
+    k *= 4
     for size in (11, 4, 1):
         got, wanted = attention(q, k, v, size), whole(q, k, v)
         assert np.shape(got) == wanted.shape, f"the shape is {np.shape(got)}, not {wanted.shape}"
-        difference = abs(got - wanted).max()
-        assert difference < 1e-12, (
-            f"with {size} keys at a time the largest difference is {difference:.1e}"
-        )
+        off = abs(got - wanted).max()
+        assert off < 1e-12, f"with {size} keys at a time the largest difference is {off:.1e}"
     assert np.isfinite(attention(100 * q, k, v, 4)).all(), "large logits overflow"
 
 
@@ -584,17 +512,14 @@ def my_merge(n_a, mean_a, Q_a, n_b, mean_b, Q_b):
 def check(merge):
     x = (3000 + np.random.default_rng(5).standard_normal(500)).astype("float32")
     for cut in (100, 250):
-        reports = [
-            (len(part), part.mean(), ((part - part.mean()) ** 2).sum())
-            for part in (x[:cut], x[cut:] + 2)
-        ]
-        n, mean, Q = merge(*reports[0], *reports[1])
-        together = np.concatenate([x[:cut], x[cut:] + 2]).astype("float64")
+        parts = x[:cut], x[cut:] + 2
+        a, b = ((len(part), part.mean(), ((part - part.mean()) ** 2).sum()) for part in parts)
+        n, mean, Q = merge(*a, *b)
+        together = np.concatenate(parts).astype("float64")
         assert n == 500, f"the count is {n}, not 500"
         assert abs(mean - together.mean()) < 1e-3, f"the mean is {mean}, not {together.mean():.4f}"
-        assert abs(Q / n / together.var() - 1) < 1e-3, (
-            f"Q/n is {Q / n:.4f}, the variance {together.var():.4f}"
-        )
+        wanted = together.var()
+        assert abs(Q / n / wanted - 1) < 1e-3, f"Q/n is {Q / n:.4f}, the variance {wanted:.4f}"
 
 
 exercise(3, my_merge, check)

@@ -24,7 +24,6 @@
 # %%
 import math
 import time
-from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -33,15 +32,10 @@ import musiq_ref as mq
 from course import exercise, photograph, quiz, show
 from musiq_ref import verify
 from musiq_ref.image.tokenize import drop_padding
+from musiq_ref.model import performer as favor
 from musiq_ref.model.attention import attention
 from musiq_ref.model.linformer import compress, linformer
-from musiq_ref.model.performer import (
-    EPS,
-    features,
-    performer,
-    performer_backward,
-    random_features,
-)
+from musiq_ref.model.performer import EPS, features, performer, random_features
 
 # %% [markdown]
 # ## Three tokens by hand
@@ -67,8 +61,8 @@ print("outputs:", shares @ v)
 # %% [markdown]
 # Now put the brackets elsewhere. The output of query $i$ is
 #
-# $$\frac{\sum_n (\phi(q_i) \cdot \phi(k_n))\, v_n}{\sum_n \phi(q_i) \cdot \phi(k_n)}
-#   = \frac{\phi(q_i) \cdot \left(\sum_n \phi(k_n)\, v_n\right)}{\phi(q_i) \cdot \left(\sum_n \phi(k_n)\right)}$$
+# $$\begin{aligned} &\frac{\sum_n (\phi(q_i) \cdot \phi(k_n))\, v_n}{\sum_n \phi(q_i) \cdot \phi(k_n)} \\[1ex]
+# &= \frac{\phi(q_i) \cdot \left(\sum_n \phi(k_n)\, v_n\right)}{\phi(q_i) \cdot \left(\sum_n \phi(k_n)\right)} \end{aligned}$$
 #
 # and neither bracket on the right knows which query asks. On paper: $\sum_n \phi(k_n) v_n = 6 \cdot (1, 1) + 3 \cdot (2, 0) = (12, 6)$ and
 # $\sum_n \phi(k_n) = (3, 2)$. Query 0 gets $12/3 = 4$, query 1 gets $18/5$, query 2 gets $12/4 = 3$. The nine fits were never made.
@@ -90,11 +84,8 @@ def boxes(axis, shapes, title):
     """Matrices as boxes side by side: (name, rows, columns), in units of a tenth."""
     x = 0.0
     for name, rows, columns in shapes:
-        large = rows == columns == 10
-        axis.add_patch(
-            plt.Rectangle((x, -rows / 2), columns, rows, fill=large, alpha=0.4, hatch="//" * large)
-        )
-        axis.add_patch(plt.Rectangle((x, -rows / 2), columns, rows, fill=False))
+        hatch = "//" if rows == columns else ""
+        axis.add_patch(plt.Rectangle((x, -rows / 2), columns, rows, fill=False, hatch=hatch))
         axis.text(x + columns / 2, -rows / 2 - 1, name, ha="center", va="top", fontsize=9)
         x += columns + 6
     axis.set(xlim=(-2, 21), ylim=(-8, 6), title=title, aspect="equal")
@@ -117,7 +108,7 @@ plt.show()
 #
 # There are, if $m$ may be infinite, and a good guess if it may not. Take a vector $w$ of independent normal numbers. Then
 #
-# $$e^{q \cdot k} = \mathrm{E}_w\left[\phi_w(q)\,\phi_w(k)\right], \qquad \phi_w(x) = e^{w \cdot x - |x|^2/2}$$
+# $$\begin{aligned} e^{q \cdot k} &= \mathrm{E}_w\left[\phi_w(q)\,\phi_w(k)\right] \\ \phi_w(x) &= e^{w \cdot x - |x|^2/2} \end{aligned}$$
 #
 # because $\phi_w(q)\phi_w(k) = e^{w \cdot (q + k)}\, e^{-(|q|^2 + |k|^2)/2}$, the mean of $e^{w \cdot s}$ is $e^{|s|^2/2}$, and $|q + k|^2 = |q|^2 + |k|^2 + 2\, q \cdot k$.
 # Draw $m$ such $w$, and $\phi(x) = (\phi_{w_1}(x), \dots, \phi_{w_m}(x))/\sqrt{m}$ has an inner product that is right *on average*. All its numbers
@@ -127,8 +118,8 @@ plt.show()
 q, k = np.array([0.8, 0.6]), np.array([0.3, 0.4])  # |q| = 1, |k| = 0.5, q·k = 0.48
 w = np.random.default_rng(0).standard_normal((100_000, 2))
 products = np.exp(w @ q - 0.5) * np.exp(w @ k - 0.125)
-print(f"exactly {math.exp(0.48):.4f}; mean of {len(w):,} products {products.mean():.4f}")
-print(f"standard deviation of one product: {products.std():.2f}")
+print(f"exactly {math.exp(0.48):.4f}; mean of {len(w):,} products {products.mean():.4f}", end=", ")
+print(f"standard deviation of one {products.std():.2f}")
 assert abs(products.mean() - math.exp(0.48)) < 5 * products.std() / math.sqrt(len(w))
 assert products.std() > math.exp(0.48)
 
@@ -231,9 +222,8 @@ def error(q, k, rank, eps=EPS, seeds=6):
     """Root mean square error of the heads' outputs, relative to their own size."""
     weights = np.exp(q @ k.swapaxes(-1, -2) / math.sqrt(D_h))
     wanted = weights @ V / weights.sum(axis=-1, keepdims=True)
-    found = []
-    for seed in range(seeds):
-        found.append(estimate(q, k, V, random_features(rank, D_h, seed), eps) - wanted)
+    draws = [random_features(rank, D_h, seed) for seed in range(seeds)]
+    found = [estimate(q, k, V, W, eps) - wanted for W in draws]
     return np.sqrt(np.mean(np.square(found)) / np.mean(wanted**2))
 
 
@@ -309,7 +299,6 @@ assert max(abs(s - whole) for s in tried) > 0.1  # not even the most features br
 E = np.array([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
 keys = np.array([4.0, 2.0, 7.0]).reshape(1, 1, 3, 1)  # (B, H, N, D_h)
 summed, _ = compress(keys, E, np.ones((1, 1, 3), bool))
-print(summed.ravel())
 assert summed.ravel().tolist() == [3.0, 7.0]
 
 # %% [markdown]
@@ -355,9 +344,8 @@ own = {**p, "E": means(16), "F": means(16)}
 straight = linformer(z, allowed, own, config.conventions)[0][:, order]
 assert not np.allclose(linformer(z[:, order], allowed, own, config.conventions)[0], straight)
 straight = performer(z, allowed, p, config.conventions)[0][:, order]
-np.testing.assert_allclose(
-    performer(z[:, order], allowed, p, config.conventions)[0], straight, rtol=0, atol=1e-8
-)
+shuffled = performer(z[:, order], allowed, p, config.conventions)[0]
+np.testing.assert_allclose(shuffled, straight, rtol=0, atol=1e-8)
 
 # %% [markdown]
 # ## Backward
@@ -374,9 +362,8 @@ np.testing.assert_allclose(
 
 # %%
 there, back = verify.trace(params, tokens, as_performer, dlogits=np.ones((1, config.outputs)))
-fq, fk, V, SA = (
-    there[f"{first}/{name}"] for name in ("query_features", "key_features", "value", "heads")
-)
+names = ("query_features", "key_features", "value", "heads")
+fq, fk, V, SA = (there[f"{first}/{name}"] for name in names)
 dSA = back[f"{first}/heads"]
 S, s = fk.swapaxes(-1, -2) @ V, fk.sum(axis=-2, keepdims=True)  # (1, H, m, D_h), (1, H, 1, m)
 t = fq @ s.swapaxes(-1, -2)  # (1, H, N, 1)
@@ -400,7 +387,7 @@ for name, gradient in mine.items():
 # Its backward, to read beside `performer` from the last line to the first:
 
 # %%
-show(performer_backward)
+show(favor.performer_backward)
 
 # %% [markdown]
 # ## Does it pay?
@@ -431,54 +418,13 @@ for size in sizes:
 # for the few hundred tokens that MUSIQ is trained with (705 at most) it saves little or nothing: the counts are equal at
 # $2m$ tokens. There is a further reason why MUSIQ never needed it: exact attention need not *keep* its
 # weights. Inference makes them a few rows at a time (chapter 13), so its memory grows with $N$ as well. What remains is
-# time, for photographs of several megapixels at full size. `python benchmarks/attention.py` measures up to 16,384 tokens.
-
-# %% [markdown]
-# ### Optional: the times on this machine
-#
-# Counting is not timing: an exponential costs more than a product, and small products less than large ones. So measure, here, on
-# this machine:
-
-
-# %%
-def seconds(run):
-    taken = []
-    for _ in range(3):
-        start = time.perf_counter()
-        run()
-        taken.append(time.perf_counter() - start)
-    return min(taken)
-
-
-rng = np.random.default_rng(0)
-lengths, taken = [64, 256, 1024, 2048], {"exact": [], "Performer, m = 256": []}
-shape = mq.MusiqConfig(layers=1, width=128, heads=2, mlp_width=8)
-small = mq.init_params(shape)["encoder"]["block_00"]["attention"]
-for n in lengths:
-    x = rng.standard_normal((1, n, 128)).astype("float32")
-    for label, run, rows in (("exact", attention, n), ("Performer, m = 256", performer, 1)):
-        valid = np.ones((1, 1, rows, n), bool)
-        taken[label].append(seconds(partial(run, x, valid, small, shape.conventions)))
-
-# %%
-figure, axis = plt.subplots(figsize=(6, 3))
-for (label, line), style in zip(taken.items(), ("o-", "s--"), strict=True):
-    axis.loglog(lengths, line, style, label=label)
-axis.axvspan(200, 700, alpha=0.15, label="MUSIQ in training")
-axis.set(xlabel="tokens $N$", ylabel="seconds, forward", title="Measured here")
-axis.legend()
-plt.show()
-print({label: [f"{s * 1e3:.1f} ms" for s in line] for label, line in taken.items()})
-
-# %% [markdown]
-# The verdict: where the lines cross, on your machine and with these sizes, a Performer begins to pay; both axes are logarithmic, and
-# the exact line is the steeper one.
+# time, for photographs of several megapixels at full size. But counting is not timing, since an exponential costs more than a
+# product: `python benchmarks/attention.py` measures on your machine, up to 16,384 tokens.
 
 # %% [markdown]
 # ## Exercises
 #
-# Each cell to fill in is followed by one that checks it. Until you do, it says so and the notebook goes on. Solutions
-# are in `tutorials/solutions/16_efficient_attention.py`; try first.
+# Each cell to fill in is followed by one that checks it. Solutions are in `tutorials/solutions/16_efficient_attention.py`; try first.
 
 # %% [markdown]
 # ### Exercise 1: the other brackets (★, 4 minutes)
@@ -545,11 +491,8 @@ def my_backward(dy, cache):
 # %% tags=["check-2"]
 def check(backward):
     rng = np.random.default_rng(7)
-    verify.check_vjp(
-        forward_of_head,
-        backward,
-        [0.5 + rng.random((4, 3)), 0.5 + rng.random((4, 3)), rng.standard_normal((4, 5))],
-    )
+    phi_q, phi_k = 0.5 + rng.random((2, 4, 3))
+    verify.check_vjp(forward_of_head, backward, [phi_q, phi_k, rng.standard_normal((4, 5))])
 
 
 exercise(2, my_backward, check)
@@ -595,13 +538,10 @@ quiz("16")
 #
 # - **Linear is not fast.** Read off from which length on a method wins with *your* width, $m$ and hardware. Exact attention is two large
 #   products, which every library has polished for years; flash attention keeps it exact and its memory linear.
-# - **Exchanging attention in a trained model** moves its scores, as you saw. Fine-tune it with the new attention.
 # - **Redraw or not.** The Performer's authors draw new features again and again during training, so that the model cannot lean on one draw. Here
 #   they belong to the configuration (`attention_seed`), and the same file gives the same score.
 # - **Signs.** An orthogonal matrix from a QR decomposition is uniformly distributed only if the signs of R's diagonal are put right. Without
 #   that the estimate is biased, and no test with a single draw notices.
-# - **A Linformer's length** is fixed when it is built. In MUSIQ, where every photograph has its own number of tokens, decide
-#   what column $n$ shall mean; here it is the $n$-th token that is not padding.
 
 # %% [markdown]
 # ## References
