@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -57,7 +58,9 @@ def wrong_axes():
 
     A deviation over other axes than the mean is from its own mean, or from that which was subtracted.
     """
-    named = {f"weights standardised {over(axes)}": {"axes": axes} for axes in SETS if axes != RIGHT}
+    named: dict[str, dict[str, Any]] = {
+        f"weights standardised {over(axes)}": {"axes": axes} for axes in SETS if axes != RIGHT
+    }
     for axes in LIKELY:
         for mean, deviation in ((RIGHT, axes), (axes, RIGHT)):
             name = f"weights standardised with the mean {over(mean)}, the deviation {over(deviation)}"
