@@ -50,6 +50,8 @@ ALIKE = {  # on small inputs: a mistake, and the one that gives the same numbers
     "post-norm, given after its norms": "post-norm",
     "post-norm in the attention branch, given after its norm": "post-norm in the attention branch",
     "post-norm in the MLP branch, given after its norm": "post-norm in the MLP branch",
+    "post-norm, its sums given after its norms": "post-norm",
+    "post-norm in the attention branch, its sum given after its norm": "post-norm in the attention branch",
     "norm1 skipped": "attention reads what is not normalised",
     "norm2 skipped": "MLP reads what is not normalised",
     "classes counted down": "probabilities in reverse order",

@@ -49,21 +49,23 @@ def wired(first=lambda z, n, x: z + x, second=lambda z, n, x: z + x, norms=("nor
     return run
 
 
-def post_norm_block(hooked, first=True, second=True):
+def post_norm_block(after_norms="", first=True, second=True):
     """`block` in the original Transformer's order: z′ = LN(MSA(z) + z);  z″ = LN(MLP(z′) + z′).
 
-    hooked: whether "norm1", "residual1" and "norm2" are what the norms give, not what goes into each layer
+    after_norms: which stages are what the norms give, not what goes into a layer or a norm: "sums", or "sums and norms"
     first, second: whether the branch of the attention is in this order, and that of the MLP
     """
 
     def run(z, allowed, params, conventions, tap=no_tap, noise=NO_NOISE, rate=0.0):
-        before, after = (no_tap, tap) if hooked else (tap, no_tap)
+        def taps(what):
+            return (no_tap, tap) if what in after_norms else (tap, no_tap)
 
         def branch(z, name, post, layer, total):
             if not post:
                 return total(tap, z + layer(tap(name, norm(z, params[name])[0])))
-            z, _ = norm(total(before, z + layer(before(name, z))), params[name])
-            return total(after, after(name, z))
+            (before, after), (sum_before, sum_after) = taps("norms"), taps("sums")
+            z, _ = norm(total(sum_before, z + layer(before(name, z))), params[name])
+            return total(sum_after, after(name, z))
 
         def msa(x):
             return attention(x, allowed, params["attention"], conventions, within(tap, "attention"))[0]
@@ -131,7 +133,7 @@ ACTIVATIONS = {
     "GELU twice": lambda x: gelu_tanh(gelu_tanh(x)[0])[0], "exact GELU twice": lambda x: gelu_erf(gelu_erf(x)[0])[0],
 }  # fmt: skip
 
-BLOCK, GELU, NORM = "encoder/block_00/", "gelu_tanh gelu_erf", "encoder/*norm*"
+AFTER, BLOCK, GELU, NORM = "sums and norms", "encoder/block_00/", "gelu_tanh gelu_erf", "encoder/*norm*"
 BIASES = {  # part: (paths of its bias, where it shows)
     "patch embedding": ("patch_embedding/bias", "patch_embedding"),
     **{n: (f"*/attention/{n}/bias", f"{BLOCKS}attention/{n}") for n in ("query", "key", "value")},
@@ -143,12 +145,14 @@ BIASES = {  # part: (paths of its bias, where it shows)
 
 MISTAKES = [
     *family("post-norm{}", "normalise before each branch, not after", {
-                "": (False,), ", given after its norms": (True,), " in the attention branch": (False, True, False),
-                " in the attention branch, given after its norm": (True, True, False),
+                "": ("",), ", given after its norms": (AFTER,), ", its sums given after its norms": ("sums",),
+                " in the attention branch": ("", True, False),
+                " in the attention branch, given after its norm": (AFTER, True, False),
+                " in the attention branch, its sum given after its norm": ("sums", True, False),
             }, "block", lambda how: post_norm_block(*how), BLOCKS + "norm1"),
     *family("post-norm in the MLP branch{}", "normalise before each branch, not after",
-            {"": False, ", given after its norm": True},
-            "block", lambda hooked: post_norm_block(hooked, first=False), BLOCKS + "norm2"),
+            {"": "", ", given after its norm": AFTER},
+            "block", lambda shown: post_norm_block(shown, first=False), BLOCKS + "norm2"),
     Mistake("attention and MLP in parallel", "the MLP reads what the attention has been added to",
             "block", wired(once=True), BLOCKS + "norm2"),
     Mistake("MLP before the attention", "attention first, then the MLP", "block", mlp_first_block, BLOCKS + "norm1"),
