@@ -27,18 +27,31 @@ UNSEEN = (
     "sides rounded half up",  # shows at few sizes, which the ladder lists
     "sides rounded half up in float64",
 )
+WIDE = ", where a kernel is wider than 1 × 1"
+MEAN, DEVIATION = "with the mean per output channel", "with the deviation over rows and columns only"
 ALIKE = {  # on small inputs: a mistake, and the one that gives the same numbers and is named
     "ReLU6 in the MLP": "ReLU in the MLP",
     "logits filled with the smallest float": "mask multiplied with the logits",
     "GroupNorm with a quarter of the groups": "GroupNorm with half as many groups",
     "GroupNorm with 1 group": "GroupNorm with half as many groups",
     "GroupNorm's statistics per position": "GroupNorm's statistics per position over all channels (LayerNorm)",
-    "kernels centred over rows and columns only": "standardised over rows and columns only",
+    **{
+        f"weights standardised {how}{WIDE}": f"weights standardised {how}"
+        for how in ("over rows and columns only", f"{DEVIATION}, averaged over input channels")
+    },
+    f"weights standardised {DEVIATION}{WIDE}": f"weights standardised {MEAN}, the {DEVIATION[9:]}",
+    f"weights standardised {DEVIATION}, from the mean per output channel{WIDE}": (
+        f"weights standardised {MEAN}, the {DEVIATION[9:]}, from that mean"
+    ),
     "weight std with ε 1e-8": "weight std without ε",
     "convolution padded on both sides by repeating the edge": "convolution padded by repeating the edge",
     "hash on a grid of 11 cells": "hash of i·(G − 1)/n",
     "one head for all heads": "half as many heads",
     "post-norm, given after its norms": "post-norm",
+    "post-norm in the attention branch, given after its norm": "post-norm in the attention branch",
+    "post-norm in the MLP branch, given after its norm": "post-norm in the MLP branch",
+    "post-norm, its sums given after its norms": "post-norm",
+    "post-norm in the attention branch, its sum given after its norm": "post-norm in the attention branch",
     "norm1 skipped": "attention reads what is not normalised",
     "norm2 skipped": "MLP reads what is not normalised",
     "classes counted down": "probabilities in reverse order",

@@ -7,6 +7,7 @@ import pytest
 
 from musiq_ref.model.parameters import map_params
 from musiq_ref.ops.group_norm import group_norm
+from musiq_ref.ops.layer_norm import layer_norm
 from musiq_ref.ops.softmax import softmax
 from musiq_ref.verify import build_fixture, fingerprint
 from musiq_ref.verify.ladder.stages import run_stages
@@ -114,3 +115,86 @@ def test_fused_query_key_and_value_that_are_right_and_split_wrongly_are_told_fro
     np.testing.assert_allclose(logits, q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1]), rtol=1e-3, atol=1e-4)
     unseen = ("/logits", "/weights", "/heads", "/residual1")
     assert fingerprint(FIXTURE, {n: a for n, a in stages.items() if not n.endswith(unseen)}).names == [name]
+
+
+KERNELS = ("conv_root", "conv1", "conv2", "conv3", "conv_proj")
+
+
+@pytest.mark.parametrize(
+    ("mean", "deviation", "wide", "name"),
+    [
+        ((0, 1), (0, 1), False, "over rows and columns only"),
+        ((2, 3), (2, 3), False, "over input channels and output channels only"),
+        ((0, 2, 3), (0, 1, 2), False, "with the mean over rows, input channels and output channels only, "
+         "the deviation per output channel"),
+        ((0, 1, 2), (0, 1, 3), False, "with the mean per output channel, the deviation per input channel"),
+        ((0, 1, 2), (0, 1), True, "with the deviation over rows and columns only, where a kernel is wider than 1 × 1"),
+    ],
+)  # fmt: skip
+def test_wrong_axes_of_the_weight_standardisation_are_named(mean, deviation, wide, name):
+    stages = {"patches": EXACT["patches"]}  # before which nothing need be tried
+    for conv in KERNELS:
+        kernel = SINGLE["stem"][conv]["kernel"]
+        right = wide and len(kernel) == 1
+        centred = kernel - kernel.mean((0, 1, 2) if right else mean, keepdims=True)
+        std = kernel.std((0, 1, 2) if right else deviation, keepdims=True)
+        stages[f"stem/{conv}/standardized"] = centred / (std + np.float32(1e-5))
+    assert fingerprint(FIXTURE, stages).names == [f"weights standardised {name}"]
+
+
+def normalised(z, params):
+    return layer_norm(z, params["scale"], params["bias"])[0]
+
+
+def test_a_norm_that_is_run_once_more_after_it_was_shown_is_named():
+    stages = {name: a for name, a in EXACT.items() if name == "encoder/norm"}
+    twice = normalised(stages["encoder/norm"][:, 0], FIXTURE.params["encoder"]["norm"])
+    stages["head/logits"] = twice @ FIXTURE.params["head"]["kernel"] + FIXTURE.params["head"]["bias"]
+    assert fingerprint(FIXTURE, stages).names == ["final norm applied twice, given after the first time"]
+
+
+@pytest.mark.parametrize("name", ["norm2", "gn1"])
+def test_what_is_applied_twice_is_told_where_it_is_shown_and_where_it_is_not(name):
+    once, twice = (f"{name} applied twice{words}" for words in (", given after the first time", ""))
+    stage = "encoder/block_00/norm2" if name == "norm2" else "stem/gn1"
+    first, second = planted(once), planted(twice)
+    np.testing.assert_allclose(first[stage][:, 0], EXACT[stage][:, 0], rtol=1e-3, atol=1e-4)
+    assert np.abs(second[stage][:, 0] - EXACT[stage][:, 0]).max() > 1e-2
+    assert [fingerprint(FIXTURE, stages).names for stages in (first, second)] == [[once], [twice]]
+
+
+def test_of_a_block_that_runs_every_time_the_first_run_is_seen():
+    """As hooks of a module that is called twice see it, under the name of whose parameters it has."""
+    stages = planted("last block run every time")
+    first = normalised(EXACT["encoder/input"], FIXTURE.params["encoder"]["block_01"]["norm1"])
+    np.testing.assert_allclose(stages["encoder/block_01/norm1"], first, rtol=1e-3, atol=1e-4)
+    assert fingerprint(FIXTURE, stages).names == ["last block run every time"]
+
+
+def test_post_norm_of_one_branch_is_named():
+    name = "post-norm in the attention branch, given after its norm"
+    stages = planted(name)
+    z = EXACT["encoder/input"] + stages["encoder/block_00/attention/out"]
+    shown = normalised(z, FIXTURE.params["encoder"]["block_00"]["norm1"])
+    np.testing.assert_allclose(stages["encoder/block_00/norm1"], shown, rtol=1e-3, atol=1e-4)
+    norm2 = normalised(shown, FIXTURE.params["encoder"]["block_00"]["norm2"])
+    np.testing.assert_allclose(stages["encoder/block_00/norm2"], norm2, rtol=1e-3, atol=1e-4)
+    assert fingerprint(FIXTURE, stages).names == [name]
+
+
+def test_kernels_of_a_loader_that_are_exchanged_without_their_biases_are_named():
+    block, norm1 = FIXTURE.params["encoder"]["block_00"]["attention"], EXACT["encoder/block_00/norm1"]
+    stages = {"encoder/block_00/norm1": norm1}
+    for mine, theirs in (("query", "key"), ("key", "query")):
+        heads = np.einsum("bnd,dhe->bhne", norm1, block[theirs]["kernel"])
+        stages[f"encoder/block_00/attention/{mine}"] = heads + block[mine]["bias"][:, None]
+    assert fingerprint(FIXTURE, stages).names == ["kernels of query and key exchanged"]
+
+
+def test_that_a_mistake_begins_at_a_stage_is_said_only_where_an_earlier_place_is_right(rng):
+    norm = EXACT["encoder/norm"].copy()
+    norm[:, 1:][:, FIXTURE.mask == 0] = rng.normal(size=norm.shape[-1])  # padding, of which a port may make anything
+    logits = norm[:, 1:].mean(1) @ FIXTURE.params["head"]["kernel"] + FIXTURE.params["head"]["bias"]
+    [found] = fingerprint(FIXTURE, {"encoder/norm": norm, "head/logits": logits}).findings
+    assert found.name == "mean of all tokens, padding included"
+    assert found.about == MISTAKES[found.name].remedy

@@ -12,15 +12,7 @@ import numpy as np
 from musiq_ref.suggest import did_you_mean
 from musiq_ref.verify.ladder.fixture import Fixture
 from musiq_ref.verify.ladder.stages import SEQUENCE, run_stages, validity
-from musiq_ref.verify.recognition import (
-    CLASS_LAST,
-    PARTS,
-    Placement,
-    as_numbers,
-    axes_and_order,
-    error_of,
-    layout_name,
-)
+from musiq_ref.verify.recognition import CLASS_LAST, PARTS, Placement, as_numbers, axes_and_order, error_of, layout_name
 
 Hook = tuple[str, str]  # stage, and the layout: "", "NCHW", "heads" or names of axes (`recognition.axes_and_order`)
 CLOSE = 0.05  # error below which an array is taken for a stage

@@ -199,7 +199,7 @@ ELEMENTARY = {
         {"I": (2, 2), "O": (1, 5)},
         lambda draw, I, O, k, ddof: [draw.normal(k, k, I, O), *([ddof] if ddof else [])],
         ("kernel",),
-        {"k": (1, 3), "ddof": (0, 1)},
+        {"k": (3, 1), "ddof": (0, 1)},  # over what axes a 1 × 1 kernel is standardised shows less
     ),
     "convolution": Op(
         convolution.convolution,

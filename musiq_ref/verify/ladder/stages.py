@@ -85,6 +85,8 @@ def run_stages(
     gradients: whether to go back as well
     until: the stage after which nothing more is needed
 
+    Of a name that is seen again, as of a block that runs twice, the first array counts.
+
     >>> import musiq_ref as mq
     >>> config = mq.MusiqConfig.preset("tiny", longer_sides=(64,))
     >>> stages = run_stages(mq.init_params(config), np.zeros((40, 50, 3), np.uint8), config)
@@ -94,7 +96,7 @@ def run_stages(
     stages: dict[str, np.ndarray] = {}
 
     def see(name: str, array: Any) -> Any:
-        stages[name] = np.asarray(array)
+        stages.setdefault(name, np.asarray(array))
         if name == until:
             raise Enough
         return array

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import combinations
 
 import numpy as np
 
@@ -194,24 +195,18 @@ MISTAKES = [
     *family("{}", "where a token is padding, its logits become −∞ before the softmax", {
                 "mask multiplied with the logits": lambda x, allowed, how, value: (x * allowed, None),
                 "mask added as 0 and 1": lambda x, allowed, how, value: (x + allowed, None),
-                "logits filled with the smallest float": lambda x, allowed, how, value: (np.where(allowed, x, 1e-38),
-                None),
+                "logits filled with the smallest float": lambda x, allowed, *_: (np.where(allowed, x, 1e-38), None),
                 "mask inverted in the attention": lambda x, allowed, how, value: mask_logits(x, ~allowed, how, value),
             }, "mask_logits", lambda f: f, WEIGHTS, "mask"),
     *family("{}", "hide padded tokens, and nothing else", {
-                "class token masked": lambda v: (w := np.concatenate([0 * v[:, :1], v[:, 1:]], 1).astype(bool))[:,
-                None, :, None]
-                & w[:, None, None],
+                "class token masked": lambda v: allowed_pairs(np.concatenate([0 * v[:, :1], v[:, 1:]], 1).astype(bool)),
                 "causal mask": lambda v: np.tril(allowed_pairs(v)),
-                "mask shifted by the class token": lambda v: allowed_pairs(
-                    np.concatenate([v[:, 1:], v[:, :1]], 1)),
-                "mask on queries only": lambda v: (
-                    v[:, None, :, None] & np.ones_like(v)[:, None, None]),
+                "mask shifted by the class token": lambda v: allowed_pairs(np.concatenate([v[:, 1:], v[:, :1]], 1)),
+                "mask on queries only": lambda v: v[:, None, :, None] & np.ones_like(v)[:, None, None],
             }, "allowed_pairs", pairs, WEIGHTS, "mask"),
     *family("weights {}", "one softmax over the keys, after the mask", {
                 "masked after the softmax": lambda w, x, a: softmax(x)[0] * a,
-                "averaged over the heads": lambda w, x, a: (
-                    np.broadcast_to(w.mean(1, keepdims=True), w.shape)),
+                "averaged over the heads": lambda w, x, a: np.broadcast_to(w.mean(1, keepdims=True), w.shape),
                 "uniform": lambda w, x, a: np.full_like(w, 1 / w.shape[-1]),
                 "after two softmaxes": lambda w, x, a: softmax(w)[0],
             }, stage=WEIGHTS, tap=of_weights),
@@ -245,9 +240,9 @@ MISTAKES = [
               load=everywhere(path, turned)) for name, (path, stage) in SQUARE.items()],
     *family("fused query, key and value read as {}", FUSED, ORDERS, stage=BLOCKS + "attention/[qkv]*", load=fused),
     *family("output of the fused query, key and value split as {}", FUSED, ORDERS, "attention", split_as, LOGITS),
-    *family("parameters of {} exchanged", "read every layer's own parameters", {
-                "query and key": ("attention/query", "attention/key"), "key and value": ("attention/key",
-                "attention/value"),
-                "query and value": ("attention/query", "attention/value"),
+    *family("{} exchanged", "read every layer's own parameters", {
+                f"{what} of {one} and {other}": (f"attention/{one}{leaf}", f"attention/{other}{leaf}")
+                for what, leaf in {"parameters": "", "kernels": "/kernel", "biases": "/bias"}.items()
+                for one, other in combinations(PARTS, 2)
             }, stage=BLOCKS + "attention/[qkv]*", load=lambda parts: in_blocks(*parts)),
 ]  # fmt: skip

@@ -4,10 +4,25 @@ diagnosis its names, and the tests their planted faults.
 
 from __future__ import annotations
 
-from musiq_ref.verify.mistakes import attention, efficient, embeddings, encoder, gradients, head, image, stem, tokens
+from musiq_ref.verify.mistakes import (
+    attention,
+    efficient,
+    embeddings,
+    encoder,
+    gradients,
+    head,
+    image,
+    precision,
+    standardization,
+    stem,
+    tokens,
+    twice,
+)
 from musiq_ref.verify.mistakes.mistake import Mistake
 
-LISTS = (image, tokens, stem, embeddings, encoder, attention, head, gradients, efficient)
+LISTS = (
+    image, tokens, standardization, stem, embeddings, encoder, precision, attention, twice, head, gradients, efficient,
+)  # fmt: skip
 MISTAKES: dict[str, Mistake] = {mistake.name: mistake for part in LISTS for mistake in part.MISTAKES}
 """{name: Mistake}."""
 HOME: dict[str, str] = {mistake.name: part.__name__ for part in LISTS for mistake in part.MISTAKES}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
 from typing import Any
 
 from musiq_ref.verify.ladder.fixture import Fixture
@@ -132,7 +133,7 @@ def fingerprint(
             examined = after(examined, [], here)
             continue
         for matches in found:
-            findings = joined(findings, local(finding([m.mistake for m in matches], here), matches[0].everywhere))
+            findings = joined(findings, local(finding([m.mistake for m in matches], here), matches[0], examined))
         planted = [matches[0].mistake for matches in found if matches[0].everywhere]
         rough |= {general(here) for matches in found if matches[0].rough}
         examined = after(examined, planted, here if len(planted) < len(found) or general(here) in rough else "")
@@ -180,9 +181,10 @@ def finding(alternatives: Sequence[Mistake], here: str) -> Finding:
     return Finding(best.name, here, kind, best.remedy, tuple(m.name for m in others))
 
 
-def local(found: Finding, everywhere: bool) -> Finding:
-    """A finding that says so if the same mistake is not made at earlier stages."""
-    return found if everywhere else replace(found, about=f"only from here on; {found.about}")
+def local(found: Finding, match: Match, examined: Examination) -> Finding:
+    """A finding that says so if the same mistake would show at earlier stages, too, and these are right."""
+    earlier = any(fnmatch(name, match.mistake.stage or "") for name in examined.agreed(found.stage))
+    return replace(found, about=f"only from here on; {found.about}") if earlier and not match.everywhere else found
 
 
 def general(stage: str) -> str:

@@ -12,10 +12,8 @@ from musiq_ref.model.noise import NO_NOISE
 from musiq_ref.model.taps import no_tap, within
 from musiq_ref.ops.activation import SQRT_2_OVER_PI, gelu_erf, gelu_tanh
 from musiq_ref.ops.linear import linear
-from musiq_ref.verify.ladder.precision import round_to
 from musiq_ref.verify.mistakes.attention import BLOCKS, dropout
 from musiq_ref.verify.mistakes.mistake import Mistake, at, family, latest
-from musiq_ref.verify.mistakes.pointwise import coarse
 from musiq_ref.verify.mistakes.stem import normalised
 from musiq_ref.verify.mistakes.weights import blocks, changed, everywhere, without
 
@@ -51,20 +49,32 @@ def wired(first=lambda z, n, x: z + x, second=lambda z, n, x: z + x, norms=("nor
     return run
 
 
-def post_norm_block(hooked):
+def post_norm_block(after_norms="", first=True, second=True):
     """`block` in the original Transformer's order: z′ = LN(MSA(z) + z);  z″ = LN(MLP(z′) + z′).
 
-    hooked: whether "norm1", "residual1" and "norm2" are what the norms give, not what goes into each layer
+    after_norms: which stages are what the norms give, not what goes into a layer or a norm: "sums", or "sums and norms"
+    first, second: whether the branch of the attention is in this order, and that of the MLP
     """
 
     def run(z, allowed, params, conventions, tap=no_tap, noise=NO_NOISE, rate=0.0):
-        before, after = (no_tap, tap) if hooked else (tap, no_tap)
-        x, _ = attention(before("norm1", z), allowed, params["attention"], conventions, within(tap, "attention"))
-        z, _ = norm(before("residual1", z + x), params["norm1"])
-        z = after("residual1", after("norm1", z))
-        x, _ = mlp(before("norm2", z), params["mlp"], conventions, within(tap, "mlp"))
-        z, _ = norm(z + x, params["norm2"])
-        return tap("output", after("norm2", z)), None
+        def taps(what):
+            return (no_tap, tap) if what in after_norms else (tap, no_tap)
+
+        def branch(z, name, post, layer, total):
+            if not post:
+                return total(tap, z + layer(tap(name, norm(z, params[name])[0])))
+            (before, after), (sum_before, sum_after) = taps("norms"), taps("sums")
+            z, _ = norm(total(sum_before, z + layer(before(name, z))), params[name])
+            return total(sum_after, after(name, z))
+
+        def msa(x):
+            return attention(x, allowed, params["attention"], conventions, within(tap, "attention"))[0]
+
+        def hidden(x):
+            return mlp(x, params["mlp"], conventions, within(tap, "mlp"))[0]
+
+        z = branch(z, "norm1", first, msa, lambda see, x: see("residual1", x))
+        return tap("output", branch(z, "norm2", second, hidden, lambda see, x: x)), None
 
     return run
 
@@ -123,28 +133,7 @@ ACTIVATIONS = {
     "GELU twice": lambda x: gelu_tanh(gelu_tanh(x)[0])[0], "exact GELU twice": lambda x: gelu_erf(gelu_erf(x)[0])[0],
 }  # fmt: skip
 
-# --- precision -------------------------------------------------------------------------------------------------------
-
-
-def kept_in(fmt):
-    """A tap that keeps every stage in a coarser format."""
-    return lambda name, array, seen, config: (
-        round_to(array, fmt.lower()).astype(array.dtype) if array.dtype.kind == "f" else array
-    )
-
-
-def looks_kept_in(fmt):
-    """Whether all numbers are of a format, and near the right ones, which are not of it."""
-    formats = (fmt, "float16", "bfloat16") if fmt == "TF32" else (fmt,)  # whose numbers are TF32's, too
-
-    def looks(reference, mine):
-        far = np.abs(mine - reference).max(initial=0) > 0.1 * np.abs(reference).max(initial=0)
-        return bool(not far and coarse(mine) in formats and not coarse(reference))
-
-    return looks
-
-
-BLOCK, GELU, NORM = "encoder/block_00/", "gelu_tanh gelu_erf", "encoder/*norm*"
+AFTER, BLOCK, GELU, NORM = "sums and norms", "encoder/block_00/", "gelu_tanh gelu_erf", "encoder/*norm*"
 BIASES = {  # part: (paths of its bias, where it shows)
     "patch embedding": ("patch_embedding/bias", "patch_embedding"),
     **{n: (f"*/attention/{n}/bias", f"{BLOCKS}attention/{n}") for n in ("query", "key", "value")},
@@ -155,8 +144,15 @@ BIASES = {  # part: (paths of its bias, where it shows)
 }  # fmt: skip
 
 MISTAKES = [
-    *family("post-norm{}", "normalise before each branch, not after", {"": False, ", given after its norms": True},
-            "block", post_norm_block, BLOCKS + "norm1"),
+    *family("post-norm{}", "normalise before each branch, not after", {
+                "": ("",), ", given after its norms": (AFTER,), ", its sums given after its norms": ("sums",),
+                " in the attention branch": ("", True, False),
+                " in the attention branch, given after its norm": (AFTER, True, False),
+                " in the attention branch, its sum given after its norm": ("sums", True, False),
+            }, "block", lambda how: post_norm_block(*how), BLOCKS + "norm1"),
+    *family("post-norm in the MLP branch{}", "normalise before each branch, not after",
+            {"": "", ", given after its norm": AFTER},
+            "block", lambda shown: post_norm_block(shown, first=False), BLOCKS + "norm2"),
     Mistake("attention and MLP in parallel", "the MLP reads what the attention has been added to",
             "block", wired(once=True), BLOCKS + "norm2"),
     Mistake("MLP before the attention", "attention first, then the MLP", "block", mlp_first_block, BLOCKS + "norm1"),
@@ -212,8 +208,6 @@ MISTAKES = [
     Mistake("final norm with a block's parameters", "read the parameters of the final norm", stage="encoder/norm",
             load=lambda params, config: changed("encoder/norm", lambda p, get: get(
                 f"encoder/block_{config.layers - 1:02d}/norm2"))(params, config)),
-    Mistake("final norm applied twice", "normalise once after the last block", stage="encoder/norm",
-            tap=at("encoder/norm", lambda a, seen, config: normalised(a))),
     *family("{}", "run all encoder blocks once, in the order of their numbers", {
                 "one block too few": lambda names: names[:-1], "blocks run in reverse order": lambda names: names[::-1],
                 "first block skipped": lambda names: names[1:],
@@ -231,9 +225,4 @@ MISTAKES = [
     Mistake("blocks in the order of their names as strings (0, 1, 10, 11, …, 2)", "sort the blocks by their numbers",
             stage="encoder/block_*", when=lambda config: config.layers > 10,
             load=blocks(lambda names: [names[k] for k in sorted(range(len(names)), key=str)])),
-    *family("parameters rounded to {}", "keep the parameters in float32", ("float16", "bfloat16", "tf32", "int8"),
-            stage="*", load=lambda fmt: everywhere(
-                "*kernel" if fmt == "int8" else "*", lambda a: round_to(a, fmt).astype(a.dtype))),
-    *[Mistake(f"kept in {fmt}", "compute in float32", stage="*", tap=kept_in(fmt), recognise=looks_kept_in(fmt))
-      for fmt in ("bfloat16", "float16", "TF32")],
 ]  # fmt: skip

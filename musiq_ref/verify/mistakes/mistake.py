@@ -26,7 +26,8 @@ class Mistake(NamedTuple):
     topic: the convention that it is a value of; "" for a plain bug
     conventions: fields of `Conventions` that make the library do the same; they are changed, not the function
     where: the one module in which the function is replaced, such as "attention"; "" for all
-    tap: (name, array, stages seen before, config) -> array, for what is no function of the library
+    tap: (name, array, stages seen before and parameters, config) -> array, for what is no function of the library
+    unseen: whether the tap changes only what goes on from a stage, which a port shows as it was
     recognise: (reference, mine) -> whether this is it, for what chance decides and no planting can repeat
     under: conventions of the reference without which it is no mistake
     load: (parameters, config) -> parameters, for weights that are read wrongly
@@ -45,6 +46,7 @@ class Mistake(NamedTuple):
     conventions: dict[str, Any] = {}  # noqa: RUF012
     where: str = ""
     tap: Tap | None = None
+    unseen: bool = False
     recognise: Callable[[np.ndarray, np.ndarray], bool] | None = None
     under: dict[str, Any] = {}  # noqa: RUF012
     load: Callable[[Params, MusiqConfig], Params] | None = None

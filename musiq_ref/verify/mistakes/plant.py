@@ -20,7 +20,7 @@ import numpy as np
 
 from musiq_ref.backend import Array
 from musiq_ref.config import MusiqConfig
-from musiq_ref.model.parameters import Params
+from musiq_ref.model.parameters import Params, flatten
 from musiq_ref.verify.mistakes.catalogue import HOME, MISTAKES
 from musiq_ref.verify.mistakes.mistake import Mistake
 
@@ -169,31 +169,38 @@ def run_planted(
     library, given = PrivateLibrary(), given or {}
     library.plant(mistakes)
     _give_tokens(library, given)
-    if any("block_names" in mistake.op for mistake in mistakes):  # a block may run twice, and what is seen then counts
-        until = None
-    elif not gradients:
+    if not gradients and not any("block_names" in mistake.op for mistake in mistakes):  # a block may run twice
         _skip(library, given, config)
     changes = {field: value for mistake in mistakes for field, value in mistake.conventions.items()}
     changed = config.replace(conventions=replace(config.conventions, **changes))
     for mistake in mistakes:
         params = mistake.load(params, config) if mistake.load else params
-    seen: dict[str, Array] = {}
+    seen: dict[str, Array] = dict(flatten(params))
+    shown: dict[str, Array] = {}
 
     def tap(name: str, array: Array) -> Array:
-        seen[name] = array
+        again, seen[name] = name in seen, array
         for mistake in mistakes:
-            array = mistake.tap(name, array, seen, config) if mistake.tap else array
-        return _like(given[name], array) if name in given else array
+            array = mistake.tap(name, array, seen, config) if mistake.tap and not mistake.unseen else array
+        array = _like(given[name], array) if name in given and not again else array
+        passed = array
+        for mistake in mistakes:
+            passed = mistake.tap(name, passed, seen, config) if mistake.tap and mistake.unseen else passed
+        if passed is not array:
+            shown.setdefault(name, array)
+        seen[name] = passed
+        return passed
 
     def gradient_tap(name: str, array: Array) -> Array:
         return _like(given[f"gradient/{name}"], array) if f"gradient/{name}" in given else array
 
     tapped = bool(given) or any(mistake.tap for mistake in mistakes)
     with np.errstate(all="ignore"):
-        return library.run_stages(
+        run = library.run_stages(
             params, image, changed, tap=tap if tapped else None, gradient_tap=gradient_tap, gradients=gradients,
             until=until,
         )  # fmt: skip
+    return {name: shown.get(name, array) for name, array in run.items()}
 
 
 def _like(given: Array, array: Array) -> Array:

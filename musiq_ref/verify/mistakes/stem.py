@@ -11,29 +11,10 @@ from musiq_ref.model.stem import BLOCK_EPS, ROOT_EPS
 from musiq_ref.ops.activation import gelu_tanh
 from musiq_ref.ops.convolution import convolution, pad_same, same_padding, windows
 from musiq_ref.ops.group_norm import group_norm
-from musiq_ref.ops.weight_standardization import EPS, standardize
 from musiq_ref.verify.mistakes.mistake import Mistake, at, family
 from musiq_ref.verify.mistakes.weights import changed, exchanged, without
 
-# --- kernels ---------------------------------------------------------------------------------------------------------
-
-
-def standardised(eps=EPS, axes=(0, 1, 2), deviation_axes=None, centre=True, divide=True, divisor=None):
-    """`standardize` with another ε, over other axes, or in part.
-
-    divisor: (variance, ε) -> what is divided by; √variance + ε by default
-    """
-
-    def rule(kernel, ddof=0):
-        over = deviation_axes or axes
-        centred = kernel - kernel.mean(axis=axes, keepdims=True)
-        spread = kernel - kernel.mean(axis=over, keepdims=True)
-        n = math.prod(kernel.shape[a] for a in over)
-        variance = (spread * spread).sum(axis=over, keepdims=True) / max(n - ddof, 1)
-        by = (divisor or (lambda v, e: np.sqrt(v) + e))(variance, eps)
-        return (centred if centre else kernel) / (by if divide else 1), None
-
-    return rule
+# --- convolutions ----------------------------------------------------------------------------------------------------
 
 
 def padded_convolution(before=same_padding, mode="constant"):
@@ -122,33 +103,12 @@ def pad_of(*sides):
     return lambda x, size, stride: np.pad(x, ((0, 0), sides, sides, (0, 0)), constant_values=-math.inf)
 
 
-KERNEL, WEIGHT_STD, GROUPS = "stem/conv_root/standardized", "weight std", "32 groups of neighbouring channels"
-KERNELS, CONVOLUTION, NORMS = "stem/*/standardized", "stem/conv*", "stem/gn*"
+CONVOLUTION, NORMS, GROUPS = "stem/conv*", "stem/gn*", "32 groups of neighbouring channels"
 RECTIFIED = {"relu_root": "gn_root", "relu1": "gn1", "relu2": "gn2"}  # ReLU: what it is applied to
 ALIKE = (("gn3", "gn_proj"), ("gn1", "gn2"), ("gn_root", "gn1"), ("conv3", "conv_proj"))  # of one shape
 NORMED = ("gn_root", "gn_proj", "gn1", "gn2", "gn3")
 
 MISTAKES = [
-    Mistake("unbiased std", "divide by n (torch.std and var need correction=0)", "standardize",
-            lambda kernel, ddof=0: standardize(kernel, 1), KERNEL, WEIGHT_STD, {"weight_std_ddof": 1}),
-    Mistake("biased std", "divide by n − 1", "standardize",
-            lambda kernel, ddof=0: standardize(kernel, 0), KERNEL, WEIGHT_STD, {"weight_std_ddof": 0}),
-    Mistake("no weight standardisation", "standardise every kernel of the stem",
-            "standardize", lambda kernel, ddof=0: (kernel, None), KERNELS, WEIGHT_STD),
-    *family("{}", "per output channel, subtract the mean, then divide by the standard deviation plus 1e-5", {
-                "kernels centred only": {"divide": False}, "kernels divided by the deviation only": {"centre": False},
-                "standardised over the whole kernel": {"axes": (0, 1, 2, 3)},
-                "standardised over rows and columns only": {"axes": (0, 1)},
-                "standardised per input channel": {"axes": (0, 1, 3)},
-                "kernels centred over rows and columns only": {"axes": (0, 1), "deviation_axes": (0, 1, 2)},
-                "kernels divided by the variance, not by its root": {"divisor": lambda v, e: v + e},
-            }, "standardize", lambda how: standardised(**how), KERNELS, WEIGHT_STD),
-    *family("weight std {}", "add 1e-5 to the standard deviation", {
-                "without ε": 0.0, "with ε 1e-8": 1e-8, "with ε 1e-6": 1e-6, "with ε 1e-4": 1e-4, "with ε 1e-3": 1e-3,
-            }, "standardize", standardised, KERNELS, "eps"),
-    *family("weight std with ε {} under the root", "add 1e-5 to the standard deviation, not to the variance",
-            ("1e-5", "1e-6", "1e-4", "1e-3"), "standardize",
-            lambda eps: standardised(float(eps), divisor=lambda v, e: np.sqrt(v + e)), KERNELS, "eps"),
     *family("{}", 'pad with 0 "SAME": the smaller half before, 2 and 3 for a 7×7/2 kernel', {
                 "convolution padded on both sides": padded_convolution(lambda n, size, stride: (size // 2, size // 2)),
                 "convolution padded before only": padded_convolution(
