@@ -119,7 +119,7 @@ def score(
     >>> coffee = str(files("musiq_ref") / "data" / "photographs" / "coffee.png")
     >>> [result] = score(coffee)
     >>> f"{result.value:.0f} of 100, {result.width}×{result.height} pixels"
-    '92 of 100, 600×400 pixels'
+    '93 of 100, 600×400 pixels'
     >>> good, bad = score([coffee, "missing.jpg"], errors="return")
     >>> print(bad)
     missing.jpg does not exist; check the path
