@@ -354,8 +354,10 @@ def test_what_is_no_picture_is_refused_and_nothing_is_lost(browser, html):
         with pytest.raises(RuntimeError, match=f"is called “{name}”; names are such as patches"):
             browser.run(f"musiq.gradient('{name}')")
     assert browser.run("[musiq.score, musiq.changes]") == before
-    go_to(browser, "toString/constructor")
-    assert browser.run("location.hash").startswith("#")
+    go_to(browser, "stem/token_4")
+    shown = browser.run("[location.hash, document.querySelector('#panel').textContent]")
+    go_to(browser, "stem/token_4/toString/constructor")
+    assert browser.run("[location.hash, document.querySelector('#panel').textContent]") == shown
     assert browser.complaints == []
 
 
@@ -642,6 +644,9 @@ def test_a_report_links_to_a_page_about_the_same(html, tmp_path, capsys):
     Image.fromarray(PICTURES["landscape"][::-1]).save(other)
     musiq = model(1, 96)
     mq.save_checkpoint(tmp_path / "other.safetensors", musiq.params, musiq.config)
+    bundled = mq.load_checkpoint("demo")
+    nudged = map_params(lambda a: a * np.float32(1.01), bundled.params)
+    mq.save_checkpoint(tmp_path / "nudged.safetensors", nudged, bundled.config)
     (tmp_path / "half.html").write_bytes(html.read_bytes()[:-100])
 
     def explain(photo, page, *more):
@@ -651,6 +656,7 @@ def test_a_report_links_to_a_page_about_the_same(html, tmp_path, capsys):
     for refused, words in (
         (explain(other, html), "follows another photograph"),
         (explain(photo, html, "--checkpoint", str(tmp_path / "other.safetensors")), "runs another model"),
+        (explain(photo, html, "--checkpoint", str(tmp_path / "nudged.safetensors")), "runs another model"),
         (explain(photo, tmp_path / "half.html"), "is cut short"),
     ):
         assert (refused[0], refused[1].count("\n")) == (2, 1)

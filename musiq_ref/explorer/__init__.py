@@ -25,20 +25,8 @@ from musiq_ref.image.tokenize import scales_of
 from musiq_ref.model.parameters import Params, flatten, nest
 from musiq_ref.outputs import GENERATOR
 
-ENGINE = (
-    "config",
-    "kernel",
-    "product",
-    "ops",
-    "activation",
-    "convolution",
-    "image",
-    "stem",
-    "encoder",
-    "musiq",
-    "session",
-)
-ENGINE += ("terms", "terms_forward", "terms_stem", "terms_back", "explain", "maps", "worker")
+ENGINE = ("config", "kernel", "product", "ops", "activation", "convolution", "image", "stem", "encoder", "musiq")
+ENGINE += ("session", "terms", "terms_forward", "terms_stem", "terms_back", "explain", "maps", "worker")
 PAGE = ("dom", "picture", "strip", "magnifier", "visuals", "attention", "stations", "station_view")
 PAGE += ("questions", "predict", "doubt", "spoil", "export", "app", "frame", "begin")
 """The files of engine/ and page/, each after those that it uses."""
