@@ -208,8 +208,8 @@ plt.show()
 np.testing.assert_allclose(share.sum(axis=0), 1)
 
 # %% [markdown]
-# The smallest scale comes in islands. In the cells of its square grid it has the largest share, in a few more (those of
-# elongated pictures) a smaller one, and in most it is never seen. So the cell of a patch tells where it lies, and *also*,
+# The smallest scale comes in islands. In the cells of its square grid its share is larger than in all others, in a few more (those of
+# elongated pictures) it is smaller, and in most it is never seen. So the cell of a patch tells where it lies, and *also*,
 # without anybody wanting it, from which scale it may be. The islands' rows serve the same tokens, far apart as they lie.
 # If the table has learned the scale, they must be alike:
 

@@ -5,7 +5,7 @@
 # said by looking at the others, at all scales. Attention is the one place in MUSIQ where tokens meet. The
 # question of this chapter:
 #
-# > **To whom does the patch in the middle of the photograph listen, and what does it hear?**
+# > **To whom does a patch near the middle of the photograph listen, and what does it hear?**
 
 # %% [markdown]
 # ## What you will learn
@@ -123,7 +123,7 @@ assert z.shape == (1 + tokens.mask.sum(), D)
 # Row 0 is the class token. The others are patches of the same photograph at several sizes. In this chapter $N$
 # counts the class token, too (elsewhere, as in the glossary, that is $1 + N$), and $\mathbf{z}$ is what enters
 # the attention; chapter 06 says where the LayerNorm before it comes from. One patch will be traced; it is framed
-# here, in the middle of the smallest scale.
+# here, in the smallest scale.
 
 # %%
 scales = scales_of(*image.shape[:2], config)

@@ -328,7 +328,9 @@ plt.show()
 # is blurred, dark or shaken as a whole, and 512 pixels still show it. Whether size matters depends on the flaws.
 #
 # Then look off the diagonal, which the appendix does not report: trained at one size and tested at the other. A scorer downloaded from the net is used
-# just like this. Where those cells are lower, **the size is part of the model**: score photographs at the size it was trained with.
+# just like this. Compare each of those cells with its neighbours in the row and in the column. A row that is higher at the other size says what
+# the training missed; a column that is highest on the diagonal says that **the size is part of the model**, and that photographs are best
+# scored at the size it was trained with.
 #
 # ## What does ± mean?
 #

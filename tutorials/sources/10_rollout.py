@@ -391,7 +391,8 @@ assert 0.3 < chance < 0.7
 # %% [markdown]
 # Only what is outside the range of chance is agreement, and this is one photograph; for a statement about the model you
 # would need dozens. The gradient knows the model's answer but only in the smallest neighbourhood; occlusion is causal but
-# makes strange pictures; rollout is neither causal nor signed. Where all three agree, you may believe it.
+# makes strange pictures; rollout is neither causal nor signed. And only ranks were compared: the colour bars show how
+# far the gradient's sizes are from those of occlusion. Where all three agree in order, you may believe the order.
 
 # %% [markdown]
 # ### Optional: a flaw in a known place

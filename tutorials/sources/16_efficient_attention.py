@@ -316,7 +316,7 @@ show(linformer)
 
 # %% [markdown]
 # The bundled model never learned an $\mathbf{E}$. The obvious one that needs no learning: every row the mean of a run of neighbouring
-# tokens. Neighbours in a photograph are alike, so their mean is a fair representative:
+# tokens. Neighbours in a photograph are alike, so their mean may stand for them. How well, the numbers say:
 
 
 # %%
@@ -415,8 +415,8 @@ for size in sizes:
 
 # %% [markdown]
 # The verdict, and the answer to the question. Leaving the $N^2$ weights out costs accuracy, which only training can give back, and
-# for the few hundred tokens that MUSIQ is trained with (705 at most) it saves little or nothing: the counts are equal at
-# $2m$ tokens. There is a further reason why MUSIQ never needed it: exact attention need not *keep* its
+# for the few hundred tokens that MUSIQ is trained with (705 at most) it saves a quarter of the products or nothing: the counts are equal at
+# $2m$ tokens, 512 for $m = 256$. There is a further reason why MUSIQ never needed it: exact attention need not *keep* its
 # weights. Inference makes them a few rows at a time (chapter 13), so its memory grows with $N$ as well. What remains is
 # time, for photographs of several megapixels at full size. But counting is not timing, since an exponential costs more than a
 # product: `python benchmarks/attention.py` measures on your machine, up to 16,384 tokens.
