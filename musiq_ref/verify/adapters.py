@@ -51,10 +51,10 @@ def run_port(fixture: Fixture, port: Port, given: Mapping[str, Any] | None = Non
     seen: dict[str, Any] = {}
 
     def tap(name: str, array: Any) -> Any:
-        seen.setdefault(name, np.array(array))  # as `run_stages` does where a layer runs twice
+        seen[name] = np.array(array)  # of a stage that is shown part by part, the last time has all parts
         if given is None or name not in given or name not in fixture.stages:
             return array
-        return np.asarray(given[name]).reshape(np.shape(array)).astype(np.asarray(array).dtype)
+        return np.asarray(given[name]).reshape(np.shape(array)).astype(seen[name].dtype)
 
     try:
         returned = port(fixture, tap) or {}

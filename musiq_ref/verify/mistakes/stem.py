@@ -174,7 +174,7 @@ MISTAKES = [
                 "ReLU6": lambda x: np.clip(x, 0, 6), "GELU": lambda x: gelu_tanh(x)[0],
                 "SiLU": lambda x: x / (1 + np.exp(-x)), "ELU": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
                 "softplus": lambda x: np.logaddexp(x, 0), "max(−x, 0)": lambda x: np.maximum(-x, 0), "tanh": np.tanh,
-            }, "relu", lambda f: lambda x: (f(x), None), "stem/relu*"),
+            }, "relu", lambda f: lambda x: (f(x), None), "stem/[ro]*"),  # the last one gives stem/output
     *[Mistake(f"ReLU missing: {name}", f"apply a ReLU to {before}", stage=f"stem/{name}",
               tap=at(f"stem/{name}", lambda array, seen, config, before=before: seen[f"stem/{before}"]))
       for name, before in RECTIFIED.items()],
