@@ -4,9 +4,9 @@
 
 writes training/, validation/ and blind/ with PNG files and LICENCES.md, which says where each comes from and under
 which licence it may be used; they are not part of this repository. A package that lies in FOLDER/packages is not
-fetched again; each is checked by its SHA-256. About 1.4 GB are downloaded; a package that is no longer there is named
-and left out. Whole packages are held out: no source of the blind photographs is trained on or chosen with. The list
-is photographs.toml, beside this file.
+fetched again; each is checked by its SHA-256. About 1.4 GB are downloaded; `--part blind` fetches only the 22 to evaluate
+with. A package that is no longer there is named and left out. Whole packages are held out: no source of the blind
+photographs is trained on or chosen with. The list is photographs.toml, beside this file.
 """
 
 from __future__ import annotations
@@ -134,16 +134,19 @@ def written(source: Source, package: Path, place: Path) -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
+    parser.add_argument("--part", choices=("training", "validation", "blind"), help="nothing but this part")
+    args = parser.parse_args()
+    folder = args.folder
     (folder / "packages").mkdir(parents=True, exist_ok=True)
     licences = folder / "LICENCES.md"
     before = licences.read_text(encoding="utf-8").split("## ")[1:] if licences.exists() else []
     sections = {section.partition("\n")[0]: section.rstrip() for section in before}  # by part and package
     lines, missing = ["# Where these photographs come from\n"], []
     for source in sources():
-        package = fetched(source, folder / "packages")
+        wanted = args.part in (None, source.part)
+        package = fetched(source, folder / "packages") if wanted else None
         if package is None:  # what was taken from it before is still there
-            missing.append(source.url)
+            missing += [source.url] if wanted else []
             heading = f"{source.part}: {source.url.rpartition('/')[2]}"
             lines += [f"## {sections[heading]}", ""] if heading in sections else []
             continue

@@ -17,6 +17,7 @@ from musiq_ref.pictures.photographs import Photograph
 from musiq_ref.pictures.scenes import scene
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+PARTS = ("training", "validation", "blind")
 
 
 @pytest.fixture(scope="module")
@@ -138,12 +139,28 @@ def test_a_package_that_is_gone_is_named_and_left_out(fetch, tmp_path, monkeypat
         fetch["main"]()
 
 
+def test_one_part_alone_is_fetched_and_the_others_keep_their_licences(fetch, tmp_path, monkeypatch):
+    asked = []
+    sources = {part: fetch["Source"](part, f"https://example.org/{part}_1.deb", "", "CC0", ()) for part in PARTS}
+    inside = fetch["main"].__globals__
+    monkeypatch.setitem(inside, "sources", sources.values)
+    monkeypatch.setitem(
+        inside, "fetched", lambda source, folder: asked.append(source.part) or tmp_path / f"{source.part}_1.deb"
+    )
+    monkeypatch.setitem(inside, "written", lambda source, package, place: {f"{source.part}.png": "a"})
+    for arguments in ([], ["--part", "blind"]):
+        monkeypatch.setattr("sys.argv", ["fetch", str(tmp_path), *arguments])
+        fetch["main"]()
+    assert asked == [*PARTS, "blind"]
+    assert all(f"- {part}.png: a\n" in (tmp_path / "LICENCES.md").read_text() for part in PARTS)
+
+
 def test_no_package_is_in_two_parts(fetch):
     packages, sources = {}, fetch["sources"]()
     for source in sources:
         name = source.url.rpartition("/")[2]
         packages.setdefault(source.part, set()).add(name.split("-" if name.endswith(".whl") else "_")[0])
-    assert set(packages) == {"training", "validation", "blind"}
+    assert set(packages) == set(PARTS)
     assert not packages["blind"] & (packages["training"] | packages["validation"])
     assert not packages["training"] & packages["validation"]
     assert all(len(source.sha256) == 64 and source.licence and source.wanted for source in sources)

@@ -67,7 +67,7 @@ def settled(browser):
 
 def test_every_chapter_has_a_station_and_a_bar(chapters):
     found = chapters.index.chapters()
-    told = (ROOT / "docs" / "follow.md").read_text("utf-8")  # which test_follow.py holds the live page to
+    told = (ROOT / "docs" / "follow.md").read_text("utf-8")  # which test_follow_page.py holds the live page to
     for chapter in found:
         [station] = re.findall(r"follow_a_patch\.html#(\w+)", chapters.bar(chapter))
         assert f"`#{station}`" in told
