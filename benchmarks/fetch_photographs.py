@@ -4,9 +4,9 @@
 
 writes training/, validation/ and blind/ with PNG files and LICENCES.md, which says where each comes from and under
 which licence it may be used; they are not part of this repository. A package that lies in FOLDER/packages is not
-fetched again; each is checked by its SHA-256. About 1.4 GB are downloaded; `--part blind` fetches only the 22 to evaluate
-with. A package that is no longer there is named and left out. Whole packages are held out: no source of the blind
-photographs is trained on or chosen with. The list is photographs.toml, beside this file.
+fetched again; each is checked by its SHA-256. About 1.4 GB are downloaded; `--part blind` fetches only the 22 to
+evaluate with. A package that is no longer there is named and left out. Whole packages are held out: no source of the
+blind photographs is trained on or chosen with. The list is photographs.toml, beside this file.
 """
 
 from __future__ import annotations
