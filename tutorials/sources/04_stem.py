@@ -441,7 +441,7 @@ assert not np.array_equal(zero_padded_pool(negative), max_pool(negative)[0])
 # vector of width $D$: the **patch embedding**. With $\mathbf{x}_k^n$ for patch $n$ of scale $k$, the embeddings
 # of all scales stand one below the other:
 #
-# $$\begin{aligned} \mathbf{E}_p = [&\mathbf{x}_0^1; \dots; \mathbf{x}_0^l; \\ &\mathbf{x}_1^1; \dots; \mathbf{x}_1^{m_1}; \dots; \\ &\mathbf{x}_K^1; \dots; \mathbf{x}_K^{m_K}] \end{aligned} \tag{1}$$
+# $$\begin{aligned} \mathbf{E}_p = [&\mathbf{x}_0^1; \dots; \mathbf{x}_0^l; \cr &\mathbf{x}_1^1; \dots; \mathbf{x}_1^{m_1}; \dots; \cr &\mathbf{x}_K^1; \dots; \mathbf{x}_K^{m_K}] \end{aligned} \tag{1}$$
 #
 # In the paper, scale 0 is the native image, with $l$ patches. The authors' code puts it last, and so does this
 # library unless you choose the paper's conventions. It matters only for which row of the scale embedding a token

@@ -136,7 +136,7 @@ explain.multi_scale_patches(image, config, highlight=[traced])
 #
 # Every token makes three vectors of width $D_h$ out of itself, each with its own learned matrix:
 #
-# $$\begin{aligned} \mathbf{Q} &= \mathbf{z}\mathbf{U}_q \\ \mathbf{K} &= \mathbf{z}\mathbf{U}_k \\ \mathbf{V} &= \mathbf{z}\mathbf{U}_v \end{aligned} \tag{6}$$
+# $$\begin{aligned} \mathbf{Q} &= \mathbf{z}\mathbf{U}_q \cr \mathbf{K} &= \mathbf{z}\mathbf{U}_k \cr \mathbf{V} &= \mathbf{z}\mathbf{U}_v \end{aligned} \tag{6}$$
 #
 # The **query** says what the token looks for, the **key** what it offers to be found by, the **value** what it
 # hands over once found. The paper leaves out a bias; the authors' code adds one to each.

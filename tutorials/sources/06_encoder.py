@@ -124,7 +124,7 @@ assert z_0.shape == (1, 1 + N, D)
 # once in the key), until the softmax is hard. So what goes into the branch, and only that, is first brought to
 # mean 0 and variance 1, token by token. Norm, then branch, then sum: this is called **pre-norm**.
 #
-# $$\begin{aligned} \mathbf{z}'_q &= \text{MSA}(\text{LN}(\mathbf{z}_{q-1})) + \mathbf{z}_{q-1}, \\ & \quad q = 1 \dots L \end{aligned} \tag{3}$$
+# $$\begin{aligned} \mathbf{z}'_q &= \text{MSA}(\text{LN}(\mathbf{z}_{q-1})) + \mathbf{z}_{q-1}, \cr & \quad q = 1 \dots L \end{aligned} \tag{3}$$
 
 # %%
 b = "encoder/block_00"
@@ -148,7 +148,7 @@ np.testing.assert_allclose(z_mid, values[f"{b}/residual1"], atol=1e-12)
 # $\text{MLP}(\mathbf{z}) = \text{GELU}(\mathbf{z}\mathbf{W}_1 + \mathbf{b}_1)\mathbf{W}_2 + \mathbf{b}_2$, of
 # width $M$ inside, the same for each token, each token by itself:
 #
-# $$\begin{aligned} \mathbf{z}_q &= \text{MLP}(\text{LN}(\mathbf{z}'_q)) + \mathbf{z}'_q, \\ & \quad q = 1 \dots L \end{aligned} \tag{4}$$
+# $$\begin{aligned} \mathbf{z}_q &= \text{MLP}(\text{LN}(\mathbf{z}'_q)) + \mathbf{z}'_q, \cr & \quad q = 1 \dots L \end{aligned} \tag{4}$$
 
 # %%
 x, _ = norm(z_mid, p["norm2"])
