@@ -1,4 +1,4 @@
-"""The built documentation in a browser: nothing is wider than the window, whatever its width."""
+"""The built documentation: nothing is broken, and in a browser nothing is wider than the window, whatever its width."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from browser import CHROMIUM, Browser
 ROOT = Path(__file__).parent.parent
 WIDTHS = (360, 390, 768, 1024, 1280, 1440, 1600, 1920)
 
+CUT = "[...document.querySelectorAll('mjx-container')].filter((one) => one.scrollWidth > one.clientWidth + 1).length"
 TOO_WIDE = """[document.documentElement.scrollWidth, [...document.querySelectorAll('article *')]
   .filter((part) => part.getBoundingClientRect().right > innerWidth + 1)
   .slice(0, 3).map((part) => part.outerHTML.slice(0, 80))]"""
@@ -28,14 +29,28 @@ def chapters():
     return chapters
 
 
-@pytest.mark.long
-@pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")
-def test_no_page_is_wider_than_the_window(tmp_path):
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
     for name in ("sphinx", "furo", "myst_nb", "sphinx-mathjax-offline"):
         pytest.importorskip(name, reason="needs the extra docs")
-    site = tmp_path / "site"
-    command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", "-d", str(tmp_path / "doctrees"), "docs", str(site)]
-    subprocess.run(command, cwd=ROOT, check=True)
+    folder = tmp_path_factory.mktemp("built")
+    places = ["-d", str(folder / "doctrees"), "docs", str(folder / "site")]
+    subprocess.run(
+        [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", *places], cwd=ROOT, check=True
+    )
+    return folder / "site"
+
+
+@pytest.mark.long
+def test_nothing_on_the_site_is_broken(site, chapters):
+    import check
+
+    assert check.problems(site) == []
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")
+def test_no_page_is_wider_than_the_window(site):
     pages = [page for page in sorted(site.rglob("*.html")) if page.name != "follow_a_patch.html"]
     assert len(pages) > 30
     browser = Browser()
@@ -50,6 +65,8 @@ def test_no_page_is_wider_than_the_window(tmp_path):
                 wide, parts = browser.run(TOO_WIDE)
                 if wide > width:
                     found.append(f"{page.relative_to(site)} at {width} is {wide} wide: {parts}")
+                if cut := browser.run(CUT):
+                    found.append(f"{page.relative_to(site)} at {width} cuts {cut} equations")
         assert found == []
         assert [url for url in browser.requests if re.match("https?:", url)] == []
     finally:
