@@ -143,8 +143,8 @@ assert best["float32, central"] > 1000 * best["float64, central"]
 # $$\begin{aligned} &\Big\langle c,\ \frac{f(x + hv) - f(x - hv)}{2h} \Big\rangle \\ &\quad = \big\langle \text{backward}(c),\ v \big\rangle \end{aligned}$$
 #
 # are single numbers, and a wrong backward makes them differ for almost every $v$ and $c$. Two forwards more, one backward.
-# (The right-hand side needs the *vector–Jacobian product*, VJP, which a backward is: hence the name `check_vjp` of the
-# library's.) That is the whole gradient check:
+# (What a backward computes is a *vector–Jacobian product*, VJP; hence the name of the library's check, `check_vjp`.) That
+# is the whole gradient check:
 
 
 # %%
@@ -406,7 +406,8 @@ quiz("03b")
 # %% [markdown]
 # ## In practice
 #
-# - **`float64` for checking**, whatever you train in. In `float32` no step is good, as the curve shows.
+# - **`float64` for checking**, whatever you train in. In `float32` even the best step, which you do
+#   not know, gives five digits.
 # - **Unequal sizes, always.** Squares hide a missing transpose, ones hide a missing sum, a batch of one hides both.
 # - **Random values for all parameters.** Freshly initialised ones are 0 and 1, where many terms vanish.
 # - **Test the test.** Plant a fault and see it caught; this library does so for each of its operations

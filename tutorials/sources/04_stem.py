@@ -77,8 +77,8 @@ plt.show()
 
 # %% [markdown]
 # The edge in the picture gives $2-8=-6$. But look at the window on the right: it sticks out, and finds an edge
-# between the patch and the zeros, $8-0=8$. **The frame makes edges of its own**, as high as the patch is brighter
-# than mid-grey.
+# between the patch and the zeros, $8-0=8$. **The frame makes edges of its own**: the farther a
+# patch is from mid-grey, the higher they are.
 #
 # Then the answers are normalised: minus their mean, divided by their standard deviation. Their mean is 1, the
 # deviations are $-7, 7, -1, 1$, and the standard deviation is 5:
@@ -157,7 +157,8 @@ show(stem)
 #
 # $$y_{ijo} = \sum_{a,b,c} \tilde x_{si+a,\;sj+b,\;c}\; \hat w_{abco}$$
 #
-# $\tilde x$ is the picture with zeros around it. How many? "SAME" wants $\lceil n/s \rceil$ windows, and puts the
+# $\tilde x$ is the picture with zeros around it, $\hat w$ the kernels; what their hat means comes below. How many zeros?
+# "SAME" wants $\lceil n/s \rceil$ windows, and puts the
 # smaller half of what is missing **before**. With a 7×7 window at stride 2 that is 2 before and 3 after.
 # (PyTorch's `padding=3` puts 3 on both sides, which shifts every window by one pixel: a classic fault of ports.)
 
@@ -233,7 +234,8 @@ plt.show()
 # %% [markdown]
 # Where an answer traces the shapes of the patch, its kernel has found an edge or a texture; where only its border
 # lights up, it has found the frame. A kernel of clean form need not have learned it: it may still look like what it
-# was initialised with. The bundled model's began as cosine waves, from coarse to fine. How much of that is left?
+# was initialised with. The bundled model's began as cosine waves, a coarse and a fine one in turn. How much of
+# that is left?
 
 # %%
 began = cosine_filters()
@@ -406,9 +408,8 @@ print(f"around mid-grey the score moves by {moved[0.5]:.1e}, at most by {max(mov
 
 # %% [markdown]
 # **The answer to our question.** Only at 0.5 does the curve touch the line *by construction*: with pixels pulled
-# exactly towards mid-grey, the score cannot notice (but for $\varepsilon$), whatever the model has learned. (Where the
-# curve crosses the line elsewhere, that is chance.) Everywhere else it can notice, and what it makes of that, haze or a flaw or
-# nothing bad, is learned. The pixels are floating-point numbers here; 8-bit levels add their rounding, a noise
+# exactly towards mid-grey, the score cannot notice (but for $\varepsilon$), whatever the model has learned.
+# Everywhere else it can notice, and what it makes of that, haze or a flaw or nothing bad, is learned. The pixels are floating-point numbers here; 8-bit levels add their rounding, a noise
 # that the stem does see.
 
 # %% [markdown]

@@ -431,8 +431,8 @@ quiz("07")
 # - **Check the parts.** A random direction through all parameters at once says *that* something is wrong;
 #   directions through one input at a time, as `verify.check_vjp` takes them, say *which* gradient it is.
 # - **Zero rows are a hint.** A gradient that is exactly 0 where you expected something means that the number is
-#   not read, or that the path is cut. Here it was the patches' rows behind the last block, and the bias of the
-#   keys.
+#   not read, or that the path is cut. Here it was the patches' rows behind the last block. (The keys' bias is read,
+#   but cancels: its gradient is 0 but for rounding.)
 # - **Short tokens.** If training is unstable in its first steps, look at the smallest $\sigma$ before a
 #   LayerNorm: whatever stands there gets its gradient divided by it. A warm-up of the learning rate helps.
 
