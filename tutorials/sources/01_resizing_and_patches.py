@@ -75,8 +75,8 @@ assert (half @ edge @ half.T == [[0, 8], [0, 8]]).all()
 assert (half @ dirt @ half.T == 4).all()
 
 # %% [markdown]
-# The edge is still there. The dirt has become an even grey, just what a clean grey patch would become. Whoever sees the
-# small picture only cannot know whether the large one was dirty. That is the whole problem of this chapter.
+# The edge is still there. The dirt has become an even grey, just what a clean grey patch would become. Anyone who sees
+# only the small picture cannot know whether the large one was dirty.
 #
 # Look at how the cell halves: `half @ X @ half.T`. The matrix on the left averages rows two by two, the one on the right
 # columns. Every usual way to resize is such a pair of matrices; only the weights differ.
@@ -86,8 +86,8 @@ assert (half @ dirt @ half.T == 4).all()
 #
 # Make a photograph a square by squeezing it, and everybody sees that the cup has become an oval. Cut a square out of it,
 # and everybody sees that something is missing. Shrinking is the least visible harm and the worst. Spoil the photograph
-# in four ways, shrink the spoilt and the untouched one alike, as most programs do it, and see how much of the difference
-# is left at each size.
+# in four ways, shrink the spoilt and the untouched one as most programs do, and see how much of the difference is left at
+# each size.
 
 # %%
 image = photograph("coffee")
@@ -306,7 +306,7 @@ assert (patches[0, :top] == 0).all()  # padding
 
 # %% [markdown]
 # All scales, one after the other, smallest first, are the **tokens** of the photograph. A resized scale is filled up with
-# empty places to $\lceil L/P \rceil^2$, so that it takes as many in every picture; `mask` says which are real.
+# empty places to $\lceil L/P \rceil^2$, the same number in every picture; `mask` says which are real.
 
 # %%
 tokens = mq.tokenize(odd, config)
@@ -371,8 +371,8 @@ assert (dx == 0).mean() == 0.5  # along each axis; of the pixels ¾
 # %% [markdown]
 # ## Optional: do not mix filters
 #
-# Whatever one thinks of the authors' filter, the weights were *trained* on its pictures. What one must not do is to mix:
-# weights from one filter, pictures from another. The bundled model, with its own filter and the other:
+# Whatever one thinks of the authors' filter, the weights were *trained* on its pictures, so they must not be given those
+# of another. The bundled model, with its own filter and with pyiqa's:
 
 # %%
 params = checkpoint.params
@@ -387,7 +387,7 @@ assert scores["gaussian"] != scores["bicubic"]
 # %% [markdown]
 # ## Optional: where float32 decides
 #
-# The sides of a scale are rounded "half to even", in `float32`. A detail? Here is a picture for which `float64` gives
+# The sides of a scale are rounded "half to even", in `float32`. Here is a picture for which `float64` gives
 # another height, and one for which a whole row of patches hangs on it:
 
 # %%

@@ -513,8 +513,6 @@ quiz("03")
 # %% [markdown]
 # ## In practice
 #
-# - **Shapes first.** A gradient has the shape of its value. Write the shapes down before the formula; often one way to
-#   combine them is left.
 # - **What is used twice collects a sum**: weights over tokens, rows of a table over patches, the input of a residual block
 #   over its two ways. Many a wrong gradient is a forgotten sum.
 # - **It is the cache that costs memory**, not the gradient. Each forward keeps what its backward needs, until the backward has run.

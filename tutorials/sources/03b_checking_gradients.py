@@ -142,7 +142,8 @@ assert best["float32, central"] > 1000 * best["float64, central"]
 #
 # $$\begin{aligned} &\Big\langle c,\ \frac{f(x + hv) - f(x - hv)}{2h} \Big\rangle \\ &\quad = \big\langle \text{backward}(c),\ v \big\rangle \end{aligned}$$
 #
-# are single numbers, and a wrong backward makes them differ for almost every $v$ and $c$. Two forwards more, one backward.
+# are single numbers ($\langle a, b \rangle$ is the sum of all products $a_i b_i$), and a wrong backward makes them differ
+# for almost every $v$ and $c$. Two more forwards, one backward.
 # (What a backward computes is a *vector–Jacobian product*, VJP; hence the name of the library's check, `check_vjp`.) That
 # is the whole gradient check:
 

@@ -197,8 +197,7 @@ assert not np.shares_memory(rows, padded)
 assert rows.size > max(value.size for value in values.values())
 
 # %% [markdown]
-# The last line is worth a thought: these copied rows are larger than *any* intermediate that the stem hands on.
-# What fills the memory need not have a name in the model.
+# These copied rows are larger than *any* intermediate that the stem hands on. What fills the memory need not have a name in the model.
 
 # %% [markdown]
 # ### Optional: what the kernels look for
@@ -573,13 +572,13 @@ quiz("04")
 # %% [markdown]
 # ## In practice
 #
-# - **Ports fail here most often.** Padding (2, 3) against (3, 3), $\varepsilon$ of $10^{-6}$ after the root but
+# - **Where ports go wrong.** Padding (2, 3) against (3, 3), $\varepsilon$ of $10^{-6}$ after the root but
 #   $10^{-4}$ in the bottleneck, the standard deviation with $n$ or $n-1$, features flattened by channel first:
 #   each gives a model that runs and scores slightly wrong. Compare intermediates, not scores.
 # - **Standardise once.** $\hat w$ does not depend on the image. A server computes it when it loads the model.
 # - **Contrast.** Haze and fading pull a picture towards a bright grey: that is seen, if training has shown it.
 #   What is invisible is a loss of contrast around exactly mid-grey. If your application must catch that one too,
-#   measure it beside the score.
+#   measure it separately.
 # - **Memory.** Per patch, the copied rows of the root take $(P/2)^2 \cdot 147$ numbers, more than anything that
 #   the stem hands on; for large photographs attention's $N^2$ is larger still. Take patches in chunks (chapter
 #   13).

@@ -63,8 +63,8 @@ np.testing.assert_allclose([A @ V, without_wall @ V], [6, 8])
 # %% [markdown]
 # **Who should be listened to more?** Say that the score grows by 1 per unit of what the table receives. A share
 # of the cup is worth 12, one of the others 0: that is $\mathrm{d}A = (12, 0, 0)$. But shares sum to 1: who gets
-# more takes it from all. So what counts is whether a token is worth more than the table has *on average* now,
-# which is 6. For the cup that is $12-6=6$, for the others $0-6=-6$. And a token that has a small share moves
+# more takes it from all. So what counts is whether a token is worth more than the table receives now, the
+# *average* 6. For the cup that is $12-6=6$, for the others $0-6=-6$. And a token that has a small share moves
 # little: times $A$, that is $½·6, ¼·(-6), ¼·(-6) = 3, -1.5, -1.5$.
 
 # %%
@@ -293,7 +293,7 @@ np.testing.assert_allclose(gained, dS[0, best], rtol=1e-4, atol=1e-7)
 # %% [markdown]
 # **The answer**: the token whose number is printed. For a small step the promise is kept; for a large one it need
 # not be, since the share grows with the logit, and the average that it is compared with as well. And it is an
-# answer about *this head of this block*, with everything before it held fast.
+# answer about *this head of this block*, with everything before it held fixed.
 #
 # Only the class token's row is read in the last block, so all other rows of $\mathrm{d}\mathbf{S}$ are zero
 # there; not so one block earlier, from where other tokens still reach it.

@@ -402,8 +402,8 @@ assert counts.macs == mq.complexity(published, (224, 224), padded=False).macs
 assert abs(counts.macs / 8.86e9 - 1) < 0.005
 
 # %% [markdown]
-# Within half a percent of the paper. So its "FLOPS" are multiply–accumulates; who counts additions and
-# multiplications separately gets twice as many.
+# Within half a percent of the paper. So its "FLOPS" are multiply–accumulates; counting additions and
+# multiplications separately gives twice as many.
 
 # %% [markdown]
 # ### Optional: where the parameters are, and where the work is
@@ -445,8 +445,7 @@ assert left.min() > 0.98
 
 # %% [markdown]
 # Compare the two bars of a model: the stem holds hardly any of the parameters, and in the small model it does about a
-# fifth of the work. Each of its kernels is used at every position of every patch, a matrix of the MLP or of the
-# embedding once a token, and attention's two products have no parameters at all.
+# fifth of the work. Attention's two products have no parameters at all.
 
 # %% [markdown]
 # ## Exercises
@@ -569,7 +568,7 @@ quiz("06")
 #
 # - **FLOPS, FLOPs, MACs.** Ask what a printed number counts before you compare: operations or operations per
 #   second; multiply–accumulates or both halves; with or without padding tokens. The paper's 8.86 G are MACs of a
-#   picture without padding; for others `mq.complexity(…, padded=False)` counts what `mq.score` does.
+#   picture without padding; of others `mq.complexity(…, padded=False)` leaves it out.
 # - **$\varepsilon$.** LayerNorm here has $10^{-6}$; PyTorch's default is $10^{-5}$. For a token of small variance
 #   that shows.
 # - **Pre-norm or post-norm.** The first Transformers normalised after the sum. Weights of one kind run in the

@@ -357,8 +357,8 @@ print(f"{'only patches, inputs of blocks':30} {4 * inputs_only / 2**20:7.1f} MiB
 assert inputs_only < 0.5 * sum(groups.values())
 
 # %% [markdown]
-# Whoever keeps only what goes into the stem and into each block, and runs them once more when the backward comes by
-# (chapter 07), needs a small part of it.
+# If you keep only what goes into the stem and into each block, and run them once more when the backward comes by
+# (chapter 07), you need a small part of it.
 
 # %% [markdown]
 # ## Exercises
@@ -452,8 +452,6 @@ quiz("07b")
 #   derivative. `image_gradient` treats the rounding as if it were not there.
 # - **Do not ask for what you do not need.** Training needs no gradient with respect to the patches;
 #   `want_patches=False` leaves out the first convolution's.
-# - **Check the forward against the backward**, in double precision, with a random direction: two runs, and every
-#   number of the gradient has been asked.
 # - **A loss that uses the gradient** as a "perceptual" guide, to make pictures better, meets the adversarial
 #   direction first. Restrain it: small steps, smooth changes, several models.
 
