@@ -88,7 +88,8 @@ np.testing.assert_allclose(made.sum(axis=1), 1)
 # - forward: $(f(x + h) - f(x)) / h$, wrong by about $h \cdot f''/2$;
 # - central: $(f(x + h) - f(x - h)) / 2h$, wrong by about $h^2 \cdot f'''/6$.
 #
-# Both also lose digits, since they subtract nearly equal numbers: about $\epsilon_{machine} / h$. Try it on $f(x) = x^2$ at
+# Both also lose digits, since they subtract nearly equal numbers: about $\epsilon / h$, with an $\epsilon$ of $10^{-16}$ in
+# `float64` and $10^{-7}$ in `float32`. Try it on $f(x) = x^2$ at
 # $x = 3$, with the slope 6, and the large step $h = 1$: forward $(16 - 9)/1 = 7$, central $(16 - 4)/2 = 6$. A large $h$ is
 # wrong because the function bends, a small one because of rounding. Where between them is the best?
 
@@ -295,7 +296,7 @@ assert passed[:, [2, 3]].mean() > 0.8
 assert (passed[:, [0, 1, 4]].sum(axis=0) == 1).all()
 
 # %% [markdown]
-# Read it by columns. Two of the careless checks are worthless: nearly everything passes. The other three are the dangerous
+# Two of the careless checks are worthless: nearly everything passes. The other three are the dangerous
 # ones. Each catches five faults of six, which is why people trust it. Only the last column is clean. And the right
 # backwards pass all six:
 

@@ -109,7 +109,7 @@ np.testing.assert_allclose(normalised(answers(around_0)), normalised(answers(pat
 assert abs(normalised(answers(around_2)) - normalised(answers(patch))).max() > 0.1
 
 # %% [markdown]
-# That is the whole chapter in sixteen pixels. Now the same with the real stem, step by step.
+# That is the whole chapter in sixteen pixels. Now the real stem.
 
 # %% [markdown]
 # ## Four patches

@@ -428,7 +428,7 @@ quiz("05b")
 # - **The softmax remembers its output**, not its input: that is all its backward needs, and one $N \times N$
 #   array fewer to keep.
 # - **Fused kernels** such as flash attention do not keep $\mathbf{A}$ at all and compute it again in the
-#   backward, row by row.
+#   backward, block by block.
 
 # %% [markdown]
 # ## References

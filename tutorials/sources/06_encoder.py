@@ -117,7 +117,7 @@ assert z_0.shape == (1, 1 + N, D)
 #
 # The easiest way to use attention would be $\mathbf{z}' = \text{MSA}(\mathbf{z})$. But a layer that *replaces* its
 # input must carry over everything worth keeping, through every one of $L$ blocks. One that *adds* to it has nothing to do
-# but to add: with small weights, it starts as a block that changes nothing. So there is a **residual path** around it. (It
+# but to add: with small weights, it starts as a block that changes next to nothing. So there is a **residual path** around it. (It
 # serves the way back as well: chapter 07.)
 #
 # What is only ever added to can grow, and the logits of attention would grow with its square (once in the query,
@@ -194,7 +194,7 @@ np.testing.assert_allclose(sum(pieces.values()), z_L, atol=1e-9 * abs(z_L).max()
 # How large is the stream, and how large is what each block adds to it? The class token begins as the same vector
 # for all images and must gather everything it will know; a patch token begins with what it shows.
 #
-# The vertical axis is logarithmic: from one line to the next it is ten times as much.
+# The vertical axis is logarithmic: from line to line it is ten times as much.
 
 
 # %%
@@ -270,7 +270,7 @@ np.testing.assert_allclose(z, z_L[:, :1], atol=1e-9 * abs(z_L).max())
 # The stream is a sum, and the head is linear. Only LayerNorm stands between them, and once we know by what
 # $\rho = (\sigma^2 + \varepsilon)^{-1/2}$ it multiplied, it is linear as well: subtract the mean, multiply. So
 # the output splits **exactly**, as in the toy, into one number for each piece $\mathbf{u}$ of the stream, and a
-# constant from the last norm's $\beta$ and the head's bias:
+# constant from the last norm's $\beta$ and the head's bias ($\circ$ multiplies number by number):
 #
 # $$\text{output} = \text{const} + \sum_{\mathbf{u}} \rho\,(\mathbf{u} - \bar u) \cdot (\gamma \circ \mathbf{W})$$
 
