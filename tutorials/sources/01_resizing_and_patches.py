@@ -75,19 +75,19 @@ assert (half @ edge @ half.T == [[0, 8], [0, 8]]).all()
 assert (half @ dirt @ half.T == 4).all()
 
 # %% [markdown]
-# The edge is still there. The dirt has become an even grey, just what a clean grey patch would become. Whoever sees the
-# small picture only cannot know whether the large one was dirty. That is the whole problem of this chapter.
+# The edge is still there. The dirt has become an even grey, just what a clean grey patch would become. Anyone who sees
+# only the small picture cannot know whether the large one was dirty.
 #
 # Look at how the cell halves: `half @ X @ half.T`. The matrix on the left averages rows two by two, the one on the right
-# columns. Every way to resize is such a pair of matrices; only the weights differ.
+# columns. Every usual way to resize is such a pair of matrices; only the weights differ.
 
 # %% [markdown]
 # ## Why not one square?
 #
 # Make a photograph a square by squeezing it, and everybody sees that the cup has become an oval. Cut a square out of it,
 # and everybody sees that something is missing. Shrinking is the least visible harm and the worst. Spoil the photograph
-# in four ways, shrink the spoilt and the untouched one alike, as most programs do it, and see how much of the difference
-# is left at each size.
+# in four ways, shrink the spoilt and the untouched one as most programs do, and see how much of the difference is left at
+# each size.
 
 # %%
 image = photograph("coffee")
@@ -133,9 +133,9 @@ assert usual["white_noise"][3] < 0.3
 assert usual["contrast"][3] > 0.9
 
 # %% [markdown]
-# Haze (lost contrast) is as visible in a thumbnail as in the original. Of noise and blur less than a third is left at a
-# longer side of 96: the toy's chequerboard again. Judge from one small square, and you are nearly blind to them. So MUSIQ takes the **native**
-# picture, for the details, and smaller ones, for the whole, each in its own shape.
+# Haze (lost contrast) is as visible in a thumbnail as in the original. Of noise (the toy's chequerboard) and of blur, less
+# than a third is left at a longer side of 96. Judge from one small square, and you are nearly blind to them. So MUSIQ
+# takes the **native** picture, for the details, and smaller ones, for the whole, each in its own shape.
 
 # %% [markdown]
 # ## The size of each scale
@@ -182,8 +182,8 @@ np.testing.assert_allclose(R_rows.sum(axis=1), 1, rtol=1e-6)
 # ### Which pixels does an output pixel see?
 #
 # Reduce by 4. The middle of output pixel $x$ lies at $s = 4(x + 0.5)$ in the input, on the border of two pixels. Three
-# filters: the authors', the bicubic one that the port pyiqa inherits from PyTorch, and Pillow's bicubic, which is
-# stretched by the factor 4, as signal theory demands ("antialiased").
+# filters: the authors'; the bicubic one of pyiqa, a port of MUSIQ to PyTorch that many people use; and Pillow's bicubic,
+# which is stretched by the factor 4, as signal theory demands ("antialiased").
 
 
 # %%
@@ -306,7 +306,7 @@ assert (patches[0, :top] == 0).all()  # padding
 
 # %% [markdown]
 # All scales, one after the other, smallest first, are the **tokens** of the photograph. A resized scale is filled up with
-# empty places to $\lceil L/P \rceil^2$, so that it takes as many in every picture; `mask` says which are real.
+# empty places to $\lceil L/P \rceil^2$, the same number in every picture; `mask` says which are real.
 
 # %%
 tokens = mq.tokenize(odd, config)
@@ -371,8 +371,8 @@ assert (dx == 0).mean() == 0.5  # along each axis; of the pixels ¾
 # %% [markdown]
 # ## Optional: do not mix filters
 #
-# Whatever one thinks of the authors' filter, the weights were *trained* on its pictures. What one must not do is to mix:
-# weights from one filter, pictures from another. The bundled model, with its own filter and the other:
+# Whatever one thinks of the authors' filter, the weights were *trained* on its pictures, so they must not be given those
+# of another. The bundled model, with its own filter and with pyiqa's:
 
 # %%
 params = checkpoint.params
@@ -387,7 +387,7 @@ assert scores["gaussian"] != scores["bicubic"]
 # %% [markdown]
 # ## Optional: where float32 decides
 #
-# The sides of a scale are rounded "half to even", in `float32`. A detail? Here is a picture for which `float64` gives
+# The sides of a scale are rounded "half to even", in `float32`. Here is a picture for which `float64` gives
 # another height, and one for which a whole row of patches hangs on it:
 
 # %%
@@ -418,11 +418,12 @@ axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 quarter = {name: float(values[50]) for name, values in response.items()}
 print("at a period of 4 pixels:", {name: round(v, 3) for name, v in quarter.items()})
-assert quarter["antialiased (Pillow)"] < 0.05 < 0.5 < quarter["Gaussian (authors)"]
+assert quarter["antialiased (Pillow)"] < 0.05 < 0.95 < quarter["bicubic (pyiqa)"]
+assert round(quarter["Gaussian (authors)"], 2) == 0.71
 
 # %% [markdown]
-# Pillow's filter has fallen to about a half at the limit, and to nothing soon after. The Gaussian still lets most of a
-# wave through that the small picture cannot show, and the bicubic one nearly all of it.
+# Pillow's filter has fallen to about a half at the limit, and to nothing soon after. Of a wave with a period of 4 pixels,
+# which the small picture cannot show, the Gaussian still lets 71 % through, and the bicubic one nearly all.
 
 # %% [markdown]
 # ## Optional: the same-size blur
@@ -446,7 +447,7 @@ np.testing.assert_allclose(
 )
 
 # %% [markdown]
-# A blur. The finest stripes, $+1, -1, +1, …$, keep $0.787 - 2 \cdot 0.107 = 0.574$ of their contrast. pyiqa's bicubic
+# A blur. The finest stripes, $+1, -1, +1, …$, keep $0.7870 - 2 \cdot 0.1065 = 0.574$ of their contrast. pyiqa's bicubic
 # leaves the picture as it is.
 
 # %%
@@ -473,7 +474,7 @@ plt.show()
 assert lost.mean() > 0
 
 # %% [markdown]
-# The middle picture is a little softer, and the difference lies along the edges. A photograph of just that size loses
+# The middle picture is a little softer; the difference lies along the edges and in the fur. A photograph of just that size loses
 # some of its sharpness at this scale before the model sees it.
 
 # %% [markdown]

@@ -59,9 +59,9 @@ axis.set_title("left | right")
 plt.show()
 
 # %% [markdown]
-# A patch gets the place in which it *begins*, even where most of it lies beyond the line, as in the short strip. Now the
+# A patch gets the place in which it *begins*, even if half of it lies beyond the line, as in the short strip. Now the
 # numbers. Each patch has become a token of two numbers that say what is in it. Patches 0 and 2 happen to look alike. Add
-# to each token the row of its place:
+# to each token the row of its place, its *embedding*:
 
 # %%
 contents = np.array([[1, 2], [3, 4], [1, 2]])  # three tokens
@@ -180,8 +180,8 @@ def draw(grid_size, longer_side):
 explore(draw, grid_size=[G, 5, 15], longer_side=[256, 400, 600])
 
 # %% [markdown]
-# The smallest scale uses a few cells far apart. At native size, every one or two patches lie between thick lines, and a
-# bright cell holds several.
+# The smallest scale uses a few cells far apart. At native size, one or two patches lie between thick lines, and a bright
+# cell holds several.
 
 # %% [markdown]
 # ### The same place at every scale
@@ -292,8 +292,9 @@ T = params["spatial_embedding"]["table"]
 print("T:", T.shape, "= (G², D)   Q:", Q.shape, "= (scales, D)")
 
 # %% [markdown]
-# How to put place and scale into the token? Write them beside the patch's features, as two one-hot vectors
-# $\mathbf{e}_{cell}$ and $\mathbf{e}_{scale}$, and let the linear layer that makes the token read them, too:
+# How to put place and scale into the token? Write them beside the patch's features, as two *one-hot* vectors
+# $\mathbf{e}_{cell}$ and $\mathbf{e}_{scale}$ (one number is 1, the others are 0), and let the linear layer that makes the
+# token read them, too:
 #
 # $$\begin{aligned} &[\mathbf{f};\, \mathbf{e}_{cell};\, \mathbf{e}_{scale}] \begin{bmatrix} \mathbf{W} \\ T \\ Q \end{bmatrix} \\ &\quad = \mathbf{f}\mathbf{W} + \mathbf{e}_{cell} T + \mathbf{e}_{scale} Q \end{aligned}$$
 #
@@ -444,8 +445,7 @@ print("patches per cell:", np.bincount(hash_axis(n, g)), np.bincount(hash_axis(n
 assert np.rint(np.arange(n) * g / n).max() == g  # beyond the table, but for the clip
 
 # %% [markdown]
-# The dashed steps come half a cell earlier. The first cell is left with half as many patches as the others, and the last
-# one gets those of the cell that does not exist.
+# The dashed steps come half a cell earlier: the first cell is too small, and the last one too large.
 
 # %% [markdown]
 # ## Exercises

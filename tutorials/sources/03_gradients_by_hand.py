@@ -107,9 +107,10 @@ assert (dW == x.T @ dy).all()
 # %% [markdown]
 # ## What a gradient says
 #
-# We take the bundled model and, to be quick, only the first 24 tokens of a photograph. `verify.trace` runs it forward
-# and backward and keeps every intermediate and its gradient, under the same name. The final number is the first *logit*,
-# what the last layer puts out: the score, or a part of it.
+# We take the bundled model and, to be quick, only the first 24 tokens of a photograph. The tokens pass several *blocks*,
+# each of which ends with an *MLP*: two linear layers with a GELU between them. `verify.trace` runs the model forward and
+# backward and keeps every intermediate and its gradient, under the same name. The final number is the first *logit*, what
+# the last layer puts out: the score, or a part of it.
 
 # %%
 checkpoint = mq.load_checkpoint("demo", dtype="float64")
@@ -347,8 +348,8 @@ figure.colorbar(shown, ax=list(axes), label="∂x̂ₖ/∂xⱼ")
 plt.show()
 
 # %% [markdown]
-# The two pictures agree to eight decimals. On the diagonal each input raises its own output; off it, the others pay for that
-# by being shifted and scaled.
+# The two pictures agree to eight decimals. On the diagonal each input raises its own output. Off it most outputs fall, since
+# the mean is taken off; a few rise a little, where the scaling outweighs that.
 
 # %% [markdown]
 # ### The formula as a sentence
@@ -512,11 +513,9 @@ quiz("03")
 # %% [markdown]
 # ## In practice
 #
-# - **Shapes first.** A gradient has the shape of its value. Write the shapes down before the formula; often one way to
-#   combine them is left.
 # - **What is used twice collects a sum**: weights over tokens, rows of a table over patches, the input of a residual block
 #   over its two ways. Many a wrong gradient is a forgotten sum.
-# - **The cache costs memory, not the gradient.** Each forward keeps what its backward needs, until the backward has run.
+# - **It is the cache that costs memory**, not the gradient. Each forward keeps what its backward needs, until the backward has run.
 # - **ε is part of the layer.** Another ε in the backward than in the forward is a small, lasting error.
 
 # %% [markdown]

@@ -88,7 +88,8 @@ np.testing.assert_allclose(made.sum(axis=1), 1)
 # - forward: $(f(x + h) - f(x)) / h$, wrong by about $h \cdot f''/2$;
 # - central: $(f(x + h) - f(x - h)) / 2h$, wrong by about $h^2 \cdot f'''/6$.
 #
-# Both also lose digits, since they subtract nearly equal numbers: about $\epsilon_{machine} / h$. Try it on $f(x) = x^2$ at
+# Both also lose digits, since they subtract nearly equal numbers: about $\epsilon / h$, with an $\epsilon$ of $10^{-16}$ in
+# `float64` and $10^{-7}$ in `float32`. Try it on $f(x) = x^2$ at
 # $x = 3$, with the slope 6, and the large step $h = 1$: forward $(16 - 9)/1 = 7$, central $(16 - 4)/2 = 6$. A large $h$ is
 # wrong because the function bends, a small one because of rounding. Where between them is the best?
 
@@ -142,9 +143,10 @@ assert best["float32, central"] > 1000 * best["float64, central"]
 #
 # $$\begin{aligned} &\Big\langle c,\ \frac{f(x + hv) - f(x - hv)}{2h} \Big\rangle \\ &\quad = \big\langle \text{backward}(c),\ v \big\rangle \end{aligned}$$
 #
-# are single numbers, and a wrong backward makes them differ for almost every $v$ and $c$. Two forwards more, one backward.
-# (The right-hand side needs the *vector–Jacobian product*, VJP, which a backward is: hence the name `check_vjp` of the
-# library's.) That is the whole gradient check:
+# are single numbers ($\langle a, b \rangle$ is the sum of all products $a_i b_i$), and a wrong backward makes them differ
+# for almost every $v$ and $c$. Two more forwards, one backward.
+# (What a backward computes is a *vector–Jacobian product*, VJP; hence the name of the library's check, `check_vjp`.) That
+# is the whole gradient check:
 
 
 # %%
@@ -294,7 +296,7 @@ assert passed[:, [2, 3]].mean() > 0.8
 assert (passed[:, [0, 1, 4]].sum(axis=0) == 1).all()
 
 # %% [markdown]
-# Read it by columns. Two of the careless checks are worthless: nearly everything passes. The other three are the dangerous
+# Two of the careless checks are worthless: nearly everything passes. The other three are the dangerous
 # ones. Each catches five faults of six, which is why people trust it. Only the last column is clean. And the right
 # backwards pass all six:
 
@@ -406,7 +408,8 @@ quiz("03b")
 # %% [markdown]
 # ## In practice
 #
-# - **`float64` for checking**, whatever you train in. In `float32` no step is good, as the curve shows.
+# - **`float64` for checking**, whatever you train in. In `float32` even the best step, which you do
+#   not know, gives five digits.
 # - **Unequal sizes, always.** Squares hide a missing transpose, ones hide a missing sum, a batch of one hides both.
 # - **Random values for all parameters.** Freshly initialised ones are 0 and 1, where many terms vanish.
 # - **Test the test.** Plant a fault and see it caught; this library does so for each of its operations

@@ -77,8 +77,8 @@ plt.show()
 
 # %% [markdown]
 # The edge in the picture gives $2-8=-6$. But look at the window on the right: it sticks out, and finds an edge
-# between the patch and the zeros, $8-0=8$. **The frame makes edges of its own**, as high as the patch is brighter
-# than mid-grey.
+# between the patch and the zeros, $8-0=8$. **The frame makes edges of its own**: the farther a
+# patch is from mid-grey, the higher they are.
 #
 # Then the answers are normalised: minus their mean, divided by their standard deviation. Their mean is 1, the
 # deviations are $-7, 7, -1, 1$, and the standard deviation is 5:
@@ -109,7 +109,7 @@ np.testing.assert_allclose(normalised(answers(around_0)), normalised(answers(pat
 assert abs(normalised(answers(around_2)) - normalised(answers(patch))).max() > 0.1
 
 # %% [markdown]
-# That is the whole chapter in sixteen pixels. Now the same with the real stem, step by step.
+# That is the whole chapter in sixteen pixels. Now the real stem.
 
 # %% [markdown]
 # ## Four patches
@@ -157,7 +157,8 @@ show(stem)
 #
 # $$y_{ijo} = \sum_{a,b,c} \tilde x_{si+a,\;sj+b,\;c}\; \hat w_{abco}$$
 #
-# $\tilde x$ is the picture with zeros around it. How many? "SAME" wants $\lceil n/s \rceil$ windows, and puts the
+# $\tilde x$ is the picture with zeros around it, $\hat w$ the kernels; what their hat means comes below. How many zeros?
+# "SAME" wants $\lceil n/s \rceil$ windows, and puts the
 # smaller half of what is missing **before**. With a 7×7 window at stride 2 that is 2 before and 3 after.
 # (PyTorch's `padding=3` puts 3 on both sides, which shifts every window by one pixel: a classic fault of ports.)
 
@@ -196,8 +197,7 @@ assert not np.shares_memory(rows, padded)
 assert rows.size > max(value.size for value in values.values())
 
 # %% [markdown]
-# The last line is worth a thought: these copied rows are larger than *any* intermediate that the stem hands on.
-# What fills the memory need not have a name in the model.
+# These copied rows are larger than *any* intermediate that the stem hands on. What fills the memory need not have a name in the model.
 
 # %% [markdown]
 # ### Optional: what the kernels look for
@@ -233,7 +233,8 @@ plt.show()
 # %% [markdown]
 # Where an answer traces the shapes of the patch, its kernel has found an edge or a texture; where only its border
 # lights up, it has found the frame. A kernel of clean form need not have learned it: it may still look like what it
-# was initialised with. The bundled model's began as cosine waves, from coarse to fine. How much of that is left?
+# was initialised with. The bundled model's began as cosine waves, a coarse and a fine one in turn. How much of
+# that is left?
 
 # %%
 began = cosine_filters()
@@ -406,9 +407,8 @@ print(f"around mid-grey the score moves by {moved[0.5]:.1e}, at most by {max(mov
 
 # %% [markdown]
 # **The answer to our question.** Only at 0.5 does the curve touch the line *by construction*: with pixels pulled
-# exactly towards mid-grey, the score cannot notice (but for $\varepsilon$), whatever the model has learned. (Where the
-# curve crosses the line elsewhere, that is chance.) Everywhere else it can notice, and what it makes of that, haze or a flaw or
-# nothing bad, is learned. The pixels are floating-point numbers here; 8-bit levels add their rounding, a noise
+# exactly towards mid-grey, the score cannot notice (but for $\varepsilon$), whatever the model has learned.
+# Everywhere else it can notice, and what it makes of that, haze or a flaw or nothing bad, is learned. The pixels are floating-point numbers here; 8-bit levels add their rounding, a noise
 # that the stem does see.
 
 # %% [markdown]
@@ -572,13 +572,13 @@ quiz("04")
 # %% [markdown]
 # ## In practice
 #
-# - **Ports fail here most often.** Padding (2, 3) against (3, 3), $\varepsilon$ of $10^{-6}$ after the root but
+# - **Where ports go wrong.** Padding (2, 3) against (3, 3), $\varepsilon$ of $10^{-6}$ after the root but
 #   $10^{-4}$ in the bottleneck, the standard deviation with $n$ or $n-1$, features flattened by channel first:
 #   each gives a model that runs and scores slightly wrong. Compare intermediates, not scores.
 # - **Standardise once.** $\hat w$ does not depend on the image. A server computes it when it loads the model.
 # - **Contrast.** Haze and fading pull a picture towards a bright grey: that is seen, if training has shown it.
 #   What is invisible is a loss of contrast around exactly mid-grey. If your application must catch that one too,
-#   measure it beside the score.
+#   measure it separately.
 # - **Memory.** Per patch, the copied rows of the root take $(P/2)^2 \cdot 147$ numbers, more than anything that
 #   the stem hands on; for large photographs attention's $N^2$ is larger still. Take patches in chunks (chapter
 #   13).

@@ -184,8 +184,8 @@ np.testing.assert_allclose(dw, theirs, rtol=0, atol=1e-10 * abs(theirs).max())
 
 # %% [markdown]
 # What the forward ignores has no gradient: $\mathrm{d}w$ has no mean, and (but for $\varepsilon$) no part along
-# $c$. The gradient is **perpendicular** to the kernel. Does a training step then only turn it? Nearly. Whoever
-# steps sideways ends a little farther from the centre: $|c - \eta\,\mathrm{d}w|^2 = |c|^2 +
+# $c$. The gradient is **perpendicular** to the kernel. Does a training step then only turn it? Nearly. A step
+# sideways ends a little farther from the centre: $|c - \eta\,\mathrm{d}w|^2 = |c|^2 +
 # \eta^2|\mathrm{d}w|^2$, by Pythagoras.
 
 # %%

@@ -63,8 +63,8 @@ np.testing.assert_allclose([A @ V, without_wall @ V], [6, 8])
 # %% [markdown]
 # **Who should be listened to more?** Say that the score grows by 1 per unit of what the table receives. A share
 # of the cup is worth 12, one of the others 0: that is $\mathrm{d}A = (12, 0, 0)$. But shares sum to 1: who gets
-# more takes it from all. So what counts is whether a token is worth more than the table has *on average* now,
-# which is 6. For the cup that is $12-6=6$, for the others $0-6=-6$. And a token that has a small share moves
+# more takes it from all. So what counts is whether a token is worth more than the table receives now, the
+# *average* 6. For the cup that is $12-6=6$, for the others $0-6=-6$. And a token that has a small share moves
 # little: times $A$, that is $½·6, ¼·(-6), ¼·(-6) = 3, -1.5, -1.5$.
 
 # %%
@@ -106,7 +106,7 @@ plt.show()
 #
 # $$\mathbf{A}_m = \text{softmax}\Big(\frac{\mathbf{Q}\mathbf{K}^T + \mathbf{M}}{\sqrt{D_h}}\Big) \tag{11}$$
 #
-# and a forbidden position gets no share, as the wall.
+# and a forbidden position gets no share, like the wall.
 
 # %%
 explain.attention_diagram()
@@ -161,13 +161,14 @@ assert not together.mask[0].all()
 np.testing.assert_allclose(padded[0], alone[0], rtol=1e-10, atol=1e-10)
 
 # %% [markdown]
-# And without the mask, padding is heard. How much that changes depends on the model. A batch of equal sizes does
-# not show it at all, which makes the fault hard to find.
+# And without the mask, padding is heard. How much that changes depends on the model. A photograph scored alone,
+# without empty places, does not show it at all, which makes the fault hard to find.
 
 # %%
 everybody = together._replace(mask=np.ones_like(together.mask))
 unmasked, _ = mq.forward(params, everybody, config)
 print(f"logits without a mask {unmasked[0]}")
+assert tokens.mask.all()  # alone, there is nothing to mask
 assert abs(unmasked[0] - alone[0]).max() > 1e-6
 
 # %% [markdown]
@@ -182,8 +183,8 @@ assert abs(unmasked[0] - alone[0]).max() > 1e-6
 # \mathrm{d}\text{SA}\,\mathbf{V}^T$ and $\mathrm{d}\mathbf{V} = \mathbf{A}^T\,\mathrm{d}\text{SA}$. A token that
 # many listened to gathers the gradients of all of them.
 #
-# **The softmax in Eq. (7)**: take one row, $A_k = e^{S_k} / \sum_m e^{S_m}$. A logit $S_j$ stands in the sum
-# under every share, and on top of its own: by the quotient rule $\partial A_k / \partial S_j = A_k(\delta_{kj} -
+# **The softmax in Eq. (7)**: take one row, $A_k = e^{S_k} / \sum_m e^{S_m}$. A logit $S_j$ stands in the
+# denominator of every share, and in the numerator of its own: by the quotient rule $\partial A_k / \partial S_j = A_k(\delta_{kj} -
 # A_j)$, where $\delta_{kj}$ is 1 for $k = j$ and 0 otherwise. $S_j$ acts on the score through all shares of the
 # row, so we sum over them:
 #
@@ -292,7 +293,7 @@ np.testing.assert_allclose(gained, dS[0, best], rtol=1e-4, atol=1e-7)
 # %% [markdown]
 # **The answer**: the token whose number is printed. For a small step the promise is kept; for a large one it need
 # not be, since the share grows with the logit, and the average that it is compared with as well. And it is an
-# answer about *this head of this block*, with everything before it held fast.
+# answer about *this head of this block*, with everything before it held fixed.
 #
 # Only the class token's row is read in the last block, so all other rows of $\mathrm{d}\mathbf{S}$ are zero
 # there; not so one block earlier, from where other tokens still reach it.
@@ -422,12 +423,12 @@ quiz("05b")
 #
 # - **A mask of $-\infty$** makes NaN in rows that may attend to nothing, unless the softmax looks after them;
 #   $-10^{10}$ overflows to $-\infty$ in float16.
-# - **Test with unequal sizes.** A forgotten mask, or one transposed, shows only where the images of a batch have
-#   different numbers of tokens. Score each alone and all together, and compare.
+# - **Test with padding.** A forgotten mask, or one transposed, shows only where there are empty places. Score
+#   photographs of several sizes alone, without padding, and all together, and compare.
 # - **The softmax remembers its output**, not its input: that is all its backward needs, and one $N \times N$
 #   array fewer to keep.
 # - **Fused kernels** such as flash attention do not keep $\mathbf{A}$ at all and compute it again in the
-#   backward, row by row.
+#   backward, block by block.
 
 # %% [markdown]
 # ## References

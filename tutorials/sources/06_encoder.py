@@ -42,7 +42,7 @@ from musiq_ref.ops.softmax import softmax
 # %% [markdown]
 # ## Three tokens, one block
 #
-# A class token and two patches, **cup** and **spoon**, each two numbers wide. Of width 2, a LayerNorm is easy:
+# A class token and two patches, **cup** and **spoon**, each two numbers wide. With width 2, a LayerNorm is easy:
 # minus the mean, divided by the standard deviation, it leaves $(1, -1)$ if the first number is larger, $(-1, 1)$
 # if the second is, and $(0, 0)$ if they are equal.
 #
@@ -117,7 +117,7 @@ assert z_0.shape == (1, 1 + N, D)
 #
 # The easiest way to use attention would be $\mathbf{z}' = \text{MSA}(\mathbf{z})$. But a layer that *replaces* its
 # input must carry over everything worth keeping, through every one of $L$ blocks. One that *adds* to it has nothing to do
-# but to add: with small weights, it starts as a block that changes nothing. So there is a **residual path** around it. (It
+# but to add: with small weights, it starts as a block that changes next to nothing. So there is a **residual path** around it. (It
 # serves the way back as well: chapter 07.)
 #
 # What is only ever added to can grow, and the logits of attention would grow with its square (once in the query,
@@ -194,7 +194,7 @@ np.testing.assert_allclose(sum(pieces.values()), z_L, atol=1e-9 * abs(z_L).max()
 # How large is the stream, and how large is what each block adds to it? The class token begins as the same vector
 # for all images and must gather everything it will know; a patch token begins with what it shows.
 #
-# The vertical axis is logarithmic: from one line to the next it is ten times as much.
+# The vertical axis is logarithmic: from line to line it is ten times as much.
 
 
 # %%
@@ -219,12 +219,13 @@ for which, axis in enumerate(axes):
 axes[0].set_ylabel("length of the vector")
 axes[1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
+assert lengths(z_0)[0] < lengths(z_0)[1]  # class token, patches
 
 # %% [markdown]
 # Where a branch's line lies above the stream's of the block before, the branch has said more than was there;
-# where it lies far below, it has only retouched. Compare the two sides at $q = 0$: if the class token starts
-# shorter than the patches, it has much to hear and little to forget. (Vectors may also point against one another,
-# so lengths do not add up.)
+# where it lies far below, it has only retouched. Compare the two sides at $q = 0$: the class token starts shorter
+# than the patches, so it has much to hear and little to forget. (Vectors may also point against one another, so
+# lengths do not add up.)
 
 # %% [markdown]
 # ## One row is read
@@ -268,7 +269,8 @@ np.testing.assert_allclose(z, z_L[:, :1], atol=1e-9 * abs(z_L).max())
 #
 # The stream is a sum, and the head is linear. Only LayerNorm stands between them, and once we know by what
 # $\rho = (\sigma^2 + \varepsilon)^{-1/2}$ it multiplied, it is linear as well: subtract the mean, multiply. So
-# the output splits **exactly**, as in the toy, into one number for each piece $\mathbf{u}$ of the stream:
+# the output splits **exactly**, as in the toy, into one number for each piece $\mathbf{u}$ of the stream, and a
+# constant from the last norm's $\beta$ and the head's bias ($\circ$ multiplies number by number):
 #
 # $$\text{output} = \text{const} + \sum_{\mathbf{u}} \rho\,(\mathbf{u} - \bar u) \cdot (\gamma \circ \mathbf{W})$$
 
@@ -386,8 +388,8 @@ for name, millions in printed.items():
 # | two products (Eq. 7, 8) | $2 N^2 D$ |
 # | MLP | $N \cdot 2DM$ |
 #
-# Section G of the appendix gives $8.86 \cdot 10^9$ "FLOPS" for a 224×224 image. With its padding it has 49 native
-# patches, 49 for the longer side 224 and 144 for 384:
+# Section G of the appendix gives $8.86 \cdot 10^9$ "FLOPS" for a 224×224 image. It has 49 native patches, 49 for the
+# longer side 224 and 144 for 384; being square, it needs no padding:
 
 # %%
 published = mq.MusiqConfig.preset("small")
@@ -396,11 +398,12 @@ for part, macs in counts.macs_by_part.items():
     print(f"{part:32} {macs:14,}  {macs / counts.macs:6.1%}")
 print(f"{'all':32} {counts.macs:14,};  {counts.tokens} patches")
 assert counts.tokens == 49 + 49 + 144
+assert counts.macs == mq.complexity(published, (224, 224), padded=False).macs
 assert abs(counts.macs / 8.86e9 - 1) < 0.005
 
 # %% [markdown]
-# Within half a percent of the paper. So its "FLOPS" are multiply–accumulates; who counts additions and
-# multiplications separately gets twice as many.
+# Within half a percent of the paper. So its "FLOPS" are multiply–accumulates; counting additions and
+# multiplications separately gives twice as many.
 
 # %% [markdown]
 # ### Optional: where the parameters are, and where the work is
@@ -442,8 +445,7 @@ assert left.min() > 0.98
 
 # %% [markdown]
 # Compare the two bars of a model: the stem holds hardly any of the parameters, and in the small model it does about a
-# fifth of the work. Each of its kernels is used at every position of every patch, a matrix of the MLP or of the
-# embedding once a token, and attention's two products have no parameters at all.
+# fifth of the work. Attention's two products have no parameters at all.
 
 # %% [markdown]
 # ## Exercises
@@ -565,8 +567,8 @@ quiz("06")
 # ## In practice
 #
 # - **FLOPS, FLOPs, MACs.** Ask what a printed number counts before you compare: operations or operations per
-#   second; multiply–accumulates or both halves; with or without padding tokens. The paper's 8.86 G are MACs with
-#   padding; `mq.complexity(…, padded=False)` counts what `mq.score` does.
+#   second; multiply–accumulates or both halves; with or without padding tokens. The paper's 8.86 G are MACs of a
+#   picture without padding; of others `mq.complexity(…, padded=False)` leaves it out.
 # - **$\varepsilon$.** LayerNorm here has $10^{-6}$; PyTorch's default is $10^{-5}$. For a token of small variance
 #   that shows.
 # - **Pre-norm or post-norm.** The first Transformers normalised after the sum. Weights of one kind run in the

@@ -428,11 +428,9 @@ quiz("07")
 # - **Automatic differentiation** does what you did: it records the lines of the forward with what they must
 #   remember, and plays them back. Knowing the lines tells you what it keeps, why memory runs out, and which of
 #   your operations cut the path (`detach`, integer casts, NumPy in between).
-# - **Check the parts.** A random direction through all parameters at once says *that* something is wrong;
-#   directions through one input at a time, as `verify.check_vjp` takes them, say *which* gradient it is.
 # - **Zero rows are a hint.** A gradient that is exactly 0 where you expected something means that the number is
-#   not read, or that the path is cut. Here it was the patches' rows behind the last block, and the bias of the
-#   keys.
+#   not read, or that the path is cut. Here it was the patches' rows behind the last block. (The keys' bias is read,
+#   but cancels: its gradient is 0 but for rounding.)
 # - **Short tokens.** If training is unstable in its first steps, look at the smallest $\sigma$ before a
 #   LayerNorm: whatever stands there gets its gradient divided by it. A warm-up of the learning rate helps.
 

@@ -11,7 +11,7 @@
 #
 # - what shared tables do to a gradient: every use brings its part, and the parts are added;
 # - why the way back from a resized image is a transposed matrix and not another resize;
-# - how to prove a backward of millions of numbers with two runs of the forward;
+# - how to test a backward of any size with two runs of the forward;
 # - what a gradient promises, for how large a step, and what it does not tell.
 
 # %% [markdown]
@@ -53,7 +53,7 @@ assert np.array_equal(to_pixels, [1 + 5, 2 + 5, 3 + 10, 4 + 10])
 
 # %% [markdown]
 # The matrix of the resize is used **transposed**. To "resize the gradient back" by repeating each number would
-# give 10, 10, 20, 20: twice too much, since each pixel is only half of a small one. Sizes would fit, and nobody
+# give 10, 10, 20, 20: twice what is right, since each pixel is only half of a small one. Sizes would fit, and nobody
 # would notice, until one asks the forward:
 
 
@@ -230,7 +230,8 @@ plt.show()
 # Bright is where a pixel moves the score most, up or down. From a small scale each number is spread over many
 # pixels, or falls on those few that its filter reads: hence dots or blocks. The grid of the patches may show
 # through, as every patch is normalised by itself and has its own frame of zeros (chapter 04). What you see is
-# where *this model* looks closely, which is not yet where the photograph is good or bad.
+# where *this model* looks closely, which is not yet where the photograph is good or bad; and a scale whose panel
+# stays dark has little say in it.
 
 # %% [markdown]
 # ## Is it right?
@@ -351,13 +352,13 @@ for name, value in values.items():
 for group, size in groups.items():
     print(f"{group:30} {4 * size / 2**20:7.1f} MiB in float32")
 inputs = ["encoder/input", *(f"encoder/block_{q:02d}/output" for q in range(config.layers))]
-inputs_only = sum(values[name].size for name in inputs)
-print(f"{'only the inputs of the blocks':30} {4 * inputs_only / 2**20:7.1f} MiB")
+inputs_only = sum(values[name].size for name in ["patches", *inputs])
+print(f"{'only patches, inputs of blocks':30} {4 * inputs_only / 2**20:7.1f} MiB")
 assert inputs_only < 0.5 * sum(groups.values())
 
 # %% [markdown]
-# Whoever keeps only the inputs of the blocks, and runs each block once more when the backward comes by (chapter
-# 07), needs a small part of it.
+# If you keep only what goes into the stem and into each block, and run them once more when the backward comes by
+# (chapter 07), you need a small part of it.
 
 # %% [markdown]
 # ## Exercises
@@ -451,8 +452,6 @@ quiz("07b")
 #   derivative. `image_gradient` treats the rounding as if it were not there.
 # - **Do not ask for what you do not need.** Training needs no gradient with respect to the patches;
 #   `want_patches=False` leaves out the first convolution's.
-# - **Check the forward against the backward**, in double precision, with a random direction: two runs, and every
-#   number of the gradient has been asked.
 # - **A loss that uses the gradient** as a "perceptual" guide, to make pictures better, meets the adversarial
 #   direction first. Restrain it: small steps, smooth changes, several models.
 
