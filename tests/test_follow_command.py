@@ -19,6 +19,7 @@ from PIL import Image
 
 import musiq_ref as mq
 from musiq_ref.cli import main
+from musiq_ref.explain.report import report
 from musiq_ref.explorer import page
 from musiq_ref.model.parameters import flatten, map_params
 
@@ -86,6 +87,17 @@ def test_the_report_of_explain_links_to_stations(tmp_path):
     for address, station in (link.split("#") for link in links):
         assert address == "../my%20page.html"
         assert set(station.split("/")) & set(STATIONS)
+
+
+def test_a_report_says_if_the_page_shows_a_reduced_photograph(demo):
+    black = np.zeros((500, 640, 3), np.uint8)
+    told = "shows the photograph reduced to 554×433 pixels"
+    assert told in report(black, demo, follow="page.html")
+    assert told not in report(black, demo)
+    assert "reduced to" not in report(black[:400, :600], demo, follow="page.html")
+    assert json.loads(page(black, demo).split('id="model">')[1].split("</script>")[0])["about"]["note"] == (
+        "Reduced from 640×500 to 554×433: the score is that of the reduced picture."
+    )
 
 
 def test_a_page_to_link_to_is_one_or_will_be(tmp_path, capsys):

@@ -21,6 +21,7 @@ from musiq_ref.explain.positions import hash_grid
 from musiq_ref.explain.rollout import attention_rollout
 from musiq_ref.explain.scales import multi_scale_patches, over_scales, scale_name
 from musiq_ref.explain.style import COLOURS, new_figure, styled
+from musiq_ref.explorer import size_in_page
 from musiq_ref.image.decode import ImageLike, decode
 from musiq_ref.image.tokenize import scales_of, tokens_for
 from musiq_ref.model.parameters import map_params
@@ -102,6 +103,7 @@ def report(
 
     parts = [
         _heading(name, pixels, score, checkpoint),
+        *([_reduced_there(height, width, config)] if follow else []),
         _scale_table(height, width, config),
         _section(
             "What the model reads: patches at every scale",
@@ -138,6 +140,17 @@ def _footer(config: MusiqConfig, counts: Complexity) -> str:
         f"<footer>Written by musiq_ref. Model: {config.layers} encoder blocks of width {config.width}, "
         f"{counts.parameters:,} parameters, {counts.macs / 1e9:.2f} billion multiply–accumulates for this photograph. "
         "A score is one model's estimate; it is not the opinion of a person.</footer>"
+    )
+
+
+def _reduced_there(height: int, width: int, config: MusiqConfig) -> str:
+    """What a reader who follows the links should know of a large photograph."""
+    rows, columns = size_in_page(height, width, config)
+    if (rows, columns) == (height, width):
+        return ""
+    return (
+        f"<p>The page that the links open shows the photograph reduced to {columns}×{rows} pixels: its score and its "
+        "patches are others.</p>"
     )
 
 

@@ -97,11 +97,10 @@ def page(image: ImageLike, checkpoint: Checkpoint, name: str = "the photograph")
     >>> "black.png" in text, "http://" in text.replace("http://www.w3.org/2000/svg", "")
     (True, False)
     """
-    config = computed_config(checkpoint.config)
+    config, most = computed_config(checkpoint.config), most_pixels(checkpoint.config)
     _check_size(checkpoint)
-    most = min(MOST_PIXELS, MOST_PATCHES * checkpoint.config.patch_size**2)
     photograph = decode(image)
-    pixels, note = _reduced(photograph, most)
+    pixels, note = _reduced(photograph, checkpoint.config)
     scales_of(pixels.shape[0], pixels.shape[1], checkpoint.config)  # refuses what is too elongated
     weights = _packed(checkpoint.params)
     photographs = [{"name": name, "source": _address(pixels, "PNG")}]
@@ -109,7 +108,11 @@ def page(image: ImageLike, checkpoint: Checkpoint, name: str = "the photograph")
     model = {
         "config": config,
         "index": {path: [value.shape, value.dtype.itemsize] for path, value in weights.items()},
-        "about": {"note": note, "most_pixels": most, "of": "of 100" if checkpoint.bundled else ""},
+        "about": {
+            "note": note,
+            "most_pixels": most_pixels(checkpoint.config),
+            "of": "of 100" if checkpoint.bundled else "",
+        },
         "photographs": photographs,
     }
     halves = [path for path, value in weights.items() if value.dtype.itemsize == 2]
@@ -178,17 +181,31 @@ def _parameters(checkpoint: Checkpoint) -> int:
     return sum(value.size for _, value in flatten(checkpoint.params))
 
 
-def _reduced(pixels: np.ndarray, most: int) -> tuple[np.ndarray, str]:
-    """8-bit pixels, at most so many of them, and what the reader is told about that."""
+def most_pixels(config: MusiqConfig) -> int:
+    """Of a photograph in a page."""
+    return min(MOST_PIXELS, MOST_PATCHES * config.patch_size**2)
+
+
+def size_in_page(height: int, width: int, config: MusiqConfig) -> tuple[int, int]:
+    """(height, width) in which a page shows a photograph: its own, or that of a reduced one.
+
+    >>> size_in_page(1000, 1500, MusiqConfig()), size_in_page(400, 600, MusiqConfig())
+    ((400, 600), (400, 600))
+    """
+    share = min(1, (most_pixels(config) / (height * width)) ** 0.5)
+    return max(1, int(height * share)), max(1, int(width * share))
+
+
+def _reduced(pixels: np.ndarray, config: MusiqConfig) -> tuple[np.ndarray, str]:
+    """8-bit pixels in the size of a page, and what the reader is told about that."""
     if pixels.dtype != np.uint8:
         pixels = np.rint(255 * pixels.clip(0, 1)).astype(np.uint8)
     height, width = pixels.shape[:2]
-    share = (most / (height * width)) ** 0.5
-    if share >= 1:
+    rows, columns = size_in_page(height, width, config)
+    if (rows, columns) == (height, width):
         return pixels, f"{width}×{height} pixels."
-    size = max(1, int(width * share)), max(1, int(height * share))
-    note = f"Reduced from {width}×{height} to {size[0]}×{size[1]}: the score is that of the reduced picture."
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)), note
+    note = f"Reduced from {width}×{height} to {columns}×{rows}: the score is that of the reduced picture."
+    return np.asarray(Image.fromarray(pixels).resize((columns, rows), Image.Resampling.LANCZOS)), note
 
 
 def _example(name: str) -> np.ndarray:
