@@ -94,7 +94,6 @@ fixture = verify.make_fixture(folder / "reference")
 config = fixture.config
 tokens = mq.batch([mq.tokenize(fixture.image, config, "float32")])
 STEM_HOOKS = stem_hooks(Stem())
-print(f"{config.layers} blocks, width {config.width}, {tokens.mask.shape[1]} tokens")
 
 # %% [markdown]
 # ## Attention and the encoder
@@ -298,7 +297,7 @@ assert {name.rpartition("/")[2] for name in alone[1:]} == {"gelu"}
 
 # %% [markdown]
 # Two kinds of stages, the two mistakes, and nothing else. (The ε of the other norms is just as wrong. But an ε
-# shows only where a token's variance is small, and there it is not.) Both ways to run, stage by stage:
+# weighs little where a token's numbers vary much.) Both ways to run, stage by stage:
 
 # %%
 figure, axis = plt.subplots(figsize=(8, 3.2))
@@ -314,9 +313,11 @@ axis.set_title("The same port, judged in two ways")
 axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
 assert sum(r.status == "differs" for r in result.rungs) > 10 * len(alone)
+norms = [r for r in stepped.rungs if "norm" in r.name and r.name not in alone and r.distance]
+assert [0.05 < r.excess < 1 for r in norms] == [True] * 4
 
 # %% [markdown]
-# Running freely, nearly every stage from the encoder on lies above the line. In single-step mode only the culprits do.
+# Running freely, nearly every stage from the encoder on lies above the line. In single-step mode only the culprits do; the four triangles next below it are the other norms.
 #
 # ### Repaired
 #
@@ -449,8 +450,7 @@ assert abs(scores[broken][0] - wanted[0]) < 1e-4 < abs(scores[broken][1] - wante
 # %% [markdown]
 # ## Exercises
 #
-# Each cell to fill in is followed by one that checks it. Solutions are in
-# `tutorials/solutions/12b_the_whole_model.py`; try first.
+# Each cell to fill in is followed by one that checks it. Solutions are in `tutorials/solutions/12b_the_whole_model.py`; try first.
 
 # %% [markdown]
 # ### Exercise 1: the fast attention (★, 6 minutes)
