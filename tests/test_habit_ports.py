@@ -201,6 +201,20 @@ def test_a_name_map_says_what_values_do_not():
         compare_port(FIXTURE, torch_port(module, call, parameters={"fc.weight": "head/kernels"}))
 
 
+def test_a_name_map_tells_two_parameters_of_the_same_values_apart():
+    stem = FIXTURE.params["stem"]
+    twins = {**FIXTURE.params, "stem": {**stem, "gn_proj": {**stem["gn_proj"], "bias": stem["gn3"]["bias"]}}}
+    fixture, module = FIXTURE._replace(params=twins), TorchMusiq(FIXTURE.config)
+    names = {f"block1.{norm}.bias": f"stem/{norm}/bias" for norm in ("gn3", "gn_proj")}
+    for parameters, lacking in ((None, 2), (names, 0)):
+        port = torch_port(module, lambda m, x: m(x), pyiqa_hooks(fixture.config), parameters=parameters)
+        result = compare_port(fixture, port, diagnose=False)
+        assert len(compared(result, "dparams/")) == PARAMETERS - lacking
+        said = [note for note in result.notes if "of no parameter of the fixture, or of several" in note]
+        assert len(said) == bool(lacking)
+        assert all(name in note for note in said for name in names)
+
+
 def test_the_map_of_hooks_is_printed_and_corrected():
     hooks = propose_hooks(port_with("mha"), call, FIXTURE, corrections={"stem": None, "fc": ("head/logits", "")})
     assert hooks["blocks.0.attn:0"] == ("encoder/block_00/attention/out", "")

@@ -143,7 +143,8 @@ class TorchParts:
                 stages[key] = part.reshape(shapes[path]) + stages.get(key, 0)  # kept twice, it has two gradients
         if strange:
             notes.append(
-                f"{listed(strange)}: not the values of a parameter of the fixture, so its gradient is not compared"
+                f"{listed(strange)}: holds the values of no parameter of the fixture, or of several, so its gradient "
+                "is not compared; `parameters` can say which it is"
             )
         if not found:
             notes.append("no parameter of the port holds the fixture's values: load the weights first")

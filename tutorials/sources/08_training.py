@@ -188,7 +188,7 @@ axes[1].legend()
 plt.show()
 
 # %% [markdown]
-# EMD grows in a straight line until the bell reaches the end of the scale. Cross-entropy runs away: it takes the logarithm of
+# EMD grows in a straight line. Cross-entropy runs away: it takes the logarithm of
 # the probability that the model gave to what people said, however near its guess was. Nor is it 0 for a perfect
 # prediction, unless all people agree; what is left is the entropy of their votes:
 
@@ -237,8 +237,8 @@ def draw(shift):
 explore(draw, shift=range(2, 7))
 
 # %% [markdown]
-# With cross-entropy the people's classes are raised and the model's lowered. With EMD everything on one side is pushed
-# down and everything on the other side up; the order of the classes is in the gradient.
+# With cross-entropy the people's classes are raised and the model's lowered. With EMD the model's own bell is moved: the side
+# that faces the people is raised, the far side lowered; the order of the classes is in the gradient.
 
 # %% [markdown]
 # ### Backward of the EMD

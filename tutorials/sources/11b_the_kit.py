@@ -117,8 +117,8 @@ def port(*faults, gradients=False):
 # ## Rounding or a bug?
 #
 # The kit measures the envelope of every stage as we did in the toy. It runs the *reference* in float32, once plain and
-# three times with patches that are off by about one rounding, as those of another program are. A little more than what
-# these four show is allowed: three times on the way to the score, four times on the way back.
+# three times with patches that are off by about one rounding, as those of another program are. What the
+# worst of these four shows is allowed three times on the way to the score, and four times on the way back.
 
 # %%
 show(tolerance.rounded)
@@ -128,8 +128,8 @@ show(tolerance.rounded)
 # *relative* error of single values is worse: some values are nearly 0. The kit takes two numbers per stage: the median
 # error over the median value (`bulk`), and the length of the error over the length of the reference (`norm`). What
 # belongs to padded tokens is left out: nothing reads it, so it may be anything. (`sampled_validity` says what is left,
-# also where the fixture keeps only some values of a large stage.) And a gradient that is 0 in exact arithmetic, as the
-# one of the keys' bias is, has nothing to be divided by, and gets an absolute limit.
+# also where the fixture keeps only some values of a large stage.) And a gradient that is 0 in exact arithmetic, as that
+# of the keys' bias is, has nothing to be divided by, and gets an absolute limit.
 
 # %%
 name, mine = "encoder/norm", port()

@@ -269,7 +269,8 @@ assert [(f.name, f.stage) for f in result.diagnosis.findings] == [
 # - `padding=size // 2` pads 3 pixels before and 3 after. TensorFlow's "SAME" pads as little as it can, and puts the
 #   smaller half first: 2 and 3. The output has the same shape, from windows that lie one pixel further right and
 #   down.
-# - The same happens in the max-pool: 0 before and 1 after.
+# - The same happens in the max-pool: 0 before and 1 after. (The pixel that you put after is never read, as in the toy, so
+#   "padded before only" gives the same numbers, and the report says so.)
 
 # %%
 P = config.patch_size
@@ -405,8 +406,8 @@ exercise(1, my_kernel, check)
 #
 # <details><summary>Hint</summary>
 #
-# `musiq_ref/ops/weight_standardization.py` has the two lines in NumPy, in the docstring of `standardize_backward`;
-# here ddof is 0. Sums and means run over `dim=(0, 1, 2)`, and the mean that was subtracted must be subtracted from
+# `standardize_backward` in `musiq_ref/ops/weight_standardization.py` has it in NumPy, under the formula; here ddof is 0.
+# Sums and means run over `dim=(0, 1, 2)`, and the mean that was subtracted must be subtracted from
 # the gradient, too.
 #
 # </details>

@@ -138,8 +138,7 @@ assert max(errors["mean of squares − square of mean"]) > 0.1
 assert max(errors["mean of squared deviations"]) < 1e-5
 
 # %% [markdown]
-# The careless line loses two digits for each factor of ten, until nothing is left; the careful one stays near $u$. It is the
-# toy's subtraction, a hundred thousand times finer.
+# The careless line loses two digits for each factor of ten, until nothing is left; the careful one stays near $u$.
 #
 # **A softmax.** $e^{89}$ is larger than the largest float32. Subtracting the largest logit of the row from all changes
 # no share, and leaves nothing above $e^0 = 1$:
@@ -208,7 +207,7 @@ plt.show()
 # %% [markdown]
 # The surprise: they do **not** pile up. Nearly all is lost in the stem, and from then on, through 14 blocks, the error stays where it
 # is, about ten times $u$. Each block makes errors of its own, but it adds its result to a stream that carries much more, and a mean over many
-# tokens has smaller errors than its terms. Backward, from right to left, they grow from block to block and come to no more.
+# tokens has smaller errors than its terms. Backward, from right to left, they grow from block to block to about twenty $u$, and in the stem no further.
 #
 # The third line tells apart two things that are easily confused: how carefully we compute, and how touchy the
 # *function* is. MUSIQ's score is not touchy: what a perfect computer gets wrong because of the pixels goes out as it
@@ -221,7 +220,7 @@ print(f"into the encoder: {forward[encoder][0] / u:.0f} u;  out of it: {forward[
 assert forward[encoder].max() < 3 * forward[encoder][0]
 assert u < forward[-1] < 100 * u
 assert max(lines["forward, perfect computer, pixels rounded"]) < forward[-1]
-assert max(lines["backward, float32"]) < 100 * u
+assert 10 * u < max(lines["backward, float32"]) < 40 * u
 
 # %% [markdown]
 # Why the stem? Its kernels have mean 0 (weight standardisation, chapter 04): on a smooth piece of a photograph the products of weights and pixels are large, and their sum is
@@ -242,7 +241,7 @@ assert cancellation["mean 0"] > 5 * cancellation["one sign"]
 # ## What "equal" should mean
 #
 # `mq.predict` and `mq.forward` compute the same, in different order: `predict` takes patches and queries in blocks. In
-# float32 they differ in the last digits, and neither is the truth. How large is such a difference compared with a real
+# float32 both are off in the last digits, and neither is the truth. How large is such a difference compared with a real
 # one? Take the other GELU, which pyiqa uses, as an example of a real difference.
 
 # %%
@@ -252,9 +251,9 @@ double, single = checkpoint.params, mq.load_checkpoint("demo", dtype="float32").
 photo = drop_padding(mq.tokenize(photograph("cat", longer_side=192), config))
 
 
-def logit(params, conventions=config.conventions, run=mq.predict, tokens=photo):
+def logit(params, conventions=config.conventions, run=mq.predict):
     """The first output."""
-    return float(np.ravel(run(params, tokens, config.replace(conventions=conventions)))[0])
+    return float(np.ravel(run(params, photo, config.replace(conventions=conventions)))[0])
 
 
 def batched(params, tokens, config):
@@ -293,10 +292,9 @@ assert 10 < apart / u < 20
 # ## Padding changes the last digit
 #
 # From about $-104$ on $e^x$ is exactly 0 in float32, so a masked token's share is, too (chapter 05b); 0 times a value is
-# 0, and adding 0 changes nothing. So the score of an image must be the
+# 0, and adding 0 changes nothing. So all of an image's numbers must be the
 # same to the bit, with padding or without? Not quite: a longer row is summed in other groups, and a larger matrix is
-# multiplied in other blocks. The numbers added are the same, the *order* is not. In float64, the difference is at most of the
-# order of $10^{-16}$ times the number of steps.
+# multiplied in other blocks. The numbers added are the same, the *order* is not. Look at the class token, from which the score is read:
 
 # %%
 more = photo._replace(patches=np.concatenate([photo.patches, np.zeros_like(photo.patches)]))
@@ -304,13 +302,15 @@ for name in ("hash_index", "scale_index", "mask"):
     more = more._replace(**{name: np.pad(getattr(photo, name), (0, len(photo.mask)))})
 assert more.mask.sum() == len(photo.mask)
 for dtype, params in (("float32", single), ("float64", double)):
-    alone, padded = logit(params, run=batched), logit(params, run=batched, tokens=more)
-    print(f"{dtype}: alone {alone:.9f}, with as much padding {padded - alone:+.1e}")
-    assert abs(padded - alone) < 1e3 * np.finfo(dtype).eps * max(1, abs(alone))
+    traced = (verify.trace(params, mq.batch([tokens]), config) for tokens in (photo, more))
+    alone, padded = (values["head/class_token"] for values, _ in traced)
+    changed, off = np.mean(padded != alone), error(padded, alone) / (np.finfo(dtype).eps / 2)
+    print(f"{dtype}: as much padding changes {changed:.0%} of the class token, by {off:.1f} u")
+    assert 0 < off < 1e3
 
 # %% [markdown]
-# Hence the rule of chapter 05b, in full: *padding does not change the score, but for rounding*. `mq.score` does not rely
-# on it: it drops padding before it begins.
+# Hence the rule of chapter 05b, in full: *padding does not change the score, but for rounding*. (A score of few digits may
+# not show it.) `mq.score` does not rely on it: it drops padding before it begins.
 
 # %% [markdown]
 # ## Photographs that do not fit
@@ -348,7 +348,7 @@ plt.show()
 assert memory["all blocks, kept"][3] > 16 * 2**30 > memory["one head"][3]
 
 # %% [markdown]
-# All lines but the lowest rise with the *square* of the number of pixels. What a training keeps passes 16 GiB before the photograph has twelve megapixels. A few rows of one head
+# All lines but the lowest rise with the *square* of the number of pixels. Kept for all blocks, they pass 16 GiB before the photograph has twelve megapixels. A few rows of one head
 # fit anywhere.
 
 # %% [markdown]

@@ -75,8 +75,8 @@ axis.set(xlabel="lane", ylabel="step", yticks=[0, -1, -2], yticklabels=[0, 1, 2]
 plt.show()
 
 # %% [markdown]
-# What you see: after two steps every lane holds 10. Everybody ends with the sum, not only one of them. A GPU's **warp** is 32 such people, called lanes, who start together and are brought into step by every shuffle;
-# asking another lane is a *shuffle*. Five steps add 32 numbers, and a row of any length is first shared out: lane 0
+# What you see: after two steps every lane holds 10. Everybody ends with the sum, not only one of them. A GPU's **warp** is 32 such people,
+# called lanes, who start together. Asking another lane is a *shuffle*, and every shuffle brings them into step. Five steps add 32 numbers, and a row of any length is first shared out: lane 0
 # takes the numbers 0, 32, 64, …, lane 1 takes 1, 33, 65, …
 
 # %% [markdown]
@@ -151,7 +151,7 @@ print(len(names), names)
 assert len(names) == 10
 
 # %% [markdown]
-# Each of these reads a whole array from the card's memory and writes another. The arithmetic in between is next to
+# Each of these reads its arrays from the card's memory and writes another there. The arithmetic in between is next to
 # nothing. A kernel of our own does all of it in **one** launch. And so on for the model's other ops. Here is what one
 # photograph starts, without any kernel of ours:
 
@@ -338,8 +338,8 @@ text = table(json.loads((ROOT / "docs" / "gpu.json").read_text("utf-8")))
 display(Markdown(text[text.index("NVIDIA") :].split("| target |")[0].split("| step |")[0]))
 
 # %% [markdown]
-# Read the table with the question of the beginning in mind. Look for "score 1 photograph", and at what stands in its last
-# column: the same launches without a graph. Then look for the training of the bundled model, and for NumPy's time beside it.
+# Read the table with the question of the beginning in mind. Look for "score 1 photograph": its last column says how long
+# the same launches take without a graph. Then look for the training of the bundled model, and for NumPy's time beside it.
 # Where one launch has much to do, or a graph starts them all, the card shows what it can. Where Python starts a thousand
 # kernels for a few small pictures that all differ in size, it waits, and is far from a hundred times as fast. A fast card is slow when it waits: for
 # launches that do too little, for a processor that wants to see a number, for memory. Nothing of it shows in the
@@ -457,8 +457,8 @@ quiz("14")
 #
 # - **Measure with the card idle at the end.** Without waiting you measure how fast launches are written down.
 # - **Strict float32 or less?** `--backend cupy:tf32` and `cupy:float16` round the factors of products to about three
-#   digits and add in float32. For scores that is far below the difference between two programs; chapter 13 says how to
-#   find out for your own.
+#   digits and add in float32. It moves scores by less than a thousandth (the table); chapter 13 says how to find out for
+#   your own.
 # - **Small models are launches, large photographs are memory.** Look at which of the two you have before you tune.
 # - **A library first.** Products are cuBLAS's: nobody writes them better. Write a kernel for what stands between them.
 # - **Training** waits four times a step, whatever the batch: `musiq-ref train --backend cupy`.

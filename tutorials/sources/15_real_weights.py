@@ -252,7 +252,7 @@ for field, (theirs, port) in differences.items():
     print(f"{field:16} official {theirs!s:20} pyiqa {port}")
 
 # %% [markdown]
-# We change one at a time, starting from the authors', and last all together. (`mask_value` goes with `mask`.)
+# We change one at a time, starting from the authors', and finally all together. (`mask_value` goes with `mask`.)
 
 
 # %%
@@ -477,12 +477,12 @@ quiz("15")
 # ## In practice
 #
 # - **State it.** "MUSIQ, KonIQ weights of the authors, official conventions, whole image, native size" is a reproducible sentence.
-# - `musiq-ref score *.jpg --checkpoint koniq --json` keeps all of it in its output.
+# - `musiq-ref score *.jpg --checkpoint koniq --csv scores.csv` writes it beside every score: size, weights, conventions, dtype.
 # - **Whole image or crops?** MUSIQ was made for whole images of any size; a 12-megapixel photograph has 12,000 tokens, which takes time, not
 #   memory (chapter 13). Crops see no composition, and their mean hides one bad corner.
 # - **JPEG decoders** differ by a grey level here and there, and so do scores, in the third decimal. Compare programs on PNG.
 # - **A file from a stranger**: prefer safetensors or `.npz`; never `torch.load(…, weights_only=False)`.
-# - **Converting for another program**: `musiq-ref convert koniq -o koniq.safetensors --to pyiqa`; then score one image with both.
+# - **Converting for another program**: `musiq-ref convert koniq koniq.safetensors --to pyiqa`; then score one image with both.
 
 # %% [markdown]
 # ## References
