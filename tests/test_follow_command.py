@@ -19,7 +19,6 @@ from PIL import Image
 
 import musiq_ref as mq
 from musiq_ref.cli import main
-from musiq_ref.explain.report import report
 from musiq_ref.explorer import page
 from musiq_ref.model.parameters import flatten, map_params
 
@@ -51,12 +50,14 @@ def test_a_page_of_four_mebibytes_of_weights_is_not_too_large(rng):
     assert len(re.sub(r"data:image/[^\"]*", "", text)) < 3e6
 
 
+def about(text):
+    """What a page knows of its photograph."""
+    return json.loads(text.split('id="model">')[1].split("</script>")[0])["about"]
+
+
 def test_a_large_photograph_is_reduced_and_that_is_said(demo):
     text = page(np.zeros((1000, 1500, 3), np.uint8), demo, "large.png")
-    assert (
-        "Reduced from 1500×1000 to 600×400"
-        in json.loads(text.split('id="model">')[1].split("</script>")[0])["about"]["note"]
-    )
+    assert "Reduced from 1500×1000 to 600×400" in about(text)["note"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,15 +90,21 @@ def test_the_report_of_explain_links_to_stations(tmp_path):
         assert set(station.split("/")) & set(STATIONS)
 
 
-def test_a_report_says_if_the_page_shows_a_reduced_photograph(demo):
-    black = np.zeros((500, 640, 3), np.uint8)
+def test_a_report_says_if_the_page_shows_a_reduced_photograph(demo, tmp_path):
+    for name, size in (("large", (640, 500)), ("small", (600, 400))):
+        Image.new("RGB", size).save(tmp_path / f"{name}.png")
     told = "shows the photograph reduced to 554×433 pixels"
-    assert told in report(black, demo, follow="page.html")
-    assert told not in report(black, demo)
-    assert "reduced to" not in report(black[:400, :600], demo, follow="page.html")
-    assert json.loads(page(black, demo).split('id="model">')[1].split("</script>")[0])["about"]["note"] == (
-        "Reduced from 640×500 to 554×433: the score is that of the reduced picture."
-    )
+
+    def explained(name, *more):
+        command = ["explain", str(tmp_path / f"{name}.png"), "-o", str(tmp_path / "report.html"), "--force"]
+        assert main([*command, *more]) == 0
+        return (tmp_path / "report.html").read_text(encoding="utf-8")
+
+    there = "--follow", str(tmp_path / "page.html")
+    assert told in explained("large", *there)
+    assert told not in explained("large")
+    assert "reduced" not in explained("small", *there)
+    assert "Reduced from 640×500 to 554×433" in about(page(tmp_path / "large.png", demo))["note"]
 
 
 def test_a_page_to_link_to_is_one_or_will_be(tmp_path, capsys):

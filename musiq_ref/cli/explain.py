@@ -11,11 +11,13 @@ from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
 from musiq_ref.backend import get_backend
-from musiq_ref.checkpoint import load_checkpoint
+from musiq_ref.checkpoint import Checkpoint, load_checkpoint
 from musiq_ref.cli.shared import add_backend, add_checkpoint, add_force, add_threads, say_which_model
 from musiq_ref.explain.picture import picture
 from musiq_ref.explain.report import report
+from musiq_ref.explorer import size_in_page
 from musiq_ref.explorer.origin import check_origin, check_page
+from musiq_ref.image.decode import decode
 from musiq_ref.outputs import METADATA, check_output, write_output
 
 EXAMPLE = "musiq-ref explain photo.jpg -o report.html"
@@ -49,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
     kind = args.output.suffix.lower().removeprefix(".")
     with get_backend(args.backend).guard():
         if kind == "html":
-            made = report(args.image, checkpoint, Path(args.image).name, _address(page, args.output), args.backend)
+            name, address = Path(args.image).name, _address(page, args.output)
+            made = report(args.image, checkpoint, name, address, args.backend, _reduced_there(args, checkpoint))
         else:
             file = io.BytesIO()
             picture(args.image, checkpoint, args.backend).savefig(file, format=kind, dpi=110, metadata=METADATA[kind])
@@ -88,6 +91,17 @@ def _followed(args: argparse.Namespace) -> str | Path | None:
     if path.exists():
         check_page(path)
     return path
+
+
+def _reduced_there(args: argparse.Namespace, checkpoint: Checkpoint) -> str:
+    """What a reader who follows the links should know of a large photograph."""
+    if args.follow is None:
+        return ""
+    height, width = decode(args.image).shape[:2]
+    rows, columns = size_in_page(height, width, checkpoint.config)
+    if (rows, columns) == (height, width):
+        return ""
+    return f"The linked page shows the photograph reduced to {columns}×{rows} pixels, so its score is another."
 
 
 def _address(page: str | Path | None, output: Path) -> str:

@@ -21,7 +21,6 @@ from musiq_ref.explain.positions import hash_grid
 from musiq_ref.explain.rollout import attention_rollout
 from musiq_ref.explain.scales import multi_scale_patches, over_scales, scale_name
 from musiq_ref.explain.style import COLOURS, new_figure, styled
-from musiq_ref.explorer import size_in_page
 from musiq_ref.image.decode import ImageLike, decode
 from musiq_ref.image.tokenize import scales_of, tokens_for
 from musiq_ref.model.parameters import map_params
@@ -71,7 +70,12 @@ def check_patches(height: int, width: int, checkpoint: Checkpoint) -> None:
 
 
 def report(
-    image: ImageLike, checkpoint: Checkpoint, name: str = "the photograph", follow: str = "", backend: str = "numpy"
+    image: ImageLike,
+    checkpoint: Checkpoint,
+    name: str = "the photograph",
+    follow: str = "",
+    backend: str = "numpy",
+    note: str = "",
 ) -> str:
     """The page as a string of HTML without links to anything outside it, but to `follow`.
 
@@ -80,6 +84,7 @@ def report(
     name: the photograph's, for the title
     follow: the address of a page that `musiq_ref.explorer.page` made; every section then links to its station there
     backend: "numpy" or "cupy", where score and gradient are computed
+    note: a sentence below the score, in plain text
 
     Raises ValueError for an image too large for a gradient, ImportError, saying what to install, without matplotlib.
 
@@ -103,7 +108,7 @@ def report(
 
     parts = [
         _heading(name, pixels, score, checkpoint),
-        *([_reduced_there(height, width, config)] if follow else []),
+        *([f"<p>{html.escape(note)}</p>"] if note else []),
         _scale_table(height, width, config),
         _section(
             "What the model reads: patches at every scale",
@@ -140,17 +145,6 @@ def _footer(config: MusiqConfig, counts: Complexity) -> str:
         f"<footer>Written by musiq_ref. Model: {config.layers} encoder blocks of width {config.width}, "
         f"{counts.parameters:,} parameters, {counts.macs / 1e9:.2f} billion multiply–accumulates for this photograph. "
         "A score is one model's estimate; it is not the opinion of a person.</footer>"
-    )
-
-
-def _reduced_there(height: int, width: int, config: MusiqConfig) -> str:
-    """What a reader who follows the links should know of a large photograph."""
-    rows, columns = size_in_page(height, width, config)
-    if (rows, columns) == (height, width):
-        return ""
-    return (
-        f"<p>The page that the links open shows the photograph reduced to {columns}×{rows} pixels: its score and its "
-        "patches are others.</p>"
     )
 
 

@@ -108,11 +108,7 @@ def page(image: ImageLike, checkpoint: Checkpoint, name: str = "the photograph")
     model = {
         "config": config,
         "index": {path: [value.shape, value.dtype.itemsize] for path, value in weights.items()},
-        "about": {
-            "note": note,
-            "most_pixels": most_pixels(checkpoint.config),
-            "of": "of 100" if checkpoint.bundled else "",
-        },
+        "about": {"note": note, "most_pixels": most, "of": "of 100" if checkpoint.bundled else ""},
         "photographs": photographs,
     }
     halves = [path for path, value in weights.items() if value.dtype.itemsize == 2]
