@@ -119,6 +119,17 @@ def test_a_mistake_of_one_block_is_named_there():
     assert found.about.startswith("only from here on")
 
 
+@pytest.mark.parametrize("block", [0, 1])
+def test_who_reads_keys_bias_for_value_and_for_key_has_exchanged_nothing(block):
+    place = f"encoder/block_{block:02d}/attention/"
+    p = SINGLE["encoder"][f"block_{block:02d}"]["attention"]
+    value = PLAIN[f"{place}value"] + (p["key"]["bias"] - p["value"]["bias"])[None, :, None]
+    stages = run_planted([], SINGLE, FIXTURE.image, FIXTURE.config, given={f"{place}value": value})
+    [found] = fingerprint(FIXTURE, stages).findings
+    assert (found.kind, found.stage) == ("unexplained", f"{place}value")
+    assert f"the right layer with {place}key/bias for its bias" in found.about
+
+
 def test_of_a_score_alone_nothing_is_named_that_something_else_explains_as_well():
     stages = planted("missing scale embedding")
     assert verify.fingerprint(FIXTURE, {"score": stages["score"]}).names in (

@@ -142,6 +142,8 @@ class Examination(Evidence):
         if excess > 1 or (self.size(here) <= FEW and not self.strictly(there, here)):
             return None
         everywhere = self.consistent(mistake, here, dtype)
+        if not everywhere and self.denied(mistake, here, dtype):
+            return None
         rough = dtype == "float32"
         return Match(everywhere, 0, far, excess, mistake, rough) if everywhere or not far else None
 
@@ -191,6 +193,19 @@ class Examination(Evidence):
         most = {here: WEAK}  # for what goes into it is rounded, too
         return all(n in whole and self.excess(whole, n) <= most.get(n, 1) for n in reversed(given))
 
+    def denied(self, mistake: Mistake, here: str, dtype: str) -> bool:
+        """Whether parameters that were exchanged would show at a stage of the same block that agrees.
+
+        Other mistakes may be made at one of two like places in a block; who reads one layer's parameters in another
+        reads them there, whatever the block.
+        """
+        same = [n for n in self.agreed(here) if n not in self.taken and n.rpartition("/")[0] == here.rpartition("/")[0]]
+        if not mistake.load or not fnmatch(here, "encoder/block_*") or not same:
+            return False
+        given = {n: a for n, a in self.before(here, dtype).items() if n not in same}
+        there = self.plant([mistake], here, given, dtype)
+        return there is not None and any(self.excess(there, n) > 1 for n in same)
+
     def two(self, possible: Sequence[Mistake], here: str, end: float) -> list[list[Match]]:
         """Two mistakes that together give the port's numbers at a stage, conventions first; [] if there are none."""
         for pair in itertools.islice(itertools.combinations(possible, 2), PAIRS):
@@ -203,7 +218,7 @@ class Examination(Evidence):
             if self.clock.over(end):
                 break
             there = self.plant(pair, here, self.before(here))
-            if there and self.excess(there, here) <= 1:
+            if there and self.excess(there, here) <= 1 and not any(self.denied(m, here, "float64") for m in pair):
                 return [[Match(True, 0, 0, 0.0, m)] for m in pair]
         return []
 
