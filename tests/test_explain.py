@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import musiq_ref as mq
 from musiq_ref import scorers
 from musiq_ref.backend import NUMPY
 from musiq_ref.cli import main
-from musiq_ref.explain import picture, report
+from musiq_ref.explain import picture, report, rollout_by_team
 from musiq_ref.image.tokenize import drop_padding, scales_of
 from musiq_ref.verify import deterministic_params, trace
 
@@ -48,6 +49,43 @@ def test_rollout_of_float32_weights_is_computed_in_float64(rng):
         flow = flow @ (mixed / mixed.sum(axis=1, keepdims=True))
     maps = mq.attention_rollout(params, tokens, CONFIG)
     np.testing.assert_allclose(np.concatenate([m.ravel() for m in maps]), flow[0, 1:], rtol=1e-12)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 192])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize(("dtype", "rtol"), [("float64", 1e-11), ("float32", 1e-4)])
+def test_the_team_rolls_out_the_same(rng, monkeypatch, dtype, rtol, threads, rows):
+    monkeypatch.setattr(rollout_by_team, "ROWS", rows)
+    params = deterministic_params(CONFIG, 4, dtype)
+    tokens = mq.tokenize(rng.integers(0, 256, (100, 170, 3), dtype=np.uint8), CONFIG)
+    maps = mq.attention_rollout(params, tokens, CONFIG)
+    flow = rollout_by_team.rollout_by_team(params, tokens, CONFIG, threads)
+    np.testing.assert_allclose(flow[1:], np.concatenate([m.ravel() for m in maps]), rtol=rtol)
+    assert flow.sum() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("change", [{"max_native_patches": 3}, {"stem": "linear"}, {"attention": "performer"}])
+def test_the_maps_of_other_models(rng, change):
+    config, size = CONFIG.replace(**change), (100, 170)
+    params = deterministic_params(config, 4, "float64")
+    tokens = mq.tokenize(rng.integers(0, 256, (*size, 3), dtype=np.uint8), config)
+    for mine, theirs in zip(
+        rollout_by_team.rollout_maps(params, tokens, config, size),
+        mq.attention_rollout(params, tokens, config, size),
+        strict=True,
+    ):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-10)
+
+
+def test_the_team_keeps_no_weights():
+    config = CONFIG.replace(patch_size=4, longer_sides=(40,), stem="linear")
+    tokens = mq.tokenize(np.full((160, 200, 3), 90, np.uint8), config)
+    params, most = deterministic_params(config, 4), len(tokens.mask) ** 2 * 4  # one array of N² numbers
+    rollout_by_team.rollout_by_team(params, tokens, config, 1)
+    tracemalloc.start()
+    rollout_by_team.rollout_by_team(params, tokens, config, 1)
+    assert tracemalloc.get_traced_memory()[1] < most
+    tracemalloc.stop()
 
 
 def shapes_agree(config, height, width, size):
@@ -94,6 +132,27 @@ def test_the_picture_is_written(tmp_path, rng, capsys):
         pixels = np.asarray(drawn)
     assert pixels.shape[1] > 1000
     assert pixels.std() > 10
+
+
+def test_a_photograph_with_many_patches_is_explained(tmp_path, rng, capsys):
+    Image.fromarray(rng.integers(0, 256, (1700, 1700, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    mq.save_checkpoint(tmp_path / "tiny.safetensors", deterministic_params(CONFIG, 4), CONFIG)
+    out = tmp_path / "out.html"
+    command = ["explain", str(tmp_path / "a.png"), "-o", str(out), "--checkpoint", str(tmp_path / "tiny.safetensors")]
+    assert main(command) == 0
+    assert "54×54" in out.read_text("utf-8")
+    assert "has 3109 patches, and the time grows with their square" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("attention", "backend"), [("performer", "numpy"), ("softmax", "cupy")])
+def test_what_is_kept_whole_has_a_limit_and_the_refusal_names_a_size(attention, backend):
+    checkpoint = mq.Checkpoint({}, mq.MusiqConfig(attention=attention), "native", None)
+    with pytest.raises(ValueError, match=r"23631 patches; .* reduce it to 1\d\d\d×1\d\d\d pixels, say$") as refused:
+        report.check_patches(4000, 6000, checkpoint, backend)
+    height, width = map(int, re.findall(r"(\d+)×(\d+)", str(refused.value))[1])
+    report.check_patches(height, width, checkpoint, backend)
+    with pytest.raises(ValueError, match="patches"):
+        report.check_patches(int(1.05 * height), int(1.05 * width), checkpoint, backend)
 
 
 def test_the_picture_of_made_up_weights_says_so(tmp_path, monkeypatch, capsys):

@@ -11,10 +11,11 @@ from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
 from musiq_ref.backend import get_backend
-from musiq_ref.checkpoint import Checkpoint, load_checkpoint
+from musiq_ref.checkpoint import load_checkpoint
 from musiq_ref.cli.shared import add_backend, add_checkpoint, add_force, add_threads, say_which_model
+from musiq_ref.config import MusiqConfig
 from musiq_ref.explain.picture import picture
-from musiq_ref.explain.report import report
+from musiq_ref.explain.report import PATCHES, check_patches, count_patches, report
 from musiq_ref.explorer import size_in_page
 from musiq_ref.explorer.origin import check_origin, check_page
 from musiq_ref.image.decode import decode
@@ -25,9 +26,14 @@ ENDINGS = (".html", ".png", ".pdf", ".svg")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", metavar="FILE")
+    parser.add_argument("image", metavar="FILE", help="an image file")
     parser.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, default=Path("report.html"), help=".html or .png to write"
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=Path,
+        default=Path("report.html"),
+        help=".html, .png, .pdf or .svg to write (report.html)",
     )
     parser.add_argument(
         "--follow", metavar="PAGE", help="the page that musiq-ref follow wrote, for links to its stations"
@@ -49,13 +55,23 @@ def run(args: argparse.Namespace) -> int:
         note = f"{page} is not there yet, and links lead nowhere: musiq-ref follow {args.image} -o {page} writes it\n"
     check_output(args.output, [args.image, *filter(None, [checkpoint.path])], args.force, ENDINGS)
     kind = args.output.suffix.lower().removeprefix(".")
+    pixels = decode(args.image)
+    height, width = pixels.shape[:2]
+    check_patches(height, width, checkpoint, args.backend)
+    if (patches := count_patches(height, width, checkpoint.config)) > PATCHES:
+        print(
+            f"{args.image} has {patches} patches, and the time grows with their square: this may take minutes; a "
+            "reduced copy is explained sooner, but it is another picture, with a score of its own",
+            file=sys.stderr,
+        )
     with get_backend(args.backend).guard():
         if kind == "html":
             name, address = Path(args.image).name, _address(page, args.output)
-            made = report(args.image, checkpoint, name, address, args.backend, _reduced_there(args, checkpoint))
+            reduced = _reduced_there(height, width, checkpoint.config) if page else ""
+            made = report(pixels, checkpoint, name, address, args.backend, reduced)
         else:
             file = io.BytesIO()
-            picture(args.image, checkpoint, args.backend).savefig(file, format=kind, dpi=110, metadata=METADATA[kind])
+            picture(pixels, checkpoint, args.backend).savefig(file, format=kind, dpi=110, metadata=METADATA[kind])
             made = file.getvalue()
     write_output(args.output, made)
     say_which_model(checkpoint)
@@ -93,12 +109,9 @@ def _followed(args: argparse.Namespace) -> str | Path | None:
     return path
 
 
-def _reduced_there(args: argparse.Namespace, checkpoint: Checkpoint) -> str:
+def _reduced_there(height: int, width: int, config: MusiqConfig) -> str:
     """What a reader who follows the links should know of a large photograph."""
-    if args.follow is None:
-        return ""
-    height, width = decode(args.image).shape[:2]
-    rows, columns = size_in_page(height, width, checkpoint.config)
+    rows, columns = size_in_page(height, width, config)
     if (rows, columns) == (height, width):
         return ""
     return f"The linked page shows the photograph reduced to {columns}×{rows} pixels, so its score is another."

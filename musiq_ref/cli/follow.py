@@ -14,7 +14,7 @@ EXAMPLE = "musiq-ref follow photo.jpg -o page.html"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", metavar="FILE")
+    parser.add_argument("image", metavar="FILE", help="an image file")
     parser.add_argument(
         "-o", "--output", metavar="FILE", type=Path, default=Path("page.html"), help=".html to write (page.html)"
     )

@@ -10,7 +10,7 @@ import numpy as np
 from musiq_ref.backend import get_backend
 from musiq_ref.checkpoint import Checkpoint
 from musiq_ref.explain.report import BUNDLED, check_patches
-from musiq_ref.explain.rollout import attention_rollout
+from musiq_ref.explain.rollout_by_team import rollout_maps
 from musiq_ref.explain.scales import draw_scale, scale_name
 from musiq_ref.extras import needs
 from musiq_ref.image.decode import decode
@@ -43,11 +43,9 @@ def picture(image: Any, checkpoint: Checkpoint, backend: str = "numpy") -> Any:
 
     params, config, pixels = checkpoint.params, checkpoint.config, decode(image)
     height, width = pixels.shape[:2]
-    check_patches(height, width, checkpoint)
+    check_patches(height, width, checkpoint, backend)
     value, dimage = image_gradient(pixels, map_params(get_backend(backend).from_numpy, params), config)
-    rollout = attention_rollout(
-        params, tokens_for(pixels, config, check_params(params, config)), config, (height, width)
-    )
+    rollout = rollout_maps(params, tokens_for(pixels, config, check_params(params, config)), config, (height, width))
     scales = scales_of(height, width, config)
 
     figure = Figure(figsize=(13, 2.2 + 8.4 * height / width), layout="constrained")

@@ -18,7 +18,7 @@ from musiq_ref.config import MusiqConfig
 from musiq_ref.counts import Complexity, complexity
 from musiq_ref.explain.gradient import gradient_over_photograph
 from musiq_ref.explain.positions import hash_grid
-from musiq_ref.explain.rollout import attention_rollout
+from musiq_ref.explain.rollout_by_team import rollout_maps
 from musiq_ref.explain.scales import multi_scale_patches, over_scales, scale_name
 from musiq_ref.explain.style import COLOURS, new_figure, styled
 from musiq_ref.image.decode import ImageLike, decode
@@ -27,7 +27,7 @@ from musiq_ref.model.parameters import map_params
 from musiq_ref.outputs import GENERATOR
 from musiq_ref.scoring import scorer
 
-PATCHES = 2500  # at most, for what needs a gradient: about 6 GB for the small model
+PATCHES = 2500  # at most, where all attention weights are kept for a gradient (about 6 GB for the small model)
 
 BUNDLED = (
     "This is the model that comes with musiq_ref. It learned how much a picture was spoilt by eighteen synthetic "
@@ -53,20 +53,34 @@ table { border-collapse: collapse; } td, th { padding: 0.25rem 0.9rem 0.25rem 0;
 """
 
 
-def check_patches(height: int, width: int, checkpoint: Checkpoint) -> None:
-    """Raises ValueError for an image whose attention, kept for the gradient, would not fit into most memories.
+def check_patches(height: int, width: int, checkpoint: Checkpoint, backend: str = "numpy") -> None:
+    """Raises ValueError for an image whose attention, where all of it is kept, would not fit into most memories.
 
     >>> import musiq_ref as mq
-    >>> check_patches(4000, 6000, mq.Checkpoint({}, mq.MusiqConfig(), "native", None))
+    >>> check_patches(4000, 6000, mq.Checkpoint({}, mq.MusiqConfig(attention="performer"), "native", None))
     Traceback (most recent call last):
-    ValueError: an image of 4000×6000 pixels has 23631 patches; ...
+    ValueError: an image of 4000×6000 pixels has 23631 patches; ... reduce it to 1250×1876 pixels, say
     """
-    patches = sum(scale.kept for scale in scales_of(height, width, checkpoint.config))
+    if checkpoint.config.attention == "softmax" and backend == "numpy":
+        return  # `gradient_by_team` and `rollout_by_team` keep none of it
+
+    patches = count_patches(height, width, checkpoint.config)
     if patches > PATCHES:
+        smaller = ((round(height * share), round(width * share)) for share in np.geomspace(1, 0.01, 500))
+        h, w = next(size for size in smaller if count_patches(*size, checkpoint.config) <= PATCHES)
         raise ValueError(
             f"an image of {height}×{width} pixels has {patches} patches; their attention, kept for the gradient, would "
-            f"take more memory than most machines have; reduce it until there are at most {PATCHES}"
+            f"take more memory than most machines have; reduce it to {h}×{w} pixels, say"
         )
+
+
+def count_patches(height: int, width: int, config: MusiqConfig) -> int:
+    """How many patches the model gets of an image of that size.
+
+    >>> count_patches(4000, 6000, MusiqConfig())
+    23631
+    """
+    return sum(scale.kept for scale in scales_of(height, width, config))
 
 
 def report(
@@ -97,7 +111,7 @@ def report(
     """
     pixels, params, config = decode(image), checkpoint.params, checkpoint.config
     height, width = pixels.shape[:2]
-    check_patches(height, width, checkpoint)
+    check_patches(height, width, checkpoint, backend)
     there = map_params(get_backend(backend).from_numpy, params)
     with warnings.catch_warnings(action="ignore"):  # that weights are made up is said on the page
         score = scorer(checkpoint, backend)(pixels)
@@ -208,7 +222,7 @@ def _places(pixels, config, link: str) -> str:
 
 
 def _rollout(pixels, params, config, link: str) -> str:
-    maps = attention_rollout(params, tokens_for(pixels, config, params), config, pixels.shape[:2])
+    maps = rollout_maps(params, tokens_for(pixels, config, params), config, pixels.shape[:2])
     shares = np.concatenate([laid_out[np.isfinite(laid_out)] for laid_out in maps])  # cut-off patches are NaN
     return _section(
         "Where the class token looked: attention rollout, by scale",
