@@ -207,3 +207,12 @@ def test_a_broken_link_is_called_one(tmp_path):
     (tmp_path / "photo.png").symlink_to("gone.png")
     with pytest.raises(ImageError, match=r"photo\.png is a link to gone\.png, which does not exist"):
         mq.decode(tmp_path / "photo.png")
+
+
+def test_a_name_with_a_line_break_is_one_line(tmp_path, capsys):
+    for name in ("a\nb é.png", "c\rd.png"):
+        Image.new("RGB", (40, 40), "red").save(tmp_path / name)
+    (tmp_path / "e\nf.png").write_text("no image")
+    assert main(["score", str(tmp_path)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.rpartition("/")[2][:10] for line in lines] == [r"a\nb é.png", r"c\rd.png", r"e\nf.png i"]

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import io
 import json
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -180,7 +181,8 @@ def _row(name: str, result: Score | Exception) -> dict[str, Any]:
 
 
 def _line(row: dict[str, Any]) -> str:
-    return f"{row['score']:10.4f}  {row['path']}" if row["error"] is None else f"     error  {row['error']}"
+    line = f"{row['score']:10.4f}  {row['path']}" if row["error"] is None else f"     error  {row['error']}"
+    return re.sub(r"[\x00-\x1f\x7f]", lambda found: found[0].encode("unicode_escape").decode(), line)  # one line each
 
 
 def _thumbnail(row: dict[str, Any], source: Any, max_pixels: int | None) -> bytes:
