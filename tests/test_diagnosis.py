@@ -130,6 +130,15 @@ def test_who_reads_keys_bias_for_value_and_for_key_has_exchanged_nothing(block):
     assert f"the right layer with {place}key/bias for its bias" in found.about
 
 
+def test_parameters_of_one_layer_that_are_rounded_are_named():
+    place, p = "encoder/block_00/attention/value", SINGLE["encoder"]["block_00"]["attention"]["value"]
+    kernel, bias = (p[name].astype("float16").astype("float32") for name in ("kernel", "bias"))
+    value = np.einsum("bnd,dhe->bhne", PLAIN["encoder/block_00/norm1"], kernel) + bias[None, :, None]
+    stages = run_planted([], SINGLE, FIXTURE.image, FIXTURE.config, given={place: value})
+    [found] = fingerprint(FIXTURE, stages).findings
+    assert (found.name, found.stage) == ("parameters rounded to float16", place)
+
+
 def test_of_a_score_alone_nothing_is_named_that_something_else_explains_as_well():
     stages = planted("missing scale embedding")
     assert verify.fingerprint(FIXTURE, {"score": stages["score"]}).names in (

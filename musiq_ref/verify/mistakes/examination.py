@@ -196,11 +196,11 @@ class Examination(Evidence):
     def denied(self, mistake: Mistake, here: str, dtype: str) -> bool:
         """Whether parameters that were exchanged would show at a stage of the same block that agrees.
 
-        Other mistakes may be made at one of two like places in a block; who reads one layer's parameters in another
-        reads them there, whatever the block.
+        Other mistakes may be made at one of two like places in a block, and single layers may be rounded; who reads one
+        layer's parameters in another reads them there, whatever the block.
         """
         same = [n for n in self.agreed(here) if n not in self.taken and n.rpartition("/")[0] == here.rpartition("/")[0]]
-        if not mistake.load or not fnmatch(here, "encoder/block_*") or not same:
+        if not mistake.load or mistake.stage == "*" or not fnmatch(here, "encoder/block_*") or not same:
             return False
         given = {n: a for n, a in self.before(here, dtype).items() if n not in same}
         there = self.plant([mistake], here, given, dtype)
