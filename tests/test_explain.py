@@ -155,6 +155,12 @@ def test_what_is_kept_whole_has_a_limit_and_the_refusal_names_a_size(attention, 
         report.check_patches(int(1.05 * height), int(1.05 * width), checkpoint, backend)
 
 
+def test_what_no_reduction_makes_small_enough_is_refused_without_a_size():
+    checkpoint = mq.Checkpoint({}, mq.MusiqConfig(patch_size=8), "native", None)
+    with pytest.raises(ValueError, match=r"the resized scales alone have too many$"):
+        report.check_patches(900, 900, checkpoint, "cupy")
+
+
 def test_the_picture_of_made_up_weights_says_so(tmp_path, monkeypatch, capsys):
     made_up = mq.Checkpoint(deterministic_params(CONFIG, 4), CONFIG, "deterministic", None)
     monkeypatch.setattr("musiq_ref.cli.explain.load_checkpoint", lambda name: made_up)

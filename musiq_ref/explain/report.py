@@ -66,11 +66,12 @@ def check_patches(height: int, width: int, checkpoint: Checkpoint, backend: str 
 
     patches = count_patches(height, width, checkpoint.config)
     if patches > PATCHES:
-        smaller = ((round(height * share), round(width * share)) for share in np.geomspace(1, 0.01, 500))
-        h, w = next(size for size in smaller if count_patches(*size, checkpoint.config) <= PATCHES)
+        smaller = ([max(1, round(side * share)) for side in (height, width)] for share in np.geomspace(1, 0.01, 500))
+        fits = next((size for size in smaller if count_patches(*size, checkpoint.config) <= PATCHES), None)
+        advice = f"reduce it to {fits[0]}×{fits[1]} pixels, say" if fits else "the resized scales alone have too many"
         raise ValueError(
             f"an image of {height}×{width} pixels has {patches} patches; their attention, kept for the gradient, would "
-            f"take more memory than most machines have; reduce it to {h}×{w} pixels, say"
+            f"take more memory than most machines have; {advice}"
         )
 
 
