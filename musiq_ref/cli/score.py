@@ -35,6 +35,7 @@ from musiq_ref.score_table import ScoreTable, model_mark, open_table, part_of, t
 from musiq_ref.scoring import Score, scorer
 
 EXAMPLE = "musiq-ref score photo.jpg holiday/ --csv scores.csv --html gallery.html"
+CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # in a name, of which some would begin another line
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -182,7 +183,7 @@ def _row(name: str, result: Score | Exception) -> dict[str, Any]:
 
 def _line(row: dict[str, Any]) -> str:
     line = f"{row['score']:10.4f}  {row['path']}" if row["error"] is None else f"     error  {row['error']}"
-    return re.sub(r"[\x00-\x1f\x7f]", lambda found: found[0].encode("unicode_escape").decode(), line)  # one line each
+    return CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), line)
 
 
 def _thumbnail(row: dict[str, Any], source: Any, max_pixels: int | None) -> bytes:
