@@ -25,6 +25,7 @@ import numpy as np
 from evaluate_photographs import SEVEN, order, reduced, versions
 
 import musiq_ref as mq
+from musiq_ref.image.tokenize import scales_of
 from musiq_ref.model.head import expected_score
 from musiq_ref.pictures.photographs import load_photographs
 
@@ -65,7 +66,8 @@ def alike(name: str, array: np.ndarray) -> np.ndarray:
 
 def ablations(config: mq.MusiqConfig) -> list[Ablated]:
     """The whole model, then one loss a row."""
-    names = [f"scale of {side} pixels" for side in config.longer_sides] + ["native scale"]
+    scales = scales_of(SIDE, SIDE, config)  # in the order of their indices
+    names = [f"scale of {scale.longer_side} pixels" if scale.longer_side else "native scale" for scale in scales]
     return [
         Ablated("nothing", lambda tokens: tokens),
         *(Ablated(name, without_scale(scale)) for scale, name in enumerate(names)),

@@ -77,8 +77,23 @@ def test_the_cost_is_what_the_correlation_loses(knock_out):
     severity = np.array([0, 0.25, 0.5, 0.75, 1])
     right, wrong = 100 - severity, np.array([1, 5, 2, 4, 3])
     rows = [knock_out["Ablated"](name, None) for name in ("nothing", "all")]
-    pictures = [np.stack([severity, right + i, wrong], axis=1) for i in (0, 0)]
-    (whole, none, *_), (without, cost, low, high) = knock_out["costs"](pictures, rows, resamples=20)
+    pictures = [np.stack([severity, right, without], axis=1) for without in (wrong, right)]
+    (whole, none, *_), (without, cost, low, high) = knock_out["costs"](pictures, rows, resamples=200)
     assert (whole, none) == (pytest.approx(-1), 0)
-    assert without == pytest.approx(np.corrcoef(severity, wrong)[0, 1])
-    assert cost == pytest.approx(without + 1) == pytest.approx(low) == pytest.approx(high)
+    assert without == pytest.approx(mq.metrics.srcc([*severity, *severity], [*wrong, *right]))
+    assert cost == pytest.approx(without + 1)
+    assert low == pytest.approx(0, abs=1e-12)  # of draws with the second picture twice, a quarter
+    assert high == pytest.approx(1 + np.corrcoef(severity, wrong)[0, 1])  # and with the first twice
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({}, ["224", "384", "native"]),
+        ({"conventions": mq.PAPER}, ["native", "224", "384"]),
+        ({"native": False}, ["224", "384"]),
+    ],
+)
+def test_scales_are_named_in_the_order_of_their_indices(knock_out, change, names):
+    rows = knock_out["ablations"](mq.MusiqConfig(**change))[1:-2]
+    assert [name in row.name for name, row in zip(names, rows, strict=True)] == [True] * len(names)
