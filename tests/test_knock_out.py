@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import musiq_ref as mq
+from musiq_ref.metrics import srcc
 from musiq_ref.pictures.scenes import scene
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -80,7 +81,7 @@ def test_the_cost_is_what_the_correlation_loses(knock_out):
     pictures = [np.stack([severity, right, without], axis=1) for without in (wrong, right)]
     (whole, none, *_), (without, cost, low, high) = knock_out["costs"](pictures, rows, resamples=200)
     assert (whole, none) == (pytest.approx(-1), 0)
-    assert without == pytest.approx(mq.metrics.srcc([*severity, *severity], [*wrong, *right]))
+    assert without == pytest.approx(srcc([*severity, *severity], [*wrong, *right]))
     assert cost == pytest.approx(without + 1)
     assert low == pytest.approx(0, abs=1e-12)  # of draws with the second picture twice, a quarter
     assert high == pytest.approx(1 + np.corrcoef(severity, wrong)[0, 1])  # and with the first twice

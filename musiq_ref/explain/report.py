@@ -66,7 +66,8 @@ def check_patches(height: int, width: int, checkpoint: Checkpoint, backend: str 
 
     patches = count_patches(height, width, checkpoint.config)
     if patches > PATCHES:
-        smaller = ([max(1, round(side * share)) for side in (height, width)] for share in np.geomspace(1, 0.01, 500))
+        shares = np.geomspace(1, 0.01, 500)
+        smaller = ((max(1, round(height * share)), max(1, round(width * share))) for share in shares)
         fits = next((size for size in smaller if count_patches(*size, checkpoint.config) <= PATCHES), None)
         advice = f"reduce it to {fits[0]}×{fits[1]} pixels, say" if fits else "the resized scales alone have too many"
         raise ValueError(
