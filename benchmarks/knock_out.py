@@ -121,6 +121,8 @@ def main() -> None:
     checkpoint = mq.load_checkpoint(args.checkpoint)
     rows = ablations(checkpoint.config)
     rated = list(rate(load_photographs(args.photographs), checkpoint, rows))
+    if not rated:
+        sys.exit(f"no photograph has a shorter side of {SIDE} pixels or more; name larger ones")
     print(f"{len(rated)} photographs, shorter side {SIDE}, {sum(map(len, rated))} images, checkpoint {args.checkpoint}")
     print(f"{'without':<20} {'SRCC':>6}  {'cost':>6}  95 % of the costs")
     for row, (correlation, cost, low, high) in zip(rows, costs(rated, rows), strict=True):

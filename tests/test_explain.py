@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import threading
+import time
 import tracemalloc
 
 import numpy as np
@@ -190,3 +192,20 @@ def test_a_picture_takes_no_links(tmp_path, capsys):
     out = tmp_path / "out.png"
     assert main(["explain", "photo.png", "-o", str(out), "--follow", "page.html"]) == 2
     assert "--follow puts links into a page" in capsys.readouterr().err
+
+
+def test_where_a_member_of_the_rollouts_team_fails_the_others_stop(monkeypatch):
+    calls = []
+
+    def mlp(x, *_):
+        if threading.current_thread() is not threading.main_thread():
+            raise MemoryError("no room")
+        calls.append(len(x))
+        time.sleep(0.02)
+
+    monkeypatch.setattr(rollout_by_team, "mlp", mlp)
+    monkeypatch.setattr(rollout_by_team, "ROWS", 1)
+    tokens = mq.tokenize(np.zeros((96, 128, 3), np.uint8), CONFIG)
+    with pytest.raises(MemoryError, match="no room"):
+        rollout_by_team.rollout_by_team(PARAMS, tokens, CONFIG, 2)
+    assert len(calls) < 40  # of 81 in the first block

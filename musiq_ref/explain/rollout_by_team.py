@@ -16,7 +16,7 @@ from musiq_ref.config import MusiqConfig
 from musiq_ref.explain.rollout import attention_rollout
 from musiq_ref.explain.scales import maps_by_scale
 from musiq_ref.image.tokenize import Tokens, drop_padding
-from musiq_ref.model.by_team import EMBEDDED, ROWS, attend, embedding, mlp, pieces, project, scratch_for
+from musiq_ref.model.by_team import EMBEDDED, ROWS, attend, embedding, mlp, pieces, project, scratch_for, steps
 from musiq_ref.model.folded import fold
 from musiq_ref.model.parameters import Params
 from musiq_ref.team import ONE_THREAD, share, together
@@ -70,9 +70,10 @@ def rollout_by_team(params: Params, tokens: Tokens, config: MusiqConfig, threads
 
     def work(member: int, barrier: threading.Barrier) -> None:
         own, scratch = share(N, member, members), scratch_for(N, config, dtype)
-        embed = embedding(tokens, folded, config, dtype)
+        embed, step = embedding(tokens, folded, config, dtype), steps(barrier, 1, None)
         for rows in pieces(slice(max(own.start - 1, 0), own.stop - 1), EMBEDDED):
             embed(z[1:][rows], patches[rows])
+            step(0)  # which stops where another has failed
         for block, kept in blocks:
             barrier.wait()  # until nobody reads the values of the block before
             for rows in pieces(own, ROWS):
@@ -82,11 +83,13 @@ def rollout_by_team(params: Params, tokens: Tokens, config: MusiqConfig, threads
                 here = scratch._replace(peak=kept.peak[rows], total=kept.total[rows])
                 attend(z[rows], kept.q[rows], kept.keys, values, block, config, here)
                 mlp(z[rows], block, config, scratch)
+                step(0)
         for _, kept in reversed(blocks):
             sums[member] = 0
             for rows in pieces(own, ROWS):
                 if flow[rows].any():  # of the last block the class token alone
                     sums[member] += _passed_on(flow[rows], rows, kept, H, D_h, scratch.weights)
+                step(0)
             barrier.wait()  # until all have passed on the parts of their tokens
             flow[own] = 0.5 * flow[own] + 0.5 * np.sum(sums[:, own], axis=0)  # half stays: the residual path
             barrier.wait()  # until all have read those of all

@@ -306,7 +306,7 @@ for dtype, params in (("float32", single), ("float64", double)):
     alone, padded = (values["head/class_token"] for values, _ in traced)
     changed, off = np.mean(padded != alone), error(padded, alone) / (np.finfo(dtype).eps / 2)
     print(f"{dtype}: as much padding changes {changed:.0%} of the class token, by {off:.1f} u")
-    assert 0 < off < 1e3
+    assert off < 1e3  # 0 where a machine happens to add in the same order
 
 # %% [markdown]
 # Hence the rule of chapter 05b, in full: *padding does not change the score, but for rounding*. (A score of few digits may
