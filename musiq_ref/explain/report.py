@@ -107,9 +107,9 @@ def report(
     >>> import musiq_ref as mq
     >>> config = mq.MusiqConfig.preset("tiny")
     >>> checkpoint = mq.Checkpoint(mq.verify.deterministic_params(config, seed=1), config, "native", None)
-    >>> page = report(np.zeros((60, 80, 3), np.uint8), checkpoint, "black.png")
-    >>> page.count("<img "), "black.png" in page
-    (5, True)
+    >>> page = report(np.zeros((60, 80, 3), np.uint8), checkpoint, "black.png", note="0 < 1")
+    >>> page.count("<img "), "black.png" in page, "0 &lt; 1" in page
+    (5, True, True)
     """
     pixels, params, config = decode(image), checkpoint.params, checkpoint.config
     height, width = pixels.shape[:2]
