@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import shutil
 import struct
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from musiq_ref.cli import main
 from musiq_ref.verify import compare, make_fixture
 from musiq_ref.verify.adapters import run_command
 from musiq_ref.verify.ladder.fixture_files import write_files
@@ -271,3 +273,25 @@ def test_the_reader_in_c_writes_no_shape_that_does_not_fit_its_header(tmp_path):
     subprocess.run([compiler, *options, "-I", READERS / "c", "-o", built, source], check=True)
     done = run(str(built), tmp_path / "out", "unused")
     assert (done.returncode, done.stderr) == (2, f"{tmp_path / 'out' / 'stage.npy'}: has a shape that is too long\n")
+
+
+@pytest.mark.parametrize(("language", "compiler"), [("javascript", "node"), ("c", "cc"), ("rust", "rustc")])
+def test_the_commands_of_the_guide(language, compiler, reference, tmp_path, monkeypatch):
+    """As they are printed, in a copy of the folder."""
+    if not shutil.which(compiler):
+        pytest.skip(f"needs {compiler}")
+    section = (READERS.parents[1] / "port-guide.md").read_text(encoding="utf-8").split("## Without Python")[1]
+    lines = section.split("```sh\n")[1].split("```")[0].splitlines()
+    line = lines[list(BUILD).index(language)]
+    build, compare_command = line.rpartition("musiq-ref ")[::2]
+    shutil.copytree(READERS / language, tmp_path / language)
+    (tmp_path / language / "reference").symlink_to(reference.path)
+    monkeypatch.chdir(tmp_path / language)
+    if build:
+        done = subprocess.run(build.removesuffix("&& "), shell=True, capture_output=True, text=True)
+        if "rustup" in done.stderr and done.returncode:
+            pytest.skip("needs rustc")
+        assert done.returncode == 0, done.stderr
+    arguments = shlex.split(compare_command)
+    assert main(arguments) == 0
+    assert main([*arguments[:-1], f"{arguments[-1]} 1e-4", "--no-diagnosis"]) == 1
