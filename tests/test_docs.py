@@ -64,13 +64,14 @@ PAGES = [
     ROOT / "tutorials/README.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-PROGRAMS = ("make", "musiq-ref", "mpiexec", "dask", "python", "pip", "pytest", "pre-commit", "git", ".")
+PROGRAMS = ("make", "musiq-ref", "mpiexec", "dask", "python", "pip", "pytest", "pre-commit", "git", ".", "cc", "rustc")
 
 
 def commands(page):
     """All command lines of a page: lines of `sh` blocks, and what is in backticks. With "…" in it one is no command."""
     text = page.read_text("utf-8")
     lines = [line for block in re.findall(r"```sh\n(.*?)```", text, re.S) for line in block.splitlines()]
+    lines = [command for line in lines for command in line.split(" && ")]
     lines += [" ".join(inline.split()) for inline in re.findall(r"`((?:make|musiq-ref|python|pip) [^`]+)`", text)]
     return [line for line in lines if shlex.split(line, comments=True) and "…" not in line]
 

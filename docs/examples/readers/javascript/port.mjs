@@ -11,8 +11,11 @@ process.on("uncaughtException", (error) => {
 
 const [out, fixture, epsilon = "1e-6"] = process.argv.slice(2).reverse();
 if (!fixture) throw new Error("name the folder of a fixture, and one to write into");
+if (!(Number(epsilon) >= 0)) throw new Error(`${epsilon}: is no ε`);
 
-function layerNorm(x, width, scale, bias, eps) {
+function layerNorm({ shape, data: x }, scale, bias, eps) {
+  const width = scale.length;
+  if (shape.at(-1) !== width || bias.length !== width) throw new Error("the input of the norm is not as wide as its scale and bias");
   const y = new Float64Array(x.length);
   for (let row = 0; row < x.length; row += width) {
     const values = x.subarray(row, row + width);
@@ -26,11 +29,12 @@ function layerNorm(x, width, scale, bias, eps) {
 }
 
 const image = readNpy(`${fixture}/image.npy`);
+if (image.shape.length !== 3) throw new Error(`${fixture}/image.npy: is no image`);
 const mask = readStage(fixture, "mask").data;
 console.log(`image ${image.shape[0]} x ${image.shape[1]}, ${mask.filter((m) => m).length} of ${mask.length} tokens are valid`);
 
-const weights = readWeights(fixture);
+const weight = readWeights(fixture);
 const x = readStage(fixture, "encoder/input");
 const name = "encoder/block_00/norm1";
-const [scale, bias] = ["scale", "bias"].map((leaf) => weights[`${name}/${leaf}`].data);
-writeStage(out, name, x.shape, layerNorm(x.data, x.shape.at(-1), scale, bias, Number(epsilon)));
+const [scale, bias] = ["scale", "bias"].map((leaf) => weight(`${name}/${leaf}`).data);
+writeStage(out, name, x.shape, layerNorm(x, scale, bias, Number(epsilon)));

@@ -11,27 +11,26 @@ pub struct Array {
 type Result<T> = std::result::Result<T, Error>;
 
 pub fn read_npy(path: &Path) -> Result<Array> {
-    let bytes = fs::read(path)?;
-    let unknown = || wrong(path, "is no .npy file of version 1 that this program knows");
+    let bytes = fs::read(path).map_err(|error| wrong(path, &error.to_string()))?;
     if bytes.len() < 10 || !bytes.starts_with(b"\x93NUMPY\x01") {
-        return Err(unknown());
+        return Err(wrong(path, "is no .npy file of version 1"));
     }
     let start = 10 + u16::from_le_bytes([bytes[8], bytes[9]]) as usize;
-    let header = String::from_utf8_lossy(bytes.get(10..start).ok_or_else(unknown)?);
-    if !header.contains("'fortran_order': False") {
+    let header = String::from_utf8_lossy(bytes.get(10..start).ok_or_else(|| wrong(path, "is cut short"))?);
+    let unknown = || wrong(path, &format!("has a header that this program does not know: {}", header.trim()));
+    let kind = between(&header, "'descr': '", "'").ok_or_else(unknown)?;
+    if !header.contains("'fortran_order': False") || !["<f4", "<f8", "<i8", "|u1"].contains(&kind) {
         return Err(unknown());
     }
-    let kind = between(&header, "'descr': '", "'").ok_or_else(unknown)?;
-    let shape = numbers(between(&header, "'shape': (", ")").ok_or_else(unknown)?);
-    let values = decode(&bytes[start..], kind).ok_or_else(unknown)?;
-    checked(Array { shape, values }, path)
+    let shape = between(&header, "'shape': (", ")").and_then(numbers).ok_or_else(unknown)?;
+    array(shape, &bytes[start..], kind, path)
 }
 
-/// A stage by its name. A large one of a suite, of which the file holds a sample, is refused: it is there to be
-/// compared with, not to compute from.
+/// A stage by its name. A large one, of which the file holds a sample, is refused: it is there to be compared with, not
+/// to compute from.
 pub fn read_stage(folder: &Path, name: &str) -> Result<Array> {
     let path = folder.join("manifest.json");
-    let manifest = fs::read_to_string(&path)?;
+    let manifest = fs::read_to_string(&path).map_err(|error| wrong(&path, &error.to_string()))?;
     if !manifest.contains("\"format\": \"musiq_ref fixture\"") || !manifest.contains("\"version\": 1,") {
         return Err(wrong(&path, "is of no fixture of version 1"));
     }
@@ -39,27 +38,27 @@ pub fn read_stage(folder: &Path, name: &str) -> Result<Array> {
     let stage = manifest.split_once(&format!("\"name\": \"{name}\"")).map(|(_, rest)| rest);
     match stage.and_then(|rest| between(rest, "\"sample\": ", ",")) {
         Some("null") => read_npy(&file),
-        Some(_) => Err(wrong(&file, "holds a sample of the stage only; start from image.npy and the weights")),
+        Some(_) => Err(wrong(&file, "holds a sample of the stage only; start from an earlier one, or from image.npy")),
         None => Err(wrong(&file, "is no stage of the manifest")),
     }
 }
 
 pub fn read_weight(folder: &Path, name: &str) -> Result<Array> {
     let path = folder.join("weights.safetensors");
-    let bytes = fs::read(&path)?;
-    let broken = || wrong(&path, &format!("lacks {name} in float32, or is cut short"));
-    let length: [u8; 8] = bytes.get(..8).and_then(|b| b.try_into().ok()).ok_or_else(broken)?;
-    let start = 8 + u64::from_le_bytes(length) as usize;
-    let header = String::from_utf8_lossy(bytes.get(8..start).ok_or_else(broken)?);
-    let about = between(&header, &format!("\"{name}\":{{"), "}").ok_or_else(broken)?;
-    if !about.contains("\"dtype\":\"F32\"") {
-        return Err(broken());
-    }
-    let shape = numbers(between(about, "\"shape\":[", "]").ok_or_else(broken)?);
-    let places = numbers(between(about, "\"data_offsets\":[", "]").ok_or_else(broken)?);
-    let [from, to] = places[..] else { return Err(broken()) };
-    let values = bytes.get(start + from..start + to).and_then(|b| decode(b, "<f4")).ok_or_else(broken)?;
-    checked(Array { shape, values }, &path)
+    let bytes = fs::read(&path).map_err(|error| wrong(&path, &error.to_string()))?;
+    let cut = || wrong(&path, "is cut short, or damaged");
+    let (length, rest) = bytes.split_first_chunk().ok_or_else(cut)?;
+    let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| cut())?;
+    let header = String::from_utf8_lossy(rest.get(..length).ok_or_else(cut)?);
+    let about = between(&header, &format!("\"{name}\":{{"), "}").filter(|about| about.contains("\"dtype\":\"F32\""));
+    let about = about.ok_or_else(|| {
+        let why = "those it has are named in manifest.json, as dparams/…";
+        wrong(&path, &format!("has no float32 parameter {name}; {why}"))
+    })?;
+    let shape = between(about, "\"shape\":[", "]").and_then(numbers).ok_or_else(cut)?;
+    let places = between(about, "\"data_offsets\":[", "]").and_then(numbers).ok_or_else(cut)?;
+    let [from, to] = places[..] else { return Err(cut()) };
+    array(shape, rest[length..].get(from..to).ok_or_else(cut)?, "<f4", &path)
 }
 
 /// Writes the values as float32 into OUT/NAME.npy, which `musiq-ref compare` reads.
@@ -86,17 +85,20 @@ fn decode(bytes: &[u8], kind: &str) -> Option<Vec<f64>> {
     })
 }
 
-fn checked(array: Array, path: &Path) -> Result<Array> {
-    let whole = array.values.len() == array.shape.iter().product::<usize>();
-    if whole { Ok(array) } else { Err(wrong(path, "is cut short")) }
+fn array(shape: Vec<usize>, bytes: &[u8], kind: &str, path: &Path) -> Result<Array> {
+    let count = shape.iter().try_fold(1usize, |count, &n| count.checked_mul(n));
+    match decode(bytes, kind) {
+        Some(values) if Some(values.len()) == count => Ok(Array { shape, values }),
+        _ => Err(wrong(path, "is cut short, or longer than its shape says")),
+    }
 }
 
 fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
     text.split_once(before)?.1.split_once(after).map(|(found, _)| found)
 }
 
-fn numbers(text: &str) -> Vec<usize> {
-    text.split(',').filter_map(|n| n.trim().parse().ok()).collect()
+fn numbers(text: &str) -> Option<Vec<usize>> {
+    text.split(',').map(str::trim).filter(|n| !n.is_empty()).map(|n| n.parse().ok()).collect()
 }
 
 fn wrong(path: &Path, why: &str) -> Error {
