@@ -192,7 +192,9 @@ def descent(**changes):
             params = map_params(lambda a: a.astype(np.float32), fixture.params)
             begin, update = OPTIMIZERS[name]
             state, settings = begin(params), {**settings, **changes.get(name, {})}
+            eps, times = settings.get("eps", 0), settings.pop("eps_times", lambda k: 1)
             for k in range(1, about["steps"] + 1):
+                settings |= {"eps": eps * times(k)} if eps else {}
                 found = batch_gradient(params, tokens, np.array(about["targets"])[::-1], fixture.config, about["loss"])
                 tap(f"training/{name}/step_{k}/loss", found.loss)
                 params, state = update(params, found.gradients, state, **settings)
@@ -212,6 +214,9 @@ def descent(**changes):
         ({"sgd": {"lr": 3.03e-4}}, "training/sgd/step_1"),
         ({"adam": {"beta2": 0.999}}, "training/adam/step_2"),
         ({"adam": {"eps": 1e-8}}, "training/adam/step_1"),
+        ({"adam": {"eps_times": lambda k: 0.5}}, "training/adam/step_1"),
+        ({"adam": {"eps_times": lambda k: 2}}, "training/adam/step_1"),
+        ({"adam": {"eps_times": lambda k: (1 - 0.95**k) ** -0.5}}, "training/adam/step_1"),  # beside √v, not √v̂: Keras
         ({"adam": {"weight_decay": 0.01, "decoupled": True}}, "training/adam/step_1"),
     ],
 )
