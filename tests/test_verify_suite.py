@@ -132,6 +132,17 @@ def test_the_first_case_that_differs_is_diagnosed(suite):
         over_cases(fixtures, lambda case, fixture, **options: None)
 
 
+def test_notes_of_the_cases_are_shown_once(suite, mine):
+    for case in ("portrait", "upscaled"):
+        for name in ("score", "encoder/norm"):
+            file = mine / case / f"{name}.npy"
+            np.save(file, np.load(file).astype(np.float16))
+    (mine / "Panorama").mkdir()
+    text = str(compare_suite(suite, mine, diagnose=False, allow_unknown=True))
+    assert text.count("such a port is judged with --precision float16 (portrait)") == 1
+    assert "note      Panorama is no case of the suite" in text
+
+
 def edited(file):
     file.write_text(file.read_text().replace("P = 16", "P = 8"))
 
@@ -225,6 +236,18 @@ def test_training_is_compared_step_by_step(training, changes, first):
     result = compare(fixture, run_port(fixture, descent(**changes)))
     assert result.passed is (not first), str(result)
     assert not first or (result.first is not None and result.first.name.startswith(first)), result.first
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"), [("adam/step_2/loss", "adam/step_2/los"), ("adam/step_5/params/", "Adam/step_5/params/")]
+)
+def test_a_stage_of_training_that_is_misspelt_is_refused(training, right, wrong):
+    arrays = {name: s.array for name, s in load_fixture(training).stages.items()}
+    renamed = {name.replace(right, wrong): array for name, array in arrays.items()}
+    with pytest.raises(ValueError, match=f"'training/{wrong}.*did you mean 'training/{right}"):
+        compare(training, renamed)
+    own = {name.replace("params/head/bias", "params/fc.bias"): array for name, array in arrays.items()}
+    assert compare(training, own).notes == ["10 parameters have names that are not ours; they were not compared"]
 
 
 def test_the_published_curve_is_what_the_command_prints(training, capsys):
