@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from functools import cache, partial
 
 import numpy as np
@@ -239,11 +240,11 @@ def test_what_no_catalogue_knows_is_described():
     assert (found.complete, found.unexplained) == (False, "encoder/block_01/mlp/fc1")
 
 
-def wrong_block(fixture, tap, block="encoder/block_01"):
+def wrong_block(fixture, tap, block="encoder/block_01", base=reference_port):
     def change(name, array):
         return tap(name, array * 1.01 if name == f"{block}/mlp/fc1" else array)
 
-    return reference_port(fixture, change)
+    return base(fixture, change)
 
 
 def test_single_step_shows_each_wrong_stage_alone():
@@ -251,6 +252,38 @@ def test_single_step_shows_each_wrong_stage_alone():
     assert [r.name for r in result.rungs if r.status == "differs"] == ["encoder/block_01/mlp/fc1"]
     free = compare(FIXTURE, run_port(FIXTURE, wrong_block), diagnose=False)
     assert sum(r.status == "differs" for r in free.rungs) > 4
+
+
+def other_axes(fixture, tap):
+    """A port that keeps the heads last but one, patches flat, and no batch axis, and goes on with what it gets."""
+
+    def change(name, array):
+        if name.endswith(("attention/query", "attention/key", "attention/value", "attention/heads")):
+            return np.swapaxes(tap(name, np.swapaxes(array, 1, 2)), 1, 2)
+        if name == "patches":
+            return tap(name, array[0].reshape(array.shape[1], -1)).reshape(array.shape)
+        return tap(name, array[0])[None] if name == "encoder/input" else tap(name, array)
+
+    return reference_port(fixture, change)
+
+
+def test_a_port_with_other_axes_is_stepped_and_bisected():
+    result = single_step(FIXTURE, other_axes)
+    assert result.passed, str(result)
+    assert bisect(FIXTURE, other_axes) == ""
+    wrong = single_step(FIXTURE, lambda f, tap: wrong_block(f, tap, base=other_axes))
+    assert [r.name for r in wrong.rungs if r.status == "differs"] == ["encoder/block_01/mlp/fc1"]
+
+
+def test_what_a_port_holds_at_padding_is_left_to_it():
+    exact = run_stages(FIXTURE.params, FIXTURE.image, FIXTURE.config, gradients=False)
+    name, masked = "encoder/block_00/attention/logits", -1e10
+    hidden = ~np.concatenate([[True], FIXTURE.mask.astype(bool)])
+    hidden = hidden[:, None] | hidden
+    got = []
+    run_port(FIXTURE, lambda f, tap: got.append(tap(name, np.full_like(exact[name], masked))), exact)
+    assert (got[0][..., hidden] == masked).all()
+    assert (got[0][..., ~hidden] == exact[name][..., ~hidden]).all()
 
 
 def test_bisecting():
@@ -312,10 +345,26 @@ def test_the_command(folder, tmp_path, capsys):
     assert main(["compare", str(folder), port, "--bisect"]) == 0
 
 
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_port_imports_what_lies_beside_it(folder, tmp_path, monkeypatch, capsys, inside):
+    monkeypatch.setattr("sys.path", list(sys.path))
+    (tmp_path / "port_of_parts.py").write_text("from part_of_it import reference_port as port")
+    (tmp_path / "part_of_it.py").write_text("from musiq_ref.verify.adapters import reference_port")
+    monkeypatch.chdir(tmp_path if inside else tmp_path.parent)
+    port = "port_of_parts:port" if inside else f"{tmp_path.name}/port_of_parts.py:port"
+    assert main(["compare", str(folder), port]) == 0, capsys.readouterr().err
+
+
+def test_a_port_that_raises_is_shown_its_own_line():
+    def port(fixture, tap):
+        np.linalg.inv(np.zeros((2, 2)))  # raises in NumPy's own file
+
+    with pytest.raises(ValueError, match=r"port raised LinAlgError.*test_verify_compare\.py line \d+$"):
+        compare_port(FIXTURE, port)
+
+
 @pytest.mark.parametrize(("factor", "code"), [("1", 0), ("1.01", 1), ("undefined", 2)])
 def test_a_program_in_any_language(folder, tmp_path, capsys, factor, code):
-    import sys
-
     (tmp_path / "port.py").write_text(PROGRAM.replace("{factor}", factor))
     assert main(["compare", str(folder), "--command", f"{sys.executable} {tmp_path / 'port.py'}"]) == code
     if code == 2:

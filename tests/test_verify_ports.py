@@ -14,6 +14,7 @@ from musiq_ref.config import PYIQA
 from musiq_ref.verify import build_fixture
 from musiq_ref.verify.adapters import bisect, compare_port, single_step
 from musiq_ref.verify.framework_adapters import jax_port, onnx_port
+from musiq_ref.verify.ladder.descent import build_training_fixture
 from musiq_ref.verify.torch_adapter import pyiqa_hooks, torch_port
 from musiq_ref.verify.torch_port import TorchMusiq, TorchTokens
 
@@ -171,3 +172,9 @@ def test_an_onnx_graph_with_the_wrong_input_is_found(session):
     assert "BGR" in result.diagnosis.names
     with pytest.raises(ValueError, match="input 'patches' that gets no array"):
         compare_port(PYIQA_FIXTURE, onnx_port(session, lambda fixture: {}, {"score": "score"}))
+
+
+def test_a_fixture_of_training_is_no_ladder():
+    fixture = build_training_fixture("pyiqa")
+    with pytest.raises(ValueError, match="has two pictures, and no adapter a training loop; write a function"):
+        compare_port(fixture, torch_musiq_port(fixture.config))

@@ -132,6 +132,17 @@ def test_the_first_case_that_differs_is_diagnosed(suite):
         over_cases(fixtures, lambda case, fixture, **options: None)
 
 
+def test_notes_of_the_cases_are_shown_once(suite, mine):
+    for case in ("portrait", "upscaled"):
+        for name in ("score", "encoder/norm"):
+            file = mine / case / f"{name}.npy"
+            np.save(file, np.load(file).astype(np.float16))
+    (mine / "Panorama").mkdir()
+    text = str(compare_suite(suite, mine, diagnose=False, allow_unknown=True))
+    assert text.count("such a port is judged with --precision float16 (portrait)") == 1
+    assert "note      Panorama is no case of the suite" in text
+
+
 def edited(file):
     file.write_text(file.read_text().replace("P = 16", "P = 8"))
 
@@ -192,7 +203,9 @@ def descent(**changes):
             params = map_params(lambda a: a.astype(np.float32), fixture.params)
             begin, update = OPTIMIZERS[name]
             state, settings = begin(params), {**settings, **changes.get(name, {})}
+            eps, times = settings.get("eps", 0), settings.pop("eps_times", lambda k: 1)
             for k in range(1, about["steps"] + 1):
+                settings |= {"eps": eps * times(k)} if eps else {}
                 found = batch_gradient(params, tokens, np.array(about["targets"])[::-1], fixture.config, about["loss"])
                 tap(f"training/{name}/step_{k}/loss", found.loss)
                 params, state = update(params, found.gradients, state, **settings)
@@ -212,6 +225,9 @@ def descent(**changes):
         ({"sgd": {"lr": 3.03e-4}}, "training/sgd/step_1"),
         ({"adam": {"beta2": 0.999}}, "training/adam/step_2"),
         ({"adam": {"eps": 1e-8}}, "training/adam/step_1"),
+        ({"adam": {"eps_times": lambda k: 0.5}}, "training/adam/step_1"),
+        ({"adam": {"eps_times": lambda k: 2}}, "training/adam/step_1"),
+        ({"adam": {"eps_times": lambda k: (1 - 0.95**k) ** -0.5}}, "training/adam/step_1"),  # beside √v, not √v̂: Keras
         ({"adam": {"weight_decay": 0.01, "decoupled": True}}, "training/adam/step_1"),
     ],
 )
@@ -220,6 +236,18 @@ def test_training_is_compared_step_by_step(training, changes, first):
     result = compare(fixture, run_port(fixture, descent(**changes)))
     assert result.passed is (not first), str(result)
     assert not first or (result.first is not None and result.first.name.startswith(first)), result.first
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"), [("adam/step_2/loss", "adam/step_2/los"), ("adam/step_5/params/", "Adam/step_5/params/")]
+)
+def test_a_stage_of_training_that_is_misspelt_is_refused(training, right, wrong):
+    arrays = {name: s.array for name, s in load_fixture(training).stages.items()}
+    renamed = {name.replace(right, wrong): array for name, array in arrays.items()}
+    with pytest.raises(ValueError, match=f"'training/{wrong}.*did you mean 'training/{right}"):
+        compare(training, renamed)
+    own = {name.replace("params/head/bias", "params/fc.bias"): array for name, array in arrays.items()}
+    assert compare(training, own).notes == ["10 parameters have names that are not ours; they were not compared"]
 
 
 def test_the_published_curve_is_what_the_command_prints(training, capsys):

@@ -13,6 +13,7 @@ import importlib.util
 import re
 import shlex
 import subprocess
+import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Mapping
@@ -26,6 +27,7 @@ from musiq_ref.suggest import did_you_mean, similar_file
 from musiq_ref.verify.comparison.climb import compare, read_stages
 from musiq_ref.verify.comparison.report import Comparison
 from musiq_ref.verify.ladder.fixture import Fixture
+from musiq_ref.verify.ladder.layouts import unfit
 from musiq_ref.verify.ladder.stages import run_stages
 
 
@@ -54,7 +56,7 @@ def run_port(fixture: Fixture, port: Port, given: Mapping[str, Any] | None = Non
         seen[name] = np.array(array)  # of a stage that is shown part by part, the last time has all parts
         if given is None or name not in given or name not in fixture.stages:
             return array
-        return np.asarray(given[name]).reshape(np.shape(array)).astype(seen[name].dtype)
+        return unfit(np.asarray(given[name]), seen[name], fixture.stages[name], fixture)
 
     try:
         returned = port(fixture, tap) or {}
@@ -68,7 +70,8 @@ def run_port(fixture: Fixture, port: Port, given: Mapping[str, Any] | None = Non
 def _raised(name: str, error: BaseException) -> str:
     """What went wrong in somebody's code, and in which line of it."""
     frames = traceback.extract_tb(error.__traceback__)
-    where, what = f", {frames[-1].filename} line {frames[-1].lineno}" if frames else "", str(error)
+    own = [f for f in frames if "site-packages" not in f.filename] or frames
+    where, what = f", {own[-1].filename} line {own[-1].lineno}" if own else "", str(error)
     if isinstance(error, SyntaxError):
         where, what = f", {error.filename} line {error.lineno}", error.msg
     return f"{name} raised {type(error).__name__}: {' '.join(what.split())}{where}"
@@ -155,12 +158,17 @@ def bisect(fixture: Fixture, port: Port) -> str:
 def load_callable(name: str) -> Port:
     """The port that "FILE.py:FUNCTION" or "MODULE:FUNCTION" names.
 
+    What is imported is looked for as Python does it for a program: first in the file's folder, or in the current one.
+
     >>> load_callable("musiq_ref.verify.adapters:reference_port").__name__
     'reference_port'
     """
     place, _, attribute = name.rpartition(":")
     if place.endswith(".py") and not Path(place).is_file():
         raise ValueError(f"{name}: there is no file {place}{similar_file(Path(place))}")
+    folder = str((Path(place).parent if place.endswith(".py") else Path()).resolve())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
     try:
         if place.endswith(".py"):
             spec = importlib.util.spec_from_file_location(Path(place).stem, place)

@@ -57,6 +57,8 @@ class TorchParts:
 
     def image(self, fixture: Fixture, dtype: torch.dtype | None = None) -> torch.Tensor:
         """The fixture's image (1, 3, H, W) in [0, 1], where the module is, in its dtype if no other is named."""
+        if fixture.image.ndim != 3:
+            raise ValueError("a fixture of training has two pictures, and no adapter a training loop; write a function")
         pixels = torch.from_numpy(fixture.image.copy()).permute(2, 0, 1)[None]
         return pixels.to(self.device).to(dtype or self.dtype) / 255
 

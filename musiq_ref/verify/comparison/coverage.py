@@ -25,8 +25,8 @@ GROUPS = (  # rungs of the ladder: title, beginnings of the names in it
 )
 OPTIONAL = {"probabilities", "integers/sides", "integers/hash", *(f"loss/{name}" for name in LOSSES)}
 """Stages that not every fixture has: no mistake where they are given in vain."""
-OWN_NAMES = ("dparams/", "step/", "training/")
-"""Stages of parameters, which a port may know by names of its own."""
+OWN_NAMES = ("dparams/", "step/")
+"""Stages of parameters, which a port may know by names of its own; …/params/ of a training step is another."""
 
 
 class NothingGiven(ValueError):
@@ -103,7 +103,7 @@ def check_names(given: Sequence[str], names: Collection[str], allow_unknown: boo
     if len(unknown) == len(given):
         meant = did_you_mean(unknown[0], names) or f"; names are {', '.join(list(names)[3:9])}, …"
         raise ValueError(f"none of the {len(given)} arrays has the name of a stage; {unknown[0]!r} is none{meant}")
-    wrong = [name for name in unknown if not name.startswith(OWN_NAMES) and name not in OPTIONAL]
+    wrong = [name for name in unknown if not may_be_own(name, names) and name not in OPTIONAL]
     if wrong and not allow_unknown:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise ValueError(
@@ -112,4 +112,23 @@ def check_names(given: Sequence[str], names: Collection[str], allow_unknown: boo
         )
     notes = [f"{name} is no stage of this fixture" for name in wrong]
     own = len(unknown) - len(wrong) - len(OPTIONAL.intersection(unknown))
-    return notes + ([f"{own} parameters have names that are not ours; they were not compared"] if own else [])
+    said = (
+        f"{own} parameters have names that are not ours; they were"
+        if own > 1
+        else "1 parameter has a name that is not ours; it was"
+    )
+    return notes + ([f"{said} not compared"] if own else [])
+
+
+def may_be_own(name: str, names: Collection[str]) -> bool:
+    """Whether a name that is no stage can be a parameter's own name, or belong to another fixture: of training.
+
+    >>> names = ["training/sgd/step_1/loss", "training/sgd/step_1/params/head/bias"]
+    >>> may_be_own("training/sgd/step_1/params/fc.bias", names), may_be_own("training/sgd/step_1/los", names)
+    (True, False)
+    """
+    if not name.startswith("training/"):
+        return name.startswith(OWN_NAMES)
+    step, params, _ = name.partition("/params/")
+    training = [n for n in names if n.startswith("training/")]
+    return not training or (bool(params) and any(n.startswith(step + params) for n in training))

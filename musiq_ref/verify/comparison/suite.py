@@ -42,6 +42,7 @@ class SuiteComparison:
     missing: cases for which nothing was given
     failed: {case: why it could not be compared}
     required: whether a missing case is a failure, because some stages are required
+    notes: sentences about folders that are no case
 
     >>> SuiteComparison({"portrait": Comparison([Rung("score", "equal")], {})}).passed
     True
@@ -51,6 +52,7 @@ class SuiteComparison:
     missing: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     required: bool = False
+    notes: list[str] = field(default_factory=list)
 
     @property
     def differs(self) -> list[str]:
@@ -76,7 +78,7 @@ class SuiteComparison:
         """
         cases = {name: as_dict(c) for name, c in self.cases.items()}
         about = {"schema": SCHEMA, "passed": self.passed, "verdict": suite_verdict(self)}
-        return {**about, "cases": cases, "not_given": self.missing, "failed": self.failed}
+        return {**about, "cases": cases, "not_given": self.missing, "failed": self.failed, "notes": self.notes}
 
 
 def compare_suite(suite: str | Path | Mapping[str, Fixture], mine: Any, **options: Any) -> SuiteComparison:
@@ -107,7 +109,8 @@ def compare_suite(suite: str | Path | Mapping[str, Fixture], mine: Any, **option
     def one(case: str, fixture: Fixture, **options: Any) -> Comparison | None:
         return compare(fixture, given[case], **options) if case in given else None
 
-    return over_cases(fixtures, one, **options)
+    notes = [f"{name} is no case of the suite" for name in unknown]
+    return replace(over_cases(fixtures, one, **options), notes=notes)
 
 
 def over_cases(
@@ -180,6 +183,10 @@ def suite_text(s: SuiteComparison) -> str:
         )
     lines += [f"{case:<{width}}  nothing given" for case in s.missing]
     lines += [f"{case:<{width}}  cannot be compared: {why}" for case, why in s.failed.items()]
+    said: dict[str, str] = {}
+    for case, c in s.cases.items():
+        said |= {note: case for note in c.notes if note not in said}  # what several cases say is said of the first
+    lines += [f"note      {text}" for text in s.notes] + [f"note      {note} ({case})" for note, case in said.items()]
     for case, c in s.cases.items():
         if c.first:
             lines += ["", f"FIRST DIVERGENCE in {case}: {c.first.name}", *(f"  {line}" for line in describe(c.first))]

@@ -24,10 +24,10 @@ from musiq_ref.verify.ladder.tolerance import BULK_FLOOR, FEW, FEW_FLOOR, MARGIN
 STEPS, LOSS, TARGETS = 5, "mse", (0.75, -0.5)
 SETTINGS: dict[str, dict[str, float]] = {
     "sgd": {"lr": 3e-4, "momentum": 0.9, "weight_decay": 0.5},
-    "adam": {"lr": 1e-4, "beta1": 0.9, "beta2": 0.95, "eps": 1e-6, "weight_decay": 0.0},
+    "adam": {"lr": 1e-4, "beta1": 0.9, "beta2": 0.95, "eps": 1e-4, "weight_decay": 0.0},
 }
-"""Weight decay is strong and β₂ small, so that they show in five steps; with Adam's usual ε of 1e-8 the rounding of a
-gradient that is 0 would become steps of full length."""
+"""Weight decay is strong and β₂ small, so that they show in five steps. With Adam's usual ε of 1e-8 the rounding of a
+gradient that is 0 would become steps of full length, and of ε up to 1e-6 no tolerance tells half or the double."""
 MODEL: dict[str, Any] = {"longer_sides": (56, 96), "outputs": 1}
 SIZE, IMAGE_SEEDS = (48, 64), (3, 4)
 WHOLE, SAMPLE = 2**8, 251  # values up to which a parameter is stored whole; of a larger one

@@ -107,6 +107,30 @@ def fit(stage: Stage, mine: Any, fixture: Fixture) -> tuple[np.ndarray, str, Dis
     return next((f for f in found if not f[1]), min(found, key=lambda f: f[2].norm))  # nothing fits: as it was given
 
 
+def unfit(exact: np.ndarray, mine: np.ndarray, stage: Stage, fixture: Fixture) -> np.ndarray:
+    """The reference's whole array, laid out as mine is, for a port to go on with.
+
+    What padded tokens hold is left as it is: a port may have masked the logits already. Where mine has no layout that
+    is known, all is left.
+
+    exact: in the stage's shape
+    mine: the port's array, by which its layout is known as in `fit`
+    """
+    valid = validity(stage.name, stage.shape, np.asarray(fixture.mask))
+    use = np.broadcast_to(True if valid is None else valid, exact.shape)
+    if mine.shape == exact.shape:
+        return np.where(use, exact, mine).astype(mine.dtype)
+    places = np.arange(1, mine.size + 1).reshape(mine.shape)  # 0 where a layout leaves something out
+    pairs = zip(_layouts(mine, stage, fixture), _layouts(places, stage, fixture), strict=True)
+    found = [(distance(exact, candidate, valid).norm, whence) for (candidate, _), (whence, _) in pairs]
+    laid = mine.reshape(-1).copy()
+    if found:
+        whence = min(found, key=lambda f: f[0])[1]
+        use = use & (whence > 0)
+        laid[whence[use] - 1] = exact[use]
+    return laid.reshape(mine.shape)
+
+
 def _layouts(array: np.ndarray, stage: Stage, fixture: Fixture) -> Iterator[tuple[np.ndarray, str]]:
     """(array of the stage's shape, how it was brought into it) for every way that fits."""
     shape, mask = stage.shape, np.asarray(fixture.mask).astype(bool)
