@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from musiq_ref.cli import main
+from musiq_ref.image.resize import resized_sides
 from musiq_ref.image.tokenize import tokenize
 from musiq_ref.model.parameters import flatten, map_params
 from musiq_ref.training.optimizers import OPTIMIZERS
@@ -73,6 +74,9 @@ def test_a_suite_is_small_and_holds_what_one_picture_does_not_show(suite):
     assert max(f.config.layers for f in fixtures.values()) == 12
     height, width = fixtures["portrait"].image.shape[:2]
     assert height > width
+    sides = [resized_sides(height, width, longer)[1] for longer in fixtures["portrait"].config.longer_sides]
+    assert sides != [width * longer // height for longer in fixtures["portrait"].config.longer_sides]
+    assert sides == [-(-width * longer // height) for longer in fixtures["portrait"].config.longer_sides]
     assert fixtures["exactly_384"].image.shape[1] == max(fixtures["exactly_384"].config.longer_sides) == 384
     assert max(fixtures["upscaled"].image.shape) < min(fixtures["upscaled"].config.longer_sides)
     assert fixtures["one_patch"].stages["mask"].shape == (1, fixtures["one_patch"].config.scales)

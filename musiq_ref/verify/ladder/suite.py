@@ -25,7 +25,7 @@ MODEL: dict[str, Any] = {"width": 8, "mlp_width": 20, "heads": 2, "longer_sides"
 """As narrow as it can be: the weights are most of a suite's size."""
 WHOLE, SAMPLE = 2**10, 509  # values up to which an array is stored whole; of a larger one
 CASES: dict[str, tuple[str, tuple[int, int], dict[str, Any]]] = {  # name: what it shows, size of the image, changes
-    "portrait": ("higher than wide", (96, 54), {}),
+    "portrait": ("higher than wide; both shorter sides are rounded up", (100, 57), {}),
     "panorama": ("five times as wide as high, one row of patches", (25, 128), {}),
     "one_patch": ("every scale is one patch", (24, 28), {"longer_sides": (28, 32)}),
     "upscaled": ("both scales are larger than the image", (33, 40), {}),
