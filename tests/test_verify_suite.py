@@ -20,12 +20,15 @@ from musiq_ref.image.tokenize import tokenize
 from musiq_ref.model.parameters import flatten, map_params
 from musiq_ref.training.optimizers import OPTIMIZERS
 from musiq_ref.training.step import batch_gradient
-from musiq_ref.verify import FixtureError, compare, load_fixture
+from musiq_ref.verify import FixtureError, compare, fingerprint, load_fixture
 from musiq_ref.verify.adapters import run_port
 from musiq_ref.verify.comparison.junit import as_junit
 from musiq_ref.verify.comparison.suite import compare_suite, over_cases
 from musiq_ref.verify.ladder.descent import curve
+from musiq_ref.verify.ladder.stages import targets
 from musiq_ref.verify.ladder.suite import CASES, load_suite, make_suite
+from musiq_ref.verify.mistakes.catalogue import MISTAKES
+from musiq_ref.verify.mistakes.reference import Reference
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "docs" / "examples" / "ci"
@@ -124,6 +127,25 @@ def test_blocks_in_the_order_of_strings_show(suite):
     result = compare(fixture, wrong, diagnose=False)
     assert result.first is not None
     assert result.first.name == "encoder/block_02/output"
+
+
+@pytest.mark.parametrize(
+    ("mistake", "case"),
+    [
+        ("sides cut off, not rounded", "portrait"),
+        ("blocks in the order of their names as strings (0, 1, 10, 11, …, 2)", "twelve_layers"),
+    ],
+)
+def test_a_case_names_what_it_is_for(suite, mistake, case):
+    """Sides, though a case does without integers/sides; and nothing besides, though of the loss rounding is left."""
+    fixture = load_suite(suite)[case]
+    mine = Reference(fixture).run([MISTAKES[mistake]])
+    score = mine["score"] * (1 + 2e-7)
+    target = targets(fixture.config)[0]
+    mine |= {"score": score, "loss/l1": np.abs(score - target).mean(), "loss/mse": ((score - target) ** 2).mean()}
+    found = fingerprint(fixture, mine)
+    assert found.names == [mistake]
+    assert not found.unexplained
 
 
 def test_the_first_case_that_differs_is_diagnosed(suite):

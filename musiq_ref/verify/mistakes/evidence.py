@@ -144,6 +144,9 @@ class Evidence:
                     tolerance=tolerance._replace(absolute=max(tolerance.absolute, MARGIN_BACK * d.rms))
                 )
             bulk, norm = max(tolerance.bulk, MARGIN_BACK * d.bulk), max(tolerance.norm, MARGIN_BACK * d.norm)
+            if name.startswith("loss/"):  # score minus target: a score near the target leaves little but rounding
+                was, now = (float(np.abs(s.array).max()) for s in (self.fixture.stages[name], stage))
+                bulk, norm = (t * max(1.0, was / max(now, 1e-30)) for t in (bulk, norm))
             return stage._replace(tolerance=tolerance._replace(bulk=bulk, norm=norm))
 
         return {name: one(name, stage) for name, stage in stages.items()}
