@@ -111,7 +111,7 @@ def _added(look: Look, relatives: Mapping[str, Any]) -> Iterator[str]:
         if other.size > 3 and other.std() and abs(k) > 1e-6 and look.fits(look.expected + k * other):
             found.append((abs(abs(k) - 1), name, k))
     for _, name, k in sorted(found)[:2]:
-        whole = {-1: f"{name} is missing", 1: f"{name} is added once too often", -2: f"{name} has the wrong sign"}
+        whole = {-1: f"{name} is not added", 1: f"{name} is added once too often", -2: f"{name} has the wrong sign"}
         yield (
             whole[round(k)]
             if round(k) in whole and abs(k - round(k)) < 1e-3
