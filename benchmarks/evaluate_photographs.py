@@ -4,9 +4,9 @@
 
 Every photograph is reduced to shorter sides of 300 and 700 pixels (never enlarged), untouched and with each flaw at
 four severities (musiq_ref.pictures.flaws). Printed are, for each size: the rank correlation of severity and score over
-all pictures (-1 is best); for each flaw the median over pictures of the same within a picture; in how many (picture,
-flaw) the untouched one is best; the spread of the untouched scores; and how far a photograph's score changes with its
-size.
+all pictures (-1 is best), and what it would be without one of the flaws; for each flaw the median over pictures of the
+same within a picture; in how many (picture, flaw) the untouched one is best; the spread of the untouched scores; and
+how far a photograph's score changes with its size.
 FOLDER gets images.csv, scatter.png, and worst.png with the pictures that were judged most wrongly.
 """
 
@@ -60,7 +60,10 @@ def order(severities: Sequence[float], scores: Sequence[float]) -> float:
 
 def summary(scores: dict[str, dict[tuple[str, float], float]], flaws: Sequence[str]) -> dict[str, Any]:
     """The figures of one size, from {picture: {(flaw, severity): score}}."""
-    pairs = [(severity, score) for one in scores.values() for (_, severity), score in one.items()]
+
+    def pooled(but: str = "") -> float:
+        return order(*zip(*((s, x) for one in scores.values() for (f, s), x in one.items() if f != but), strict=True))
+
     clean = {name: one[UNTOUCHED, 0.0] for name, one in scores.items()}
 
     def within(name: str, flaw: str) -> list[float]:
@@ -69,7 +72,8 @@ def summary(scores: dict[str, dict[tuple[str, float], float]], flaws: Sequence[s
     lines = {flaw: [within(name, flaw) for name in scores] for flaw in flaws}
     return {
         "pictures": len(scores),
-        "srcc": order(*zip(*pairs, strict=True)),
+        "srcc": pooled(),
+        "srcc, but for one flaw": {f: round(pooled(f), 3) for f in flaws if len(flaws) > 1},
         "order": {f: statistics.median(order((0.0, *SEVERITIES), x) for x in lines[f]) for f in flaws},
         "untouched best": statistics.fmean(x[0] > max(x[1:]) for f in flaws for x in lines[f]),
         "untouched best, by flaw": {f: statistics.fmean(x[0] > max(x[1:]) for x in lines[f]) for f in flaws},

@@ -124,6 +124,23 @@ def test_order_of_the_tokens_does_not_matter(config, n, seed):
     np.testing.assert_allclose(permuted[last][0, 1:][valid], values[last][0, 1:][order][valid], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("conventions", [mq.OFFICIAL, mq.PYIQA, mq.PAPER])
+def test_contrast_lost_about_mid_grey_is_invisible_and_about_another_grey_is_not(conventions):
+    """Convolutions without bias, padding by 0 and GroupNorm: a factor on a patch leaves nothing but what ε lets through."""
+    config = SMALL.replace(conventions=conventions)
+    params, tokens = random_params(config), mq.batch([random_tokens(config, 7, 1)])
+
+    def seen(patches):
+        values, _ = trace(params, tokens._replace(patches=patches), config)
+        return values["stem/output"], values["head/logits"]
+
+    whole = seen(tokens.patches)
+    for factor in (0.5, 0.25):
+        for found, expected in zip(seen(factor * tokens.patches), whole, strict=True):
+            assert relative(found, expected) < 1e-4
+    assert relative(seen(0.5 * tokens.patches + 0.5)[0], whole[0]) > 0.1
+
+
 @settings(max_examples=30)
 @given(configs(), st.integers(2, 12), seeds)
 def test_attention_rows_sum_to_one_over_valid_keys(config, n, seed):

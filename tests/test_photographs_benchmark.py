@@ -51,6 +51,7 @@ def test_the_figures_tell_a_right_judge_from_a_wrong_one(judge, scores):
     assert result["untouched deviation"] == pytest.approx(7)
     assert result["mean scores"]["haze"] == [88.0, 68.0, 48.0, 28.0, 8.0]
     assert -0.9 < result["srcc"] < -0.5
+    assert result["srcc, but for one flaw"]["pixelation"] < -0.95 < result["srcc, but for one flaw"]["jpeg"]
     assert judge["order"]((0, 0.5, 1), (3, 3, 3)) == 0
     assert judge["stability"]({"a": 90, "b": 70, "c": 1}, {"a": 84, "b": 80}) == {
         "pictures": 2,
