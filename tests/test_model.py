@@ -126,7 +126,7 @@ def test_order_of_the_tokens_does_not_matter(config, n, seed):
 
 @pytest.mark.parametrize("conventions", [mq.OFFICIAL, mq.PYIQA, mq.PAPER])
 def test_contrast_lost_about_mid_grey_is_invisible_and_about_another_grey_is_not(conventions):
-    """Convolutions without bias, padding by 0 and GroupNorm: a factor on a patch leaves nothing but what ε lets through."""
+    """Convolutions without bias, padding by 0 and GroupNorm: a factor on a patch leaves only what ε lets through."""
     config = SMALL.replace(conventions=conventions)
     params, tokens = random_params(config), mq.batch([random_tokens(config, 7, 1)])
 
