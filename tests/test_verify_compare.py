@@ -22,6 +22,7 @@ from musiq_ref.verify.comparison.page import as_page
 from musiq_ref.verify.comparison.self_test import self_test
 from musiq_ref.verify.ladder.fixture import PRESETS, fixture_image
 from musiq_ref.verify.ladder.stages import BACK, run_stages
+from musiq_ref.verify.ladder.suite import build_case
 from musiq_ref.verify.ladder.tolerance import shaken
 from musiq_ref.verify.mistakes.catalogue import MISTAKES
 from musiq_ref.verify.mistakes.plant import run_planted
@@ -423,6 +424,31 @@ def test_what_has_no_size_of_an_error_is_said_in_words(name, wrong, said):
 def test_a_constant_factor_is_said_in_words():
     result = compare(FIXTURE, {"encoder/norm": 1.25 * FIXTURE.stages["encoder/norm"].array}, diagnose=False)
     assert "1.25 times the reference would fit it best" in str(result)
+
+
+def test_a_fault_that_an_image_cannot_show_is_told_from_one_that_is_missed(folder, monkeypatch, capsys):
+    """With pyiqa's sides the tiny fixture pads by even numbers only; the suite's portrait does not."""
+    from musiq_ref.cli import compare as command
+
+    fault = "padding with the larger half first"
+    [hidden] = self_test(build_fixture(conventions="pyiqa"), [fault])
+    assert (hidden.detected, hidden.shows) == (False, False)
+    for fixture in (FIXTURE, build_case("portrait", "pyiqa"), build_case("portrait", "paper")):
+        [found] = self_test(fixture, [fault])
+        assert (found.detected, found.named, found.shows) == (True, True, True)
+    monkeypatch.setattr(command, "to_plant", lambda fixture: [fault])
+    for rows, code in (([hidden], 0), ([hidden._replace(shows=True)], 1)):
+        monkeypatch.setattr(command, "self_test", lambda fixture, rows=rows: iter(rows))
+        assert main(["compare", str(folder), "--self-test"]) == code
+    hidden_said, missed_said = capsys.readouterr().out.split("0 of 0")
+    assert f"hidden   {fault}\n{fault}: changes no number of this fixture" in hidden_said
+    assert f"MISSED   {fault}\n0 of 1 planted" in missed_said
+
+
+def test_tf32_is_not_called_float16_where_the_numbers_are_both():
+    """The paper's order has the native image first, whose pixels in TF32 are numbers of float16 as well."""
+    [found] = self_test(build_fixture(conventions="paper"), ["kept in TF32"])
+    assert found.names == ("kept in TF32",)
 
 
 def test_a_self_test_says_how_far_it_is(folder, monkeypatch, capsys):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,8 @@ from musiq_ref.verify.mistakes.plant import run_planted
 class SelfTest(NamedTuple):
     """What became of one planted fault: whether it was detected and named, where, and what else was named.
 
+    shows: False where the fixture's image is such that the fault changes no number
+
     >>> SelfTest("BGR", True, True, "pixels/scale_0", ("BGR",)).named
     True
     """
@@ -28,6 +30,7 @@ class SelfTest(NamedTuple):
     named: bool
     stage: str
     names: tuple[str, ...]
+    shows: bool = True
 
 
 def to_plant(fixture: Fixture) -> list[str]:
@@ -48,7 +51,7 @@ def self_test(fixture: Fixture, faults: Iterable[str] | None = None) -> Iterator
 
     >>> from musiq_ref.verify import build_fixture
     >>> next(self_test(build_fixture(), ["BGR"]))
-    SelfTest(fault='BGR', detected=True, named=True, stage='pixels/scale_0', names=('BGR',))
+    SelfTest(fault='BGR', detected=True, named=True, stage='pixels/scale_0', names=('BGR',), shows=True)
     """
     single = map_params(lambda a: a.astype(np.float32), fixture.params)
     possible = to_plant(fixture)
@@ -61,7 +64,18 @@ def self_test(fixture: Fixture, faults: Iterable[str] | None = None) -> Iterator
         if fault.stage:
             first, findings = result.first, result.diagnosis.findings if result.diagnosis else []
             named = len(findings) == 1 and name in (findings[0].name, *findings[0].others)
-            yield SelfTest(name, first is not None, named, first.name if first else "", names)
+            right = {} if first else run_planted([], single, fixture.image, fixture.config, gradients=gradients)
+            shows = first is not None or not same(stages, right)
+            yield SelfTest(name, first is not None, named, first.name if first else "", names, shows)
         else:  # harmless: it must be noted, and nothing be wrong
             noted = any(note.startswith(name) for note in result.notes)
             yield SelfTest(name, noted and result.passed, noted, "padded rows", names)
+
+
+def same(stages: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray]) -> bool:
+    """Whether the first stages are all among the others, to the bit.
+
+    >>> same({"a": np.ones(2)}, {"a": np.ones(2), "b": np.ones(3)}), same({"a": np.ones(2)}, {"a": np.zeros(2)})
+    (True, False)
+    """
+    return all(np.array_equal(array, others[name]) for name, array in stages.items())

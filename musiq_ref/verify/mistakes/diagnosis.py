@@ -195,6 +195,8 @@ def general(stage: str) -> str:
 def joined(findings: Sequence[Finding], new: Finding) -> list[Finding]:
     """Findings and a new one; what is like an earlier one in another block is told there."""
     for k, old in enumerate(findings):
+        if {old.name, new.name} == {"kept in float16", "kept in TF32"}:  # most numbers of TF32 are of float16, too
+            old, new = (replace(one, name="kept in TF32") for one in (old, new))
         alike = old.about.partition("; ")[0] == new.about.partition("; ")[0]
         alike = alike and old.stage.startswith(BACK) and new.stage.startswith(BACK)
         if old.name == new.name and (old.kind != UNEXPLAINED or general(old.stage) == general(new.stage) or alike):
