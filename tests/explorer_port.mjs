@@ -13,7 +13,9 @@ const { shape: [height, width], data: rgb } = readNpy(join(fixture, "image.npy")
 const data = new Uint8ClampedArray(height * width * 4);
 for (let i = 0; i < height * width; i++) data.set([rgb[3 * i], rgb[3 * i + 1], rgb[3 * i + 2], 255], 4 * i);
 
-const model = session(nest(readWeights(fixture)), config);
+const weight = readWeights(fixture);
+const names = stages.map((stage) => stage.name).filter((name) => name.startsWith("dparams/")).map((name) => name.slice(8));
+const model = session(nest(Object.fromEntries(names.map((name) => [name, weight(name)]))), config);
 model.load({ width, height, data });
 const wanted = new Set(stages.map((stage) => stage.name));
 const put = (name, { shape, data }) => wanted.has(name) && writeStage(out, name, shape, data);
